@@ -1,0 +1,44 @@
+# Every target makes .venv from setup.cfg first, and makes it again when setup.cfg changes.
+PYTHON ?= python3
+EXTRAS ?= dev
+RUNNER ?= DirectRunner
+OUT ?=
+ARGS ?=
+
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup curate show measure test lint clean
+
+help: ## list the targets
+	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
+	@echo "Variables of curate: DATA (cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
+	@echo "All options: make curate ARGS=--help"
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CoCu needs Python 3.11 or newer; set PYTHON=")'
+	@echo "Making .venv from setup.cfg (a few minutes the first time)"
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+setup: .venv/installed ## make .venv (every other target does it by itself)
+
+curate: .venv/installed ## image-text shards -> concept archives: make curate DATA=cc12m [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
+	@$(BIN)/python -m pipelines.curate $(if $(DATA),--data '$(DATA)') $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
+
+show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
+	@$(BIN)/python -m curation.show '$(OUT)' $(ARGS)
+
+measure: .venv/installed ## compare every expansion and ranking with the truth in json sidecars: make measure OUT=artifacts/scenes
+	@$(BIN)/python -m curation.measure '$(OUT)' $(ARGS)
+
+test: .venv/installed ## run the tests
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: .venv/installed ## check the style
+	@$(BIN)/ruff check .
+
+clean: ## remove .venv and caches (never artifacts)
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,190 @@
+"""Clusters of an archive's concepts (METHOD 4): seeded k-means over t_c, for thousands of tiny archives at once.
+
+With n concepts and k clusters, k-means needs only the n x n Gram matrix of the concepts, never the D dimensions: with A
+the (k, n) matrix that averages each cluster's members, the squared distance of concept x to the centroid of cluster c is
+
+    G[x, x] - 2 (A G)[c, x] + (A G A^T)[c, c].
+
+Archives of one size form one batch of small matrix products. With clusters of about two concepts Lloyd's algorithm is
+easily stuck, so that Hartigan's moves of single points follow it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from curation.similarity import row_numbers
+
+RESTARTS = 3
+ITERATIONS = 25
+BATCH = 1 << 21  # floats in one batch of Gram matrices, over all restarts
+
+
+def cluster_archives(offsets: np.ndarray, concepts: np.ndarray, texts: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Cluster every archive: ceil(n / 2) clusters when n > 2, else a cluster for each concept.
+
+    offsets (B + 1,), concepts (P,): archives as CSR, in descending score; texts (V, D): unit rows. Returns labels (P,)
+    int16, numbered 0, 1, ... in the order in which the archive first shows them. An archive's clusters depend on its set
+    of concepts and the seed alone, not on order or on the other archives of the block.
+    """
+    labels = np.zeros(len(concepts), np.int64)
+    sizes = np.diff(offsets)
+    for size in np.unique(sizes[sizes > 0]):
+        positions = offsets[:-1][sizes == size][:, None] + np.arange(size)  # (M, n)
+        if size <= 2:
+            labels[positions] = np.arange(size)
+            continue
+        by_id = np.argsort(concepts[positions], axis=1)
+        positions = np.take_along_axis(positions, by_id, axis=1)
+        step = max(1, BATCH // int(RESTARTS * size * size))
+        for start in range(0, len(positions), step):
+            part = positions[start : start + step]
+            members = texts[concepts[part]]  # (M, n, D)
+            gram = members @ members.transpose(0, 2, 1)  # (M, n, D) @ (M, D, n) -> (M, n, n)
+            draws = uniforms(concepts[part], RESTARTS * ((size + 1) // 2), seed)
+            labels[part] = kmeans(gram, (size + 1) // 2, draws.reshape(len(part), RESTARTS, -1))
+    return number_by_appearance(offsets, labels).astype(np.int16)
+
+
+def uniforms(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Random numbers in [0, 1) that depend only on the integers of a row: rows (M, n) -> (M, count) float64."""
+    state = np.full(len(rows), seed, np.uint64)
+    for column in rows.T:
+        state = _mix(state ^ column.astype(np.uint64))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (_mix(state[:, None] + steps) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """One round of the SplitMix64 generator."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
+    """k-means in Gram space: k-means++ starts, Lloyd's steps, Hartigan's moves; the restart with the least inertia wins.
+
+    gram (M, n, n): products of the points of M problems; draws (M, R, k): uniform numbers, one for each starting centre
+    of each restart. Returns labels (M, n) int64; no cluster is empty unless points coincide.
+    """
+    problems, restarts, size = len(gram), draws.shape[1], gram.shape[1]
+    gram = np.repeat(gram, restarts, axis=0)  # (M R, n, n)
+    labels = _plus_plus(gram, clusters, draws.reshape(problems * restarts, clusters))
+    for step in (_lloyd_step, _hartigan_step):
+        moving = np.arange(len(gram))
+        for _ in range(ITERATIONS):
+            updated = step(gram[moving], labels[moving], clusters)
+            changed = (updated != labels[moving]).any(axis=1)
+            labels[moving] = updated
+            moving = moving[changed]
+            if not len(moving):
+                break
+    best = inertia(gram, labels, clusters).reshape(problems, restarts).argmin(axis=1)
+    return labels.reshape(problems, restarts, size)[np.arange(problems), best]
+
+
+def inertia(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Sum of squared distances to the own centroid: gram (M, n, n), labels (M, n) -> (M,)."""
+    distances = _centroid_distances(gram, labels, clusters)
+    return np.take_along_axis(distances, labels[:, None], axis=1).sum(axis=(1, 2))
+
+
+def _plus_plus(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
+    """Labels (M, n) of the nearest k-means++ centre: each centre is drawn in proportion to the squared distance."""
+    problems, size = gram.shape[:2]
+    norms = np.einsum("mxx->mx", gram)
+    rows = np.arange(problems)
+    closest = np.ones((problems, size))  # equal chances for the first centre
+    distances = np.empty((problems, clusters, size), gram.dtype)
+    for number in range(clusters):
+        cumulative = np.cumsum(closest, axis=1)
+        centre = (cumulative <= draws[:, number, None] * cumulative[:, -1:]).sum(axis=1)
+        centre = np.minimum(centre, size - 1)  # all points coincide with a centre: any will do
+        distances[:, number] = norms + norms[rows, centre, None] - 2 * gram[rows, centre]
+        found = np.maximum(distances[:, number], 0)
+        found[rows, centre] = 0  # not a rounding error above it
+        closest = found if number == 0 else np.minimum(closest, found)
+    return _without_empty(distances.argmin(axis=1), distances, clusters)
+
+
+def _lloyd_step(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Every point joins its nearest centroid: labels (M, n) -> (M, n)."""
+    distances = _centroid_distances(gram, labels, clusters)
+    return _without_empty(distances.argmin(axis=1), distances, clusters)
+
+
+def _hartigan_step(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """The one point of each problem whose move lowers the inertia most changes its cluster: labels (M, n) -> (M, n).
+
+    Moving x from cluster a to b adds |b| / (|b| + 1) d(x, b) and takes away |a| / (|a| - 1) d(x, a); a point that is
+    alone in its cluster stays.
+    """
+    distances = _centroid_distances(gram, labels, clusters)
+    counts = (labels[:, None] == np.arange(clusters)[:, None]).sum(axis=2)  # (M, k)
+    own_count = np.take_along_axis(counts, labels, axis=1)  # (M, n)
+    own = np.take_along_axis(distances, labels[:, None], axis=1)[:, 0]  # (M, n)
+    gain = np.where(own_count > 1, own * own_count / np.maximum(own_count - 1, 1), 0)
+    weight = (counts / (counts + 1)).astype(distances.dtype)
+    cost = np.where(counts[..., None] > 0, distances, 0) * weight[..., None] - gain[:, None]  # (M, k, n)
+    np.put_along_axis(cost, labels[:, None], 0, axis=1)
+    best = cost.reshape(len(labels), -1).argmin(axis=1)
+    cluster, point = np.divmod(best, labels.shape[1])
+    rows = np.arange(len(labels))
+    better = cost[rows, cluster, point] < -1e-6  # above rounding, so that the moves come to an end
+    updated = labels.copy()
+    updated[rows[better], point[better]] = cluster[better]
+    return updated
+
+
+def _centroid_distances(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Squared distances (M, k, n) of every point to every centroid; infinite for an empty cluster."""
+    member = (labels[:, None] == np.arange(clusters)[:, None]).astype(gram.dtype)  # (M, k, n)
+    counts = member.sum(axis=2, keepdims=True)
+    mean = member / np.maximum(counts, 1)
+    products = mean @ gram  # (M, k, n) @ (M, n, n) -> (M, k, n)
+    norms = np.einsum("mkn,mkn->mk", products, mean)
+    distances = np.einsum("mxx->mx", gram)[:, None] - 2 * products + norms[..., None]
+    return np.where(counts > 0, np.maximum(distances, 0), np.inf)
+
+
+def _without_empty(labels: np.ndarray, distances: np.ndarray, clusters: int) -> np.ndarray:
+    """Move the point farthest from its centre into each empty cluster, out of a cluster that can spare it."""
+    counts = (labels[:, None] == np.arange(clusters)[:, None]).sum(axis=2)  # (M, k)
+    lacking = np.flatnonzero((counts == 0).any(axis=1))
+    if not len(lacking):
+        return labels
+    own = np.take_along_axis(distances[lacking], labels[lacking][:, None], axis=1)[:, 0]  # (M', n)
+    while len(lacking):
+        spare = np.take_along_axis(counts[lacking], labels[lacking], axis=1) > 1
+        point = np.where(spare, own, -1).argmax(axis=1)
+        empty = (counts[lacking] == 0).argmax(axis=1)
+        counts[lacking, labels[lacking, point]] -= 1
+        counts[lacking, empty] += 1
+        labels[lacking, point] = empty
+        own[np.arange(len(lacking)), point] = 0
+        still = (counts[lacking] == 0).any(axis=1)
+        lacking, own = lacking[still], own[still]
+    return labels
+
+
+def number_by_appearance(offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Renumber labels (P,) within each row of a CSR array to 0, 1, ... in the order of first appearance."""
+    owner = row_numbers(offsets)
+    if not len(labels):
+        return labels
+    pair = owner * (labels.max() + 1) + labels
+    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
+    # Clusters in the order of their first element, numbered from 0 within each row.
+    by_first = np.argsort(first)
+    rank = np.empty_like(by_first)
+    rank[by_first] = np.arange(len(first))
+    clusters_of_row = np.bincount(owner[first], minlength=len(offsets) - 1)
+    before = np.concatenate([[0], np.cumsum(clusters_of_row)[:-1]])
+    return rank[inverse] - before[owner]
+
+
+def single_clusters(offsets: np.ndarray) -> np.ndarray:
+    """Labels (P,) int16 that put every concept into a cluster of its own (``archive.clusters: false``)."""
+    return (np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))).astype(np.int16)

@@ -1,0 +1,101 @@
+"""Concepts of a caption (METHOD 1): whole tokens, singular equals plural, every nested match."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+
+from curation.errors import CurationError
+
+LONGEST = 4  # words in a concept
+TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['’]s\b|\S")
+
+
+def tokens(text: str) -> list[str]:
+    """Case-folded tokens: words (hyphenated ones whole), the possessive 's, and every other mark by itself."""
+    return TOKEN.findall(text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold())
+
+
+@lru_cache(maxsize=1)
+def _noun_tables() -> tuple[dict[str, str], frozenset[str], list[tuple[str, str]]]:
+    """WordNet's noun exceptions, noun index and suffix rules, as packaged by spacy-lookups-data."""
+
+    def table(name: str) -> dict:
+        path = resources.files("spacy_lookups_data") / "data" / f"en_lemma_{name}.json.gz"
+        return json.loads(gzip.decompress(path.read_bytes()))["noun"]
+
+    exceptions = {form: lemmas[0] for form, lemmas in table("exc").items()}
+    exceptions |= {"axes": "axe", "lenses": "lens"}  # WordNet prefers the spellings "ax" and "lense"
+    return exceptions, frozenset(table("index")), [(old, new) for old, new in table("rules")]
+
+
+@lru_cache(maxsize=1 << 18)
+def singular(token: str) -> str:
+    """The singular of a case-folded noun: ``mice`` -> ``mouse``, ``boxes`` -> ``box``, ``bus`` -> ``bus``.
+
+    WordNet's exceptions come first, then its suffix rules where they lead to a known noun; a word that WordNet does not
+    know loses a final s.
+    """
+    exceptions, nouns, rules = _noun_tables()
+    if token in exceptions:
+        return exceptions[token]
+    if len(token) <= 3 or token.endswith("ss"):
+        return token
+    for old, new in rules:
+        if token.endswith(old) and token[: -len(old)] + new in nouns:
+            return token[: -len(old)] + new
+    regular_plural = token.endswith("s") and not token.endswith(("us", "is")) and token not in nouns
+    return token[:-1] if regular_plural else token
+
+
+def concept_key(concept: str) -> tuple[str, ...]:
+    """What a concept is matched by: the singulars of its tokens. Two concepts with one key are the same concept."""
+    return tuple(map(singular, tokens(concept)))
+
+
+def count_words(key: Iterable[str]) -> int:
+    """Number of tokens that are words rather than marks."""
+    return sum(token[0].isalnum() for token in key)
+
+
+class Matcher:
+    """Finds the concepts of a vocabulary in captions, by an index of their first words."""
+
+    def __init__(self, concepts: list[str]) -> None:
+        """``concepts``: position = concept id. Raises CurationError when two are the same, or one is too long or empty."""
+        self._by_first: dict[str, list[tuple[int, list[str], int]]] = {}
+        known: dict[tuple[str, ...], str] = {}
+        for identifier, concept in enumerate(concepts):
+            key = concept_key(concept)
+            if not 1 <= count_words(key) <= LONGEST:
+                raise CurationError(f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}")
+            if key in known:
+                raise CurationError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
+            known[key] = concept
+            self._by_first.setdefault(key[0], []).append((len(key), list(key), identifier))
+        for entries in self._by_first.values():
+            entries.sort(reverse=True)  # the longest first: "chocolate cake" before "chocolate"
+
+    def match(self, caption: str) -> list[int]:
+        """Ids of the concepts that a caption mentions, each once, in order of mention (at one place, longest first)."""
+        by_first = self._by_first
+        words = list(map(singular, tokens(caption)))
+        found: dict[int, None] = {}
+        for position, word in enumerate(words):
+            for length, key, identifier in by_first.get(word, ()):
+                if length == 1 or words[position : position + length] == key:
+                    found[identifier] = None
+        return list(found)
+
+    def match_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The concepts of many captions, as CSR: offsets (N + 1,) int64 and concepts (P,) int32."""
+        lists = [self.match(caption) for caption in captions]
+        offsets = np.concatenate([[0], np.cumsum([len(found) for found in lists], dtype=np.int64)]).astype(np.int64)
+        return offsets, np.array([identifier for found in lists for identifier in found], dtype=np.int32)

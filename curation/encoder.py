@@ -1,0 +1,202 @@
+"""CLIP: unit-norm embeddings of images and texts, by any open_clip model."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from curation import storage
+from curation.config import EncoderConfig
+from curation.errors import CurationError
+from curation.samples import Reject, Sample
+from curation.similarity import normalise
+
+_loading = threading.Lock()
+
+
+def choose_device(requested: str, gpus: int) -> str:
+    """The device to compute on: a pure function of the request and the number of GPUs.
+
+    Raises CurationError when a GPU is asked for that is not there.
+    """
+    if requested == "auto":
+        return "cuda" if gpus else "cpu"
+    if requested.startswith("cuda") and int(requested.partition(":")[2] or 0) >= gpus:
+        raise CurationError(
+            f"encoder.device: {requested} was asked for, but torch sees {gpus} GPUs; "
+            "install the drivers and a CUDA build of torch, or set encoder.device to auto or cpu"
+        )
+    return requested
+
+
+def choose_precision(requested: str, device: str, fast_bf16: bool) -> str:
+    """The arithmetic to compute in; ``fast_bf16``: the device multiplies bf16 matrices in hardware.
+
+    Raises CurationError for fp16 on a CPU, which has no fast path and loses accuracy there.
+    """
+    if requested == "auto":
+        return "bf16" if fast_bf16 else ("fp16" if device.startswith("cuda") else "fp32")
+    if requested == "fp16" and device == "cpu":
+        raise CurationError("encoder.precision: fp16 needs a GPU; use bf16, fp32 or auto on a CPU")
+    return requested
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 in hardware (Ampere or newer; AVX512-BF16 or AMX)."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(probe() for probe in probes if probe is not None)
+
+
+def resolve(config: EncoderConfig) -> tuple[str, str]:
+    """The (device, precision) that ``config`` means on this machine."""
+    device = choose_device(config.device, torch.cuda.device_count())
+    return device, choose_precision(config.precision, device, has_fast_bf16(device))
+
+
+def identity(config: EncoderConfig) -> dict[str, Any]:
+    """What decides the embeddings: model, weights and preprocessing. Local weights are hashed, hub tags are named."""
+    named: dict[str, Any] = {"model": config.model, "pretrained": config.pretrained, "precision": config.precision}
+    if config.model.startswith("local-dir:"):
+        folder = config.model.removeprefix("local-dir:")
+        if not os.path.isdir(folder):
+            raise CurationError(f"encoder.model: {folder} is not a folder")
+        named["model"] = "local-dir:" + os.path.basename(folder)
+        named["files"] = {
+            name: _cached_digest(os.path.join(folder, name), str(storage.version(os.path.join(folder, name))))
+            for name in storage.files_in(folder)
+        }
+    elif config.pretrained and os.path.isfile(config.pretrained):
+        named["pretrained"] = _cached_digest(config.pretrained, str(storage.version(config.pretrained)))
+    return named
+
+
+@lru_cache(maxsize=64)
+def _cached_digest(path: str, version: str) -> str:
+    return storage.file_digest(path)
+
+
+class Encoder:
+    """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
+
+    def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
+        """Load the model. Raises CurationError when there is no such model or no weights for it."""
+        self.device, self.precision, self.batch_size = device, precision, config.batch_size
+        logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
+        if ":" not in config.model and not config.pretrained:
+            tags = open_clip.list_pretrained_tags_by_model(config.model)
+            known = f"one of {', '.join(tags)}" if tags else f"no model of that name in {len(open_clip.list_models())}"
+            raise CurationError(f"encoder.pretrained: missing for {config.model}; {known}")
+        try:
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+                config.model, pretrained=config.pretrained, precision=precision, device=device
+            )
+            self.tokenizer = open_clip.get_tokenizer(config.model)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            raise CurationError(
+                f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        self.model.eval()
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
+
+    @torch.inference_mode()
+    def encode_images(self, images: torch.Tensor) -> np.ndarray:
+        """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W)."""
+        images = images.to(self.device, self.dtype, non_blocking=True)
+        return _unit(self.model.encode_image(images))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
+        """Unit-norm embeddings (N, D), float32, of texts, in batches of ``batch_size``."""
+        texts = list(texts)
+        batches = [
+            _unit(self.model.encode_text(self.tokenizer(texts[start : start + self.batch_size]).to(self.device)))
+            for start in range(0, len(texts), self.batch_size)
+        ]
+        return np.concatenate(batches) if batches else np.zeros((0, self.width), np.float32)
+
+    def encode_samples(
+        self, samples: Iterable[Sample | Reject], decoders: int = 2
+    ) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
+        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they are found.
+
+        Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory.
+        """
+        ready: list[tuple[Sample, torch.Tensor]] = []
+        with ThreadPoolExecutor(decoders) as pool:
+            for sample, decoded in _ahead(pool, self._decode, samples, 2 * self.batch_size):
+                if isinstance(decoded, Reject):
+                    yield decoded
+                    continue
+                ready.append((sample, decoded))
+                if len(ready) == self.batch_size:
+                    yield self._encode_batch(ready)
+                    ready = []
+        if ready:
+            yield self._encode_batch(ready)
+
+    def _decode(self, sample: Sample | Reject) -> torch.Tensor | Reject:
+        if isinstance(sample, Reject):
+            return sample
+        try:
+            with Image.open(io.BytesIO(sample.image)) as image:
+                return self.preprocess(image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return Reject(sample.key, f"image cannot be decoded ({' '.join(str(error).split())[:200]})")
+
+    def _encode_batch(self, ready: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
+        return [sample for sample, _ in ready], self.encode_images(torch.stack([image for _, image in ready]))
+
+
+def _unit(features: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], window: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, work(item)) in order, with up to ``window`` items under way in the pool."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) >= window:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    while waiting:
+        item, future = waiting.popleft()
+        yield item, future.result()
+
+
+def load(config: EncoderConfig) -> Encoder:
+    """The encoder of ``config``, loaded on first use and kept for the life of the process."""
+    with _loading:
+        return _load(config.model, config.pretrained, config.batch_size, *resolve(config))
+
+
+@lru_cache(maxsize=1)
+def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str) -> Encoder:
+    return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
+
+
+def encode_concepts(encode: Callable[[Iterable[str]], np.ndarray], concepts: list[str], prompts: list[str]) -> np.ndarray:
+    """Text embeddings t_c (V, D) of concepts: normalise(mean over prompts of g(prompt(c))).
+
+    ``encode`` maps texts to unit-norm rows, as :meth:`Encoder.encode_texts` does.
+    """
+    total = sum(encode(prompt.replace("{c}", concept) for concept in concepts) for prompt in prompts)
+    return normalise(total)

@@ -1,0 +1,159 @@
+"""From embeddings and index to ``archives/<shard>.parquet``: expansion, ranking and clusters of every anchor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from curation import clustering, expansion, ranking, storage
+from curation.archive import FORMAT, SCHEMA, archive_batch, open_parquet, parquet_writer
+from curation.index import Mentions, nearest, open_index, open_mentions
+from curation.outputs import Outputs, blocks, record
+from curation.samples import Shard
+from curation.similarity import row_numbers
+from curation.stages.work import Work, fingerprint_of
+from curation.vocabulary import Vocabulary, embedding_matrix, read_vocabulary
+
+BLOCK = 1024  # anchors that are looked up, ranked and clustered at once
+
+
+def archive(outputs: Outputs, shard: Shard) -> None:
+    """Write the concept archives of a shard."""
+    config, path, source = outputs.config, outputs.of_shard("archives", shard), outputs.of_shard("embeddings", shard)
+    notes = storage.read_json(outputs.index_json)
+    retrieval = asdict(config.retrieval)
+    parameters = asdict(config.archive) | {key: retrieval[key] for key in ("neighbors", "include_anchor", "search")}
+    searched = "text index" if config.archive.expansion == "text" else "index"
+    if config.retrieval.data:
+        searched_notes = storage.read_json(storage.join(config.retrieval.data, "index", "index.json"))
+    else:
+        searched_notes = notes
+    inputs = [
+        fingerprint_of(source, "embed"),
+        fingerprint_of(outputs.vocabulary, "vocabulary"),
+        notes["mentions"]["fingerprint"],
+        searched_notes[searched]["fingerprint"],
+    ]
+    work = Work(outputs, "archive", path, record(parameters, inputs), shard)
+    if work.fresh:
+        return
+    curator = open_curator(outputs)
+    names = pa.array(curator.vocabulary.concepts, pa.string())
+    row = first_row(outputs, shard)
+    totals = {"archive_concepts": 0, "gained": 0, "empty": 0}
+    metadata = {"format": FORMAT, "data": config.name, "parameters": parameters}
+    ending = {}
+    with parquet_writer(path, SCHEMA, metadata, ending) as writer:
+        for block in blocks(source, ["key", "caption", "concepts", "embedding"], BLOCK):
+            images = embedding_matrix(block["embedding"])
+            anchors = np.full(len(block), -1) if row is None else np.arange(row, row + len(block))
+            mentioned = csr(block["concepts"])
+            archives = curator.curate(images, anchors, *mentioned)
+            writer.write_batch(archive_batch(block["key"], block["caption"], names, **archives))
+            row = None if row is None else row + len(block)
+            work.advance(len(block))
+            for name, count in count_gains(*mentioned, archives["offsets"], archives["concepts"]).items():
+                totals[name] += count
+        ending["archive"] = work.record | {"counts": totals}
+    work.done(**totals)
+
+
+@dataclass(frozen=True)
+class Curator:
+    """All that a block of anchors needs to become archives."""
+
+    outputs: Outputs
+    vocabulary: Vocabulary
+    mentions: Mentions
+    calibration: np.ndarray | None
+
+    def neighbours(self, images: np.ndarray, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """R_i, (B, L) int64 rows of the index, and cosines (B, L), for images (B, D) that are rows ``anchors`` (B,)."""
+        config = self.outputs.config
+        index = open_index(
+            self.outputs.index("text" if config.archive.expansion == "text" else "image"), config.retrieval.search
+        )
+        return nearest(index, images, anchors, config.retrieval.neighbors, config.retrieval.include_anchor)
+
+    def expand(
+        self, images: np.ndarray, anchors: np.ndarray, offsets: np.ndarray, concepts: np.ndarray
+    ) -> expansion.Expansion:
+        """The anchors' concepts by the configured expansion; offsets and concepts: those of their own captions."""
+        config = self.outputs.config
+        if config.archive.expansion == "caption":
+            return expansion.expand_listed(offsets, concepts, support=1)
+        if config.archive.expansion == "tagging":
+            tags = expansion.nearest_concepts(images, self.vocabulary.embeddings, config.retrieval.neighbors)
+            return expansion.expand_listed(*tags, support=0)
+        return expansion.expand_retrieved(self.neighbours(images, anchors)[0], anchors, self.mentions)
+
+    def curate(
+        self, images: np.ndarray, anchors: np.ndarray, offsets: np.ndarray, concepts: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The archives of a block, sorted: the arrays that :func:`curation.archive.archive_batch` takes."""
+        config, texts = self.outputs.config.archive, self.vocabulary.embeddings
+        expanded = self.expand(images, anchors, offsets, concepts)
+        similarity = ranking.anchor_similarities(images, texts, expanded)
+        scores = ranking.rank(expanded, similarity, config.ranking_name, config.anchor_twice, self.calibration)
+        order = ranking.descending(expanded, scores.score)
+        ranked = expanded.concepts[order]
+        if config.clusters:
+            clusters = clustering.cluster_archives(expanded.offsets, ranked, texts, config.seed)
+        else:
+            clusters = clustering.single_clusters(expanded.offsets)
+        return {
+            "offsets": expanded.offsets,
+            "concepts": ranked,
+            "score": scores.score[order],
+            "global": scores.global_[order],
+            "local": scores.local[order],
+            "cluster": clusters,
+            "support": expanded.support[order],
+        }
+
+
+def open_curator(outputs: Outputs) -> Curator:
+    """Read what the stages before have written."""
+    calibration = None
+    if outputs.config.archive.ranking_name == "calibrated":
+        calibration = read_calibration(outputs)
+    return Curator(outputs, read_vocabulary(outputs.vocabulary), open_mentions(outputs.mentions), calibration)
+
+
+def read_calibration(outputs: Outputs) -> np.ndarray:
+    """Mean and standard deviation (V, 2) of every concept over the random sample of images."""
+    with open_parquet(outputs.calibration) as file:
+        table = file.read()
+    return np.stack([table["mean"].to_numpy(), table["deviation"].to_numpy()], axis=1)
+
+
+def first_row(outputs: Outputs, shard: Shard) -> int | None:
+    """The row of the index that holds the first sample of a shard; None where the index is another run's."""
+    if outputs.config.retrieval.data:
+        return None
+    rows = 0
+    for item in storage.read_json(outputs.index_json)["mentions"]["shards"]:
+        if item["name"] == shard.name:
+            return rows
+        rows += item["rows"]
+    raise KeyError(f"{shard.name} is not in {outputs.index_json}")
+
+
+def csr(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (B + 1,) int64, from 0, and values (P,) of an Arrow list column."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], lists.flatten().to_numpy()
+
+
+def count_gains(
+    caption_offsets: np.ndarray, caption_concepts: np.ndarray, offsets: np.ndarray, concepts: np.ndarray
+) -> dict[str, int]:
+    """How many concepts the archives of a block have, how many archives have one that the caption lacks, how many none."""
+    width = int(max(caption_concepts.max(initial=0), concepts.max(initial=0))) + 1
+    said = row_numbers(caption_offsets) * width + caption_concepts
+    owner = row_numbers(offsets)
+    new = ~np.isin(owner * width + concepts, said)
+    empty = np.diff(offsets) == 0
+    return {"archive_concepts": len(concepts), "gained": len(np.unique(owner[new])), "empty": int(empty.sum())}

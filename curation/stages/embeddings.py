@@ -1,0 +1,191 @@
+"""From shards to ``embeddings/<shard>.parquet``: image embeddings, and the concepts that each caption mentions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import encoder, samples, storage
+from curation.archive import FORMAT, open_parquet, parquet_writer, read_metadata, write_table
+from curation.concepts import Matcher
+from curation.config import CurationConfig
+from curation.errors import CurationError
+from curation.outputs import Outputs, blocks, record, recorded
+from curation.samples import Reject, Sample, Shard
+from curation.similarity import normalise
+from curation.stages.work import ROW_GROUP, Work, fingerprint_of
+from curation.vocabulary import embedding_array, read_vocabulary
+
+REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
+
+Batch = tuple[list[Sample], np.ndarray]  # samples and their (B, D) float32 embeddings
+
+
+def schema(width: int) -> pa.Schema:
+    """Columns of ``embeddings/<shard>.parquet`` for D = ``width``."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption", pa.string()),
+            ("concepts", pa.list_(pa.int32())),  # null until there is a vocabulary
+            ("embedding", pa.list_(pa.float16(), width)),
+        ]
+    )
+
+
+def embed(outputs: Outputs, shard: Shard) -> None:
+    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects."""
+    config, path = outputs.config, outputs.of_shard("embeddings", shard)
+    files = [shard.path, samples.metadata_path(shard.path)] if config.embeddings else [shard.path]
+    version = [storage.version(file) for file in files]
+    parameters = {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
+    old = recorded(path, "embed")
+    content = old.get("content")
+    if old and old["version"] != version:  # touched or copied: has the content changed?
+        content = [storage.file_digest(file) for file in files]
+    work = Work(outputs, "embed", path, record(parameters, content), shard)
+    if work.fresh:
+        return
+    rejects: list[Reject] = []
+    ending: dict[str, Any] = {}
+    with _open_import(config, shard) if config.embeddings else _open_tar(config, shard) as source:
+        with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
+            rows = 0
+            for batch in _row_groups(source.batches(rejects), source.width):
+                writer.write_batch(batch)
+                rows += len(batch)
+                work.advance(len(batch))
+            content = source.content()
+            counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)}
+            ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
+            # Rejects first: the embeddings file is the sign that the shard is done.
+            columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
+            table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
+            write_table(outputs.of_shard("rejects", shard), table, ending)
+    work.done(**counts)
+
+
+class _open_tar:
+    """Samples of a tar, embedded; hashes the tar as it streams by."""
+
+    def __init__(self, config: CurationConfig, shard: Shard) -> None:
+        self._config, self._shard = config, shard
+        self._encoder = encoder.load(config.encoder)
+        self.width = self._encoder.width
+
+    def __enter__(self) -> _open_tar:
+        self._stream = storage.open_file(self._shard.path)
+        self._reader = storage.HashingReader(self._stream)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        config = self._config
+        found = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
+        for item in self._encoder.encode_samples(found):
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                yield item
+
+    def content(self) -> list[str]:
+        return [self._reader.finish()]
+
+
+class _open_import:
+    """Rows of a part of a clip-retrieval folder."""
+
+    def __init__(self, config: CurationConfig, shard: Shard) -> None:
+        self._shard = shard
+        self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
+        self.width, expected = self._embeddings.shape[1], encoder.load(config.encoder).width
+        if self.width != expected:
+            raise CurationError(
+                f"{shard.path}: embeddings have {self.width} dimensions, but encoder.model {config.encoder.model} has "
+                f"{expected}; name the model that made them"
+            )
+
+    def __enter__(self) -> _open_import:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        seen: set[str] = set()
+        for start in range(0, len(self._keys), ROW_GROUP):
+            part = slice(start, start + ROW_GROUP)
+            checked = samples.check_import(self._keys[part], self._captions[part], self._embeddings[part], seen)
+            rejects.extend(item for item in checked if isinstance(item, Reject))
+            good = [row for row, item in enumerate(checked) if isinstance(item, Sample)]
+            yield [checked[row] for row in good], normalise(self._embeddings[part][good])
+
+    def content(self) -> list[str]:
+        return [storage.file_digest(file) for file in (self._shard.path, samples.metadata_path(self._shard.path))]
+
+
+def _row_groups(batches: Iterator[Batch], width: int) -> Iterator[pa.RecordBatch]:
+    """Collect batches of the encoder into record batches of at least ROW_GROUP rows."""
+    found: list[Sample] = []
+    parts: list[np.ndarray] = []
+    for more, embeddings in batches:
+        found.extend(more)
+        parts.append(embeddings)
+        if len(found) >= ROW_GROUP:
+            yield _record_batch(found, np.concatenate(parts), width)
+            found, parts = [], []
+    if found:
+        yield _record_batch(found, np.concatenate(parts), width)
+
+
+def _record_batch(found: list[Sample], embeddings: np.ndarray, width: int) -> pa.RecordBatch:
+    columns = [
+        pa.array([sample.key for sample in found]),
+        pa.array([sample.caption for sample in found]),
+        pa.nulls(len(found), pa.list_(pa.int32())),
+        embedding_array(embeddings),
+    ]
+    return pa.record_batch(columns, schema=schema(width))
+
+
+def concepts(outputs: Outputs, shard: Shard) -> None:
+    """Fill in the column ``concepts`` of a shard's embeddings: the ids of what each caption mentions."""
+    path = outputs.of_shard("embeddings", shard)
+    metadata = {"format": FORMAT, "embed": read_metadata(path)["embed"]}
+    inputs = [fingerprint_of(outputs.vocabulary, "vocabulary"), metadata["embed"]["fingerprint"]]
+    work = Work(outputs, "concepts", path, record({}, inputs), shard)
+    if work.fresh:
+        return
+    matcher = Matcher(read_vocabulary(outputs.vocabulary).concepts)
+    total, ending = 0, {}
+    with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
+        for block in file.iter_batches(batch_size=ROW_GROUP):
+            offsets, found = matcher.match_all(block["caption"].to_pylist())
+            lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(found, pa.int32()))
+            writer.write_batch(block.set_column(2, file.schema_arrow.field("concepts"), lists))
+            work.advance(len(block))
+            total += len(found)
+        ending["concepts"] = work.record | {"counts": {"caption_concepts": total}}
+    work.done(caption_concepts=total)
+
+
+def captions(outputs: Outputs, shard: Shard) -> None:
+    """Embed the captions of a shard, for text-driven expansion: ``captions/<shard>.parquet``."""
+    path, source = outputs.of_shard("captions", shard), outputs.of_shard("embeddings", shard)
+    new = record({"encoder": encoder.identity(outputs.config.encoder)}, fingerprint_of(source, "embed"))
+    work = Work(outputs, "captions", path, new, shard)
+    if work.fresh:
+        return
+    model = encoder.load(outputs.config.encoder)
+    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), model.width))])
+    with parquet_writer(path, columns, {"captions": new}) as writer:
+        for block in blocks(source, ["key", "caption"], ROW_GROUP):
+            embeddings = embedding_array(model.encode_texts(block["caption"].to_pylist()))
+            writer.write_batch(pa.record_batch([block["key"], embeddings], schema=columns))
+            work.advance(len(block))
+    work.done()

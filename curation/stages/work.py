@@ -1,0 +1,46 @@
+"""One stage's work on one part, a shard or everything: is its output still good, how far is it, what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation import storage
+from curation.archive import read_metadata
+from curation.outputs import Outputs, changes, recorded
+from curation.progress import Progress
+from curation.samples import Shard
+
+ROW_GROUP = 4096  # rows that are read and written at once
+
+
+class Work:
+    """Compares what an output at ``path`` records under ``stage`` with what it would be now."""
+
+    def __init__(
+        self, outputs: Outputs, stage: str, path: str, record: dict[str, Any], shard: Shard | None = None
+    ) -> None:
+        self.record, self._stage, self._outputs, self._shard = record, stage, outputs, shard
+        self._progress = Progress(outputs, stage, shard.name if shard else "all")
+        found = recorded(path, stage)
+        self.fresh = found.get("fingerprint") == record["fingerprint"]
+        self._reason = changes(found, record)
+        if self.fresh:
+            self._progress.finish("kept")
+
+    def advance(self, samples: int) -> None:
+        """``samples`` more are done."""
+        self._progress.advance(samples)
+
+    def done(self, **counts: int) -> None:
+        """The output is written: note it, with counts for ``stats/<shard>.json``."""
+        self._progress.finish("computed", self._reason)
+        if self._shard:
+            path = self._outputs.stats(self._shard)
+            stats = storage.read_json(path) if storage.exists(path) else {}
+            seconds = stats.get("seconds", {}) | {self._stage: round(self._progress.seconds, 3)}
+            storage.write_json(path, stats | counts | {"seconds": seconds})
+
+
+def fingerprint_of(path: str, stage: str) -> str:
+    """The fingerprint that ``stage`` left in a Parquet file."""
+    return read_metadata(path)[stage]["fingerprint"]

@@ -1,0 +1,213 @@
+"""Paths, local or remote: expanding shard patterns, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from curation.errors import CurationError
+
+TEMPORARY = ".partial-"
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is a URL (``s3://...``, ``https://...``, ``memory://...``) rather than a local path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None and not path.startswith("file://")
+
+
+def resolve(path: str, folder: str) -> str:
+    """``path`` with ${ENV} and ~ expanded, relative paths taken from ``folder``; URLs stay as they are.
+
+    Raises CurationError for an environment variable that is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    missing = re.search(r"\$\{(\w+)\}|\$([A-Za-z_]\w*)", expanded)
+    if missing:
+        raise CurationError(f"{path}: the environment variable {missing[1] or missing[2]} is not set")
+    return expanded if is_remote(expanded) else os.path.normpath(os.path.join(folder, expanded))
+
+
+def join(folder: str, *parts: str) -> str:
+    """``folder/part/...``, for local paths and URLs alike."""
+    return "/".join([folder.rstrip("/"), *parts]) if is_remote(folder) else os.path.join(folder, *parts)
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that a shard pattern names: webdataset braces first, then globs; the order of the braces is kept."""
+    paths: list[str] = []
+    for braced in _braces(pattern):
+        if any(character in braced for character in "*?["):
+            filesystem, inner = url_to_fs(braced)
+            found = sorted(filesystem.glob(inner))
+            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in found]
+        else:
+            paths.append(braced)
+    return paths
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        yield pattern
+        return
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    interval = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    if interval:
+        first, last = interval.groups()
+        width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+        items = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    else:
+        items = found[1].split(",")
+    for item in items:
+        yield from _braces(before + item + after)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, inner = url_to_fs(path)
+    return filesystem.exists(inner)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a file for reading, as a seekable binary stream. Raises CurationError when it is missing."""
+    try:
+        return fsspec.open(path, "rb").open()
+    except FileNotFoundError:
+        raise CurationError(f"{path}: no such file") from None
+
+
+@contextlib.contextmanager
+def atomic_write(path: str) -> Iterator[IO[bytes]]:
+    """A binary stream whose content appears at ``path`` when the block ends without an exception, or not at all."""
+    filesystem, inner = url_to_fs(path)
+    filesystem.makedirs(os.path.dirname(inner), exist_ok=True)
+    folder, name = os.path.split(inner)
+    temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
+    try:
+        with filesystem.open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            if not is_remote(path):
+                os.fsync(stream.fileno())
+        if is_remote(path):
+            filesystem.mv(temporary, inner)
+        else:
+            os.replace(temporary, inner)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A temporary local path for libraries that write by name; its file appears at ``path`` when the block ends."""
+    if is_remote(path):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            local = os.path.join(folder, os.path.basename(path))
+            yield local
+            with open(local, "rb") as source, atomic_write(path) as target:
+                while chunk := source.read(1 << 24):
+                    target.write(chunk)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(4) + "-" + os.path.basename(path))
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+
+
+def local_path(path: str) -> str:
+    """A local path with the content of ``path``; remote files are copied once into fsspec's cache."""
+    return fsspec.open_local(f"simplecache::{path}") if is_remote(path) else path
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_write(path) as stream:
+        stream.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file. Raises CurationError when it is missing or not JSON."""
+    with open_file(path) as stream:
+        try:
+            return json.loads(stream.read().decode("utf-8"))
+        except ValueError as error:
+            raise CurationError(f"{path}: not valid JSON ({error}); delete it to have it written again") from None
+
+
+def files_in(folder: str) -> list[str]:
+    """Names of the files in ``folder``, sorted; none when the folder is missing."""
+    filesystem, inner = url_to_fs(folder)
+    if not filesystem.exists(inner):
+        return []
+    return sorted(os.path.basename(item["name"]) for item in filesystem.ls(inner, detail=True) if item["type"] == "file")
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens when it is missing."""
+    filesystem, inner = url_to_fs(path)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(inner, recursive=True)
+
+
+def version(path: str) -> dict[str, Any]:
+    """What tells cheaply that a file is unchanged: its size, and its modification time or ETag.
+
+    Raises CurationError when the file is missing.
+    """
+    filesystem, inner = url_to_fs(path)
+    try:
+        info = filesystem.info(inner)
+    except FileNotFoundError:
+        raise CurationError(f"{path}: no such file") from None
+    mark = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), None)
+    return {"size": info["size"], "mark": str(mark)}
+
+
+def digest(*values: Any) -> str:
+    """A short content hash of JSON-able values: equal for equal values, whatever the order of mapping keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class HashingReader:
+    """A read-only stream that hashes what passes through it, so that one pass over a file gives its content hash."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read and hash up to ``size`` bytes."""
+        data = self._stream.read(size)
+        self._hash.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Read what is left and return the hash of the whole file."""
+        while self.read(1 << 20):
+            pass
+        return self._hash.hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """The content hash of a whole file."""
+    with open_file(path) as stream:
+        return HashingReader(stream).finish()

@@ -1,0 +1,1 @@
+"""Command lines and Apache Beam pipelines, assembled from the stages of :mod:`curation`."""

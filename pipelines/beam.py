@@ -1,0 +1,74 @@
+"""Curation as one Apache Beam pipeline.
+
+Elements are shards: (index, name, path), never samples. The pipeline is one line of transforms with no side inputs, no
+tagged outputs and a single leaf, the shape that every Beam runner executes alike: a stage that runs once is a GroupByKey
+on a constant key, and the shards are spread over the workers again by a GroupByKey on their index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import apache_beam as beam
+
+from curation.outputs import Outputs
+from curation.samples import Shard
+from curation.stages import Stage, plan, run_stage
+
+Element = tuple[int, str, str]  # a Shard as a plain tuple, for Beam's coders
+
+
+def build(pipeline: beam.Pipeline, outputs: Outputs) -> beam.PCollection:
+    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage."""
+    shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in outputs.shards])
+    spread = False
+    for stage in plan(outputs):
+        if not stage.per_shard:
+            shards = shards | stage.name >> Once(stage, outputs)
+        else:
+            if not spread:
+                shards = shards | f"spread for {stage.name}" >> Spread()
+            shards = shards | stage.name >> beam.Map(on_shard, stage, outputs)
+        spread = stage.per_shard
+    return shards
+
+
+def on_shard(element: Element, stage: Stage, outputs: Outputs) -> Element:
+    """Run a stage on one shard and hand the shard on."""
+    run_stage(stage, outputs, Shard(*element))
+    return element
+
+
+class Once(beam.PTransform):
+    """Waits for all shards, runs a stage once, and hands all shards on."""
+
+    def __init__(self, stage: Stage, outputs: Outputs) -> None:
+        super().__init__()
+        self._stage, self._outputs = stage, outputs
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Part of Beam's interface."""
+        return (
+            shards
+            | "to one key" >> beam.Map(lambda element: (0, element))
+            | "wait for all" >> beam.GroupByKey()
+            | "run" >> beam.FlatMap(_run_once, self._stage, self._outputs)
+        )
+
+
+def _run_once(group: tuple[int, Iterable[Element]], stage: Stage, outputs: Outputs) -> list[Element]:
+    run_stage(stage, outputs)
+    return sorted(group[1])
+
+
+class Spread(beam.PTransform):
+    """Spreads the shards over the workers."""
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        """Part of Beam's interface."""
+        return (
+            shards
+            | "by shard" >> beam.Map(lambda element: (element[0], element))
+            | "group" >> beam.GroupByKey()
+            | "ungroup" >> beam.FlatMap(lambda group: group[1])
+        )

@@ -1,0 +1,161 @@
+"""``python -m pipelines.curate``: from image-text shards to concept archives."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from curation import storage
+from curation.config import load, options
+from curation.errors import CurationError
+from curation.outputs import Outputs
+from curation.progress import clear_progress
+
+EPILOG = """\
+examples:
+  python -m pipelines.curate --data cc12m
+  python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
+  python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
+
+A run that was interrupted goes on where it stopped; a run that is finished is found finished. Options that the chosen
+Beam runner defines (such as --dask_client_address) are passed on to it.
+"""
+
+
+def packaged() -> dict[str, str]:
+    """Name and path of the data set configurations that ship with the package."""
+    folder = Path(str(resources.files("pipelines"))) / "configs"
+    return {path.stem: str(path) for path in sorted(folder.glob("*.yaml"))}
+
+
+def config_path(data: str) -> str:
+    """The YAML file that ``--data`` means: a packaged name or a path. Raises CurationError listing the names."""
+    known = packaged()
+    if data in known:
+        return known[data]
+    if data.endswith((".yaml", ".yml")) or "/" in data:
+        return data
+    close = difflib.get_close_matches(data, known, n=1)
+    suggestion = f"did you mean {close[0]}? " if close else ""
+    raise CurationError(f"data: {data!r} is no packaged data set; {suggestion}There are {', '.join(known)}, or give a YAML file")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: a handful of arguments, and every configuration value by its dotted key."""
+    made = argparse.ArgumentParser(
+        prog="python -m pipelines.curate",
+        description="Curate concept archives: for every image, the concepts in the captions of its visual neighbours.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--data", required=True, help=f"{', '.join(packaged())}, or the path of a YAML file")
+    made.add_argument("--output", help="output folder (default: the file's output, or artifacts/<name>)")
+    made.add_argument(
+        "--runner",
+        default="DirectRunner",
+        help="DirectRunner: worker processes on this machine; inprocess: for debugging; or any Beam runner",
+    )
+    made.add_argument("--workers", type=int, help="worker processes of DirectRunner (default: one a core)")
+    values = made.add_argument_group("configuration", "override values of the YAML file, as YAML")
+    for key, default, text in options():
+        if key not in ("name", "output"):
+            shown = "" if default in ("", None) else f" (default: {default})"
+            values.add_argument(f"--{key}", dest=key, metavar="VALUE", help=(text + shown).replace("%", "%%"))
+    return made
+
+
+def check_beam_arguments(arguments: list[str]) -> None:
+    """Raises CurationError for an option that neither we nor Beam know: Beam itself would ignore it."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    known = argparse.ArgumentParser(allow_abbrev=False)
+    for section in PipelineOptions.__subclasses__():
+        section._add_argparse_args(known)
+    names = [name for action in known._actions for name in action.option_strings]
+    ours = [name for action in parser()._actions for name in action.option_strings]
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if argument.startswith("-") and name not in names:
+            close = difflib.get_close_matches(name, ours + names, n=1)
+            raise CurationError(f"unknown option {name}{f' (did you mean {close[0]}?)' if close else ''}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    console = Console()
+    try:
+        curate(arguments, console)
+    except CurationError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
+        return 130
+    return 0
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def curate(arguments: list[str] | None, console: Console) -> None:
+    """Do what the command line says. Raises CurationError."""
+    given, beam_arguments = parser().parse_known_args(arguments)
+    overrides = {key: value for key, value in vars(given).items() if value is not None}
+    for name in ("data", "output", "runner", "workers"):
+        overrides.pop(name, None)
+    config = load(config_path(given.data), overrides)
+    outputs = Outputs(config, given.output or config.output_folder)
+    began = time.monotonic()
+
+    from curation.stages.manifest import finished
+
+    manifest = finished(outputs)
+    if manifest:
+        from pipelines.summary import print_summary
+
+        clear_progress(outputs)
+        console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
+        print_summary(outputs, manifest, console)
+        return
+    if beam_arguments:
+        check_beam_arguments(beam_arguments)
+    _run(outputs, given, beam_arguments, console)
+    minutes, seconds = divmod(time.monotonic() - began, 60)
+    console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
+
+
+def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
+    from curation import encoder
+    from pipelines.monitor import Monitor
+    from pipelines.runners import run
+    from pipelines.summary import print_summary
+
+    config = outputs.config
+    device, precision = encoder.resolve(config.encoder)
+    console.print(
+        f"Curating {config.name}: {len(outputs.shards):,} shards -> {outputs.folder}\n"
+        f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
+        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {given.runner}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    storage.remove(outputs.manifest)  # no manifest: not finished
+    clear_progress(outputs)
+    with Monitor(outputs, console):
+        run(outputs, given.runner, given.workers, beam_arguments)
+    print_summary(outputs, storage.read_json(outputs.manifest), console)
+    clear_progress(outputs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

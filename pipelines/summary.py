@@ -1,0 +1,47 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from curation.outputs import Outputs
+from curation.progress import read_progress
+from curation.stages import plan
+from pipelines.monitor import summarise
+
+
+def print_summary(outputs: Outputs, manifest: dict[str, Any], console: Console) -> None:
+    """What a run has made, from its manifest; and how long each stage took, from the workers' notes of this run."""
+    counts, rows = manifest["counts"], manifest["counts"]["rows"]
+    table = Table(title=f"{outputs.config.name}: concept archives", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("shards", f"{counts['shards']:,}")
+    table.add_row("samples", f"{counts['samples']:,}")
+    table.add_row("rejects", f"{counts['rejects']:,}")
+    table.add_row("concepts in the vocabulary", f"{counts['concepts']:,}")
+    table.add_row("concepts per caption", f"{counts['caption_concepts'] / max(rows, 1):.2f}")
+    table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")
+    table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
+    table.add_row("empty archives", f"{counts['empty']:,}")
+    console.print(table)
+    _print_stages(outputs, console)
+    console.print(f"Archives: {outputs.path('archives')}   Look at some: python -m curation.show {outputs.folder}")
+
+
+def _print_stages(outputs: Outputs, console: Console) -> None:
+    states = {stage.name: (stage, read_progress(outputs, stage.name)) for stage in plan(outputs)}
+    states = {name: summarise(stage, notes, len(outputs.shards)) for name, (stage, notes) in states.items() if notes}
+    if not states:
+        return
+    table = Table("stage", title="This run", title_justify="left")
+    for column in ("computed", "kept", "seconds", "samples/s"):
+        table.add_column(column, justify="right")
+    for name, state in states.items():
+        rate = f"{state['rate']:,.0f}" if state["rate"] else ""
+        seconds = f"{state['seconds']:.1f}" if state["computed"] else ""
+        table.add_row(name, str(state["computed"]), str(state["kept"]), seconds, rate)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Training GroupViT on image-text shards and their concept archives."""
