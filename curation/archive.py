@@ -32,7 +32,12 @@ SCHEMA = pa.schema([("key", pa.string()), ("caption", pa.string()), ("concepts",
 
 
 def archive_batch(
-    keys: pa.Array, captions: pa.Array, names: pa.Array, offsets: np.ndarray, concepts: np.ndarray, **columns: np.ndarray
+    keys: pa.Array,
+    captions: pa.Array,
+    names: pa.Array,
+    offsets: np.ndarray,
+    concepts: np.ndarray,
+    **columns: np.ndarray,
 ) -> pa.RecordBatch:
     """Archive rows of a block of anchors.
 

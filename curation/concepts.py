@@ -75,7 +75,9 @@ class Matcher:
         for identifier, concept in enumerate(concepts):
             key = concept_key(concept)
             if not 1 <= count_words(key) <= LONGEST:
-                raise CurationError(f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}")
+                raise CurationError(
+                    f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}"
+                )
             if key in known:
                 raise CurationError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
             known[key] = concept

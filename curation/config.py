@@ -107,7 +107,9 @@ class RetrievalConfig:
 
     neighbors: int = option(8, "images (or captions, or tags) retrieved for an anchor: L of the paper")
     index: str = option("auto", "auto (exact, Flat) or any FAISS factory string, such as IVF1024,Flat")
-    search: str | None = option(None, "FAISS search parameters, such as nprobe=32 (default: a sixteenth of IVF's lists)")
+    search: str | None = option(
+        None, "FAISS search parameters, such as nprobe=32 (default: a sixteenth of IVF's lists)"
+    )
     train_sample: int = option(262144, "vectors in the random sample that trains the index")
     data: str | None = option(None, "finished output folder whose images are retrieved, in place of the data's own")
     include_anchor: bool = option(True, "the anchor is its own first neighbour when the index holds it")
@@ -144,7 +146,9 @@ class CurationConfig:
     """Everything that decides what a run writes."""
 
     name: str = option("", "name of the data set")
-    shards: str | list[str] = option("", "webdataset tars: braces, glob or list; local paths or URLs; ${ENV} is expanded")
+    shards: str | list[str] = option(
+        "", "webdataset tars: braces, glob or list; local paths or URLs; ${ENV} is expanded"
+    )
     embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import in place of shards")
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that is present wins")
     caption: str = option("txt;text", "caption fields; the first that is present wins")
@@ -215,7 +219,9 @@ def _checked(hint: Any, value: Any, key: str) -> Any:
             return float(value)
         elif type(value) is kind:
             return value
-    names = " or ".join("nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in alternatives)
+    names = " or ".join(
+        "nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in alternatives
+    )
     raise CurationError(f"{key}: expected {names}, found {value!r}")
 
 

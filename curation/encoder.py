@@ -183,9 +183,15 @@ def _ahead(
 
 
 def load(config: EncoderConfig) -> Encoder:
-    """The encoder of ``config``, loaded on first use and kept for the life of the process."""
+    """The encoder of ``config``, loaded on first use and kept for the life of the process.
+
+    On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
+    """
+    device, precision = resolve(config)
+    if device == "cuda":
+        device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
     with _loading:
-        return _load(config.model, config.pretrained, config.batch_size, *resolve(config))
+        return _load(config.model, config.pretrained, config.batch_size, device, precision)
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +199,9 @@ def _load(model: str, pretrained: str | None, batch_size: int, device: str, prec
     return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
 
 
-def encode_concepts(encode: Callable[[Iterable[str]], np.ndarray], concepts: list[str], prompts: list[str]) -> np.ndarray:
+def encode_concepts(
+    encode: Callable[[Iterable[str]], np.ndarray], concepts: list[str], prompts: list[str]
+) -> np.ndarray:
     """Text embeddings t_c (V, D) of concepts: normalise(mean over prompts of g(prompt(c))).
 
     ``encode`` maps texts to unit-norm rows, as :meth:`Encoder.encode_texts` does.

@@ -82,7 +82,9 @@ def set_search(index: faiss.Index, search: str | None) -> None:
     try:
         faiss.ParameterSpace().set_index_parameters(index, search)
     except RuntimeError as error:
-        raise CurationError(f"retrieval.search: {search!r} does not fit the index ({str(error).splitlines()[-1]})") from None
+        raise CurationError(
+            f"retrieval.search: {search!r} does not fit the index ({str(error).splitlines()[-1]})"
+        ) from None
 
 
 def write_index(index: faiss.Index, path: str) -> None:
@@ -97,7 +99,9 @@ def _open(path: str, version: str, search: str | None) -> faiss.Index:
     try:
         index = faiss.read_index(storage.local_path(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
-        raise CurationError(f"{path}: FAISS cannot read it ({str(error).splitlines()[-1]}); delete it and run again") from None
+        raise CurationError(
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[-1]}); delete it and run again"
+        ) from None
     set_search(index, search)
     return index
 

@@ -98,7 +98,9 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
     if config.shards:
-        values["shards"] = [relative(item) for item in ([config.shards] if isinstance(config.shards, str) else config.shards)]
+        values["shards"] = [
+            relative(item) for item in ([config.shards] if isinstance(config.shards, str) else config.shards)
+        ]
     if config.embeddings:
         values["embeddings"] = relative(config.embeddings)
     if config.retrieval.data:

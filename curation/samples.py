@@ -141,9 +141,13 @@ def list_imports(folder: str) -> list[Shard]:
 
     Raises CurationError when the folder does not hold ``img_emb/img_emb_*.npy`` with a ``metadata_*.parquet`` for each.
     """
-    names = [name for name in storage.files_in(storage.join(folder, "img_emb")) if re.fullmatch(r"img_emb_\d+\.npy", name)]
+    names = [
+        name for name in storage.files_in(storage.join(folder, "img_emb")) if re.fullmatch(r"img_emb_\d+\.npy", name)
+    ]
     if not names:
-        raise CurationError(f"embeddings: {folder} has no img_emb/img_emb_*.npy; give a folder written by clip-retrieval")
+        raise CurationError(
+            f"embeddings: {folder} has no img_emb/img_emb_*.npy; give a folder written by clip-retrieval"
+        )
     numbers = sorted((re.search(r"\d+", name)[0] for name in names), key=int)
     shards = [
         Shard(index, number, storage.join(folder, "img_emb", f"img_emb_{number}.npy"))
@@ -181,9 +185,7 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
     return table[key].to_pylist(), table["caption"].to_pylist(), embeddings
 
 
-def check_import(
-    keys: list[Any], captions: list[Any], embeddings: np.ndarray, seen: set[str]
-) -> list[Sample | Reject]:
+def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, seen: set[str]) -> list[Sample | Reject]:
     """The rows of an import as samples or rejects: the checks of a tar's samples, on arrays.
 
     embeddings (N, D); ``seen``: keys of the rows before, to which these are added.

@@ -157,7 +157,9 @@ def files_in(folder: str) -> list[str]:
     filesystem, inner = url_to_fs(folder)
     if not filesystem.exists(inner):
         return []
-    return sorted(os.path.basename(item["name"]) for item in filesystem.ls(inner, detail=True) if item["type"] == "file")
+    return sorted(
+        os.path.basename(item["name"]) for item in filesystem.ls(inner, detail=True) if item["type"] == "file"
+    )
 
 
 def remove(path: str) -> None:

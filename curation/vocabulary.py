@@ -75,7 +75,9 @@ def noun_phrases(tagged: list[tuple[str, bool]]) -> set[str]:
 
 def choose_candidates(counts: Counter[str], min_count: int) -> list[str]:
     """Nouns in at least ``min_count`` captions, the most frequent first, ties in alphabetical order."""
-    return sorted((noun for noun, count in counts.items() if count >= min_count), key=lambda noun: (-counts[noun], noun))
+    return sorted(
+        (noun for noun, count in counts.items() if count >= min_count), key=lambda noun: (-counts[noun], noun)
+    )
 
 
 # --- visualness --------------------------------------------------------------------------------------------------------

@@ -10,12 +10,15 @@ from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from curation import storage
 from curation.config import load, options
 from curation.errors import CurationError
+from curation.manifest import finished
 from curation.outputs import Outputs
 from curation.progress import clear_progress
+from pipelines.summary import print_counts, print_stages
 
 EPILOG = """\
 examples:
@@ -43,7 +46,9 @@ def config_path(data: str) -> str:
         return data
     close = difflib.get_close_matches(data, known, n=1)
     suggestion = f"did you mean {close[0]}? " if close else ""
-    raise CurationError(f"data: {data!r} is no packaged data set; {suggestion}There are {', '.join(known)}, or give a YAML file")
+    raise CurationError(
+        f"data: {data!r} is no packaged data set; {suggestion}There are {', '.join(known)}, or give a YAML file"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,18 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         curate(arguments, console)
     except CurationError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 1
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
         return 130
     return 0
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def curate(arguments: list[str] | None, console: Console) -> None:
@@ -117,15 +116,10 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     outputs = Outputs(config, given.output or config.output_folder)
     began = time.monotonic()
 
-    from curation.stages.manifest import finished
-
     manifest = finished(outputs)
     if manifest:
-        from pipelines.summary import print_summary
-
-        clear_progress(outputs)
         console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
-        print_summary(outputs, manifest, console)
+        print_counts(outputs, manifest, console)
         return
     if beam_arguments:
         check_beam_arguments(beam_arguments)
@@ -138,7 +132,6 @@ def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str],
     from curation import encoder
     from pipelines.monitor import Monitor
     from pipelines.runners import run
-    from pipelines.summary import print_summary
 
     config = outputs.config
     device, precision = encoder.resolve(config.encoder)
@@ -153,7 +146,8 @@ def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str],
     clear_progress(outputs)
     with Monitor(outputs, console):
         run(outputs, given.runner, given.workers, beam_arguments)
-    print_summary(outputs, storage.read_json(outputs.manifest), console)
+    print_counts(outputs, storage.read_json(outputs.manifest), console)
+    print_stages(outputs, console)
     clear_progress(outputs)
 
 

@@ -88,7 +88,9 @@ class Monitor(AbstractContextManager):
         rate = f", {state['rate']:,.0f} samples/s" if state["rate"] else ""
         left = "" if complete or not state["left"] else f", {state['left']:,.0f} s left"
         self._console.print(
-            f"{name:<11} {state['done']}/{state['parts']}{rate}{left}  {describe(state)}", highlight=False, soft_wrap=True
+            f"{name:<11} {state['done']}/{state['parts']}{rate}{left}  {describe(state)}",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

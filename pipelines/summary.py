@@ -9,12 +9,10 @@ from rich.table import Table
 
 from curation.outputs import Outputs
 from curation.progress import read_progress
-from curation.stages import plan
-from pipelines.monitor import summarise
 
 
-def print_summary(outputs: Outputs, manifest: dict[str, Any], console: Console) -> None:
-    """What a run has made, from its manifest; and how long each stage took, from the workers' notes of this run."""
+def print_counts(outputs: Outputs, manifest: dict[str, Any], console: Console) -> None:
+    """What a run has made, from its manifest."""
     counts, rows = manifest["counts"], manifest["counts"]["rows"]
     table = Table(title=f"{outputs.config.name}: concept archives", show_header=False, title_justify="left")
     table.add_column(style="bold")
@@ -28,11 +26,16 @@ def print_summary(outputs: Outputs, manifest: dict[str, Any], console: Console) 
     table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
     table.add_row("empty archives", f"{counts['empty']:,}")
     console.print(table)
-    _print_stages(outputs, console)
-    console.print(f"Archives: {outputs.path('archives')}   Look at some: python -m curation.show {outputs.folder}")
+    console.print(
+        f"Archives: {outputs.path('archives')}\nLook at some: python -m curation.show {outputs.folder}", highlight=False
+    )
 
 
-def _print_stages(outputs: Outputs, console: Console) -> None:
+def print_stages(outputs: Outputs, console: Console) -> None:
+    """How long each stage of this run took, from the workers' notes."""
+    from curation.stages import plan
+    from pipelines.monitor import summarise
+
     states = {stage.name: (stage, read_progress(outputs, stage.name)) for stage in plan(outputs)}
     states = {name: summarise(stage, notes, len(outputs.shards)) for name, (stage, notes) in states.items() if notes}
     if not states:

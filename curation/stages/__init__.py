@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from curation.errors import CurationError
+from curation.manifest import write_manifest
 from curation.outputs import Outputs
 from curation.samples import Shard
 from curation.stages.archives import archive
 from curation.stages.embeddings import captions, concepts, embed
 from curation.stages.index import index_captions, index_images, mentions
-from curation.stages.manifest import write_manifest
 from curation.stages.vocabulary import candidates, choose_vocabulary, nouns, visualness
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import faiss
 import numpy as np
 import pyarrow as pa
 
@@ -67,15 +68,16 @@ class Curator:
     outputs: Outputs
     vocabulary: Vocabulary
     mentions: Mentions
-    calibration: np.ndarray | None
+    calibration: np.ndarray | None  # (V, 2), for the calibrated ranking
+    index: faiss.Index | None  # of images, or of captions for text-driven expansion; None where nothing is retrieved
 
     def neighbours(self, images: np.ndarray, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """R_i, (B, L) int64 rows of the index, and cosines (B, L), for images (B, D) that are rows ``anchors`` (B,)."""
-        config = self.outputs.config
-        index = open_index(
-            self.outputs.index("text" if config.archive.expansion == "text" else "image"), config.retrieval.search
-        )
-        return nearest(index, images, anchors, config.retrieval.neighbors, config.retrieval.include_anchor)
+        config = self.outputs.config.retrieval
+        if self.outputs.config.archive.expansion == "text" and config.include_anchor:
+            # An image is always nearest to itself, but not to its own caption, which has to earn its place.
+            anchors = np.full_like(anchors, -1)
+        return nearest(self.index, images, anchors, config.neighbors, config.include_anchor)
 
     def expand(
         self, images: np.ndarray, anchors: np.ndarray, offsets: np.ndarray, concepts: np.ndarray
@@ -115,11 +117,16 @@ class Curator:
 
 
 def open_curator(outputs: Outputs) -> Curator:
-    """Read what the stages before have written."""
-    calibration = None
-    if outputs.config.archive.ranking_name == "calibrated":
-        calibration = read_calibration(outputs)
-    return Curator(outputs, read_vocabulary(outputs.vocabulary), open_mentions(outputs.mentions), calibration)
+    """Open what the stages before have written."""
+    config = outputs.config
+    kind = {"vision": "image", "text": "text"}.get(config.archive.expansion)
+    return Curator(
+        outputs,
+        read_vocabulary(outputs.vocabulary),
+        open_mentions(outputs.mentions),
+        read_calibration(outputs) if config.archive.ranking_name == "calibrated" else None,
+        open_index(outputs.index(kind), config.retrieval.search) if kind else None,
+    )
 
 
 def read_calibration(outputs: Outputs) -> np.ndarray:

