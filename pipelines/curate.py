@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import sys
 import time
 from importlib import resources
@@ -131,8 +132,11 @@ def curate(arguments: list[str] | None, console: Console) -> None:
 def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
     from curation import encoder
     from pipelines.monitor import Monitor
+
+    logging.disable(logging.WARNING)  # Beam warns of Google packages that nobody asked for
     from pipelines.runners import run
 
+    logging.disable(logging.NOTSET)
     config = outputs.config
     device, precision = encoder.resolve(config.encoder)
     console.print(

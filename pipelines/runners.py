@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api.beam_provision_api_pb2 import ProvisionInfo
+from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -54,7 +54,7 @@ def _engine(runner: str, workers: int, arguments: list[str]) -> tuple[Any, Pipel
         options = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}", *arguments]
         parsed = PipelineOptions(options)
         quiet = {"beam:option:default_sdk_harness_log_level:v1": "CRITICAL"}
-        provision = ExtendedProvisionInfo(ProvisionInfo(pipeline_options=dict_to_struct(quiet)))
+        provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=dict_to_struct(quiet)))
         return FnApiRunner(default_environment=worker, provision_info=provision), parsed
     return runner, PipelineOptions(arguments)
 
