@@ -225,8 +225,8 @@ def _checked(hint: Any, value: Any, key: str) -> Any:
     raise CurationError(f"{key}: expected {names}, found {value!r}")
 
 
-def load(path: str, overrides: Mapping[str, str] | None = None) -> CurationConfig:
-    """Read a YAML file; relative input paths inside it are relative to the file.
+def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | None = None) -> CurationConfig:
+    """Read a YAML file; relative input paths inside it are relative to the file, or to ``folder`` where that is given.
 
     ``overrides`` maps dotted keys ("archive.expansion") to YAML text, as given on a command line; paths in them are
     relative to the working directory.
@@ -238,7 +238,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> CurationConfi
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CurationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     _require(isinstance(values, dict), f"{path}: expected keys and values at the top")
-    resolve_paths(values, os.path.dirname(os.path.abspath(path)))
+    resolve_paths(values, folder or os.path.dirname(os.path.abspath(path)))
     command_line: dict[str, Any] = {}
     for key, text in (overrides or {}).items():
         _place(command_line, key, yaml.safe_load(text))

@@ -100,9 +100,15 @@ class Encoder:
             tags = open_clip.list_pretrained_tags_by_model(config.model)
             known = f"one of {', '.join(tags)}" if tags else f"no model of that name in {len(open_clip.list_models())}"
             raise CurationError(f"encoder.pretrained: missing for {config.model}; {known}")
+        tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-                config.model, pretrained=config.pretrained, precision=precision, device=device
+                config.model,
+                pretrained=config.pretrained,
+                precision=precision,
+                device=device,
+                # Weights that were trained with QuickGELU (OpenAI's) work badly, and silently so, without it.
+                force_quick_gelu=bool(tag.get("quick_gelu")),
             )
             self.tokenizer = open_clip.get_tokenizer(config.model)
         except (RuntimeError, OSError, ValueError, KeyError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
@@ -32,7 +33,10 @@ PACKAGES = [
 
 
 def request(outputs: Outputs) -> str:
-    """Identifies what a run is asked for: its configuration, and size and date of every input file."""
+    """Identifies what a run is asked for: its configuration, and size and date of every input file.
+
+    Raises CurationError naming the first input file that is missing.
+    """
     files = [shard.path for shard in outputs.shards]
     if outputs.config.embeddings:
         files += [metadata_path(path) for path in files]
@@ -43,17 +47,23 @@ def request(outputs: Outputs) -> str:
         files += [storage.join(folder, name) for name in storage.files_in(folder)]
     if outputs.config.retrieval.data:
         files.append(storage.join(outputs.config.retrieval.data, "manifest.json"))
-    return storage.digest(FORMAT, portable(outputs.config, outputs.folder), [storage.version(file) for file in files])
+    with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
+        versions = list(pool.map(storage.version, files))
+    return storage.digest(FORMAT, portable(outputs.config, outputs.folder), versions)
 
 
 def finished(outputs: Outputs) -> dict[str, Any] | None:
-    """The manifest of a finished run of just this request whose archives are all there, else None."""
+    """The manifest of a finished run of just this request whose archives are all there, else None.
+
+    Raises CurationError for a missing input file.
+    """
+    asked = request(outputs)
     if not storage.exists(outputs.manifest):
         return None
     manifest = storage.read_json(outputs.manifest)
     written = set(storage.files_in(outputs.path("archives")))
     complete = all(shard.name + ".parquet" in written for shard in outputs.shards)
-    return manifest if complete and manifest.get("fingerprint") == request(outputs) else None
+    return manifest if complete and manifest.get("fingerprint") == asked else None
 
 
 def write_manifest(outputs: Outputs) -> None:

@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m curation.measure",
-        description="Compare captions and archives, by every expansion and ranking, with what json sidecars say is visible.",
+        description="Compare archives, by every expansion and ranking, with what json sidecars say is visible.",
     )
     parser.add_argument("folder", help="output folder of a finished curation")
     parser.add_argument("--fields", default="objects,stuff", help="sidecar fields that list visible concepts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 import sys
 import time
 from importlib import resources
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from curation import storage
-from curation.config import load, options
+from curation.config import CurationConfig, load, options
 from curation.errors import CurationError
 from curation.manifest import finished
 from curation.outputs import Outputs
@@ -38,18 +39,18 @@ def packaged() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(folder.glob("*.yaml"))}
 
 
-def config_path(data: str) -> str:
-    """The YAML file that ``--data`` means: a packaged name or a path. Raises CurationError listing the names."""
+def read_config(data: str, overrides: dict[str, str]) -> CurationConfig:
+    """The configuration that ``--data`` means: a packaged name, whose paths are relative to the working directory, or a
+    YAML file, whose paths are relative to the file. Raises CurationError listing the names."""
     known = packaged()
     if data in known:
-        return known[data]
+        return load(known[data], overrides, folder=os.getcwd())
     if data.endswith((".yaml", ".yml")) or "/" in data:
-        return data
+        return load(data, overrides)
     close = difflib.get_close_matches(data, known, n=1)
     suggestion = f"did you mean {close[0]}? " if close else ""
-    raise CurationError(
-        f"data: {data!r} is no packaged data set; {suggestion}There are {', '.join(known)}, or give a YAML file"
-    )
+    names = ", ".join(known)
+    raise CurationError(f"data: {data!r} is no packaged data set; {suggestion}There are {names}, or give a YAML file")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,8 +80,10 @@ def parser() -> argparse.ArgumentParser:
 
 def check_beam_arguments(arguments: list[str]) -> None:
     """Raises CurationError for an option that neither we nor Beam know: Beam itself would ignore it."""
+    logging.disable(logging.WARNING)  # Beam warns of Google packages that nobody asked for
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    logging.disable(logging.NOTSET)
     known = argparse.ArgumentParser(allow_abbrev=False)
     for section in PipelineOptions.__subclasses__():
         section._add_argparse_args(known)
@@ -113,7 +116,9 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     overrides = {key: value for key, value in vars(given).items() if value is not None}
     for name in ("data", "output", "runner", "workers"):
         overrides.pop(name, None)
-    config = load(config_path(given.data), overrides)
+    if beam_arguments:
+        check_beam_arguments(beam_arguments)
+    config = read_config(given.data, overrides)
     outputs = Outputs(config, given.output or config.output_folder)
     began = time.monotonic()
 
@@ -122,8 +127,6 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
         print_counts(outputs, manifest, console)
         return
-    if beam_arguments:
-        check_beam_arguments(beam_arguments)
     _run(outputs, given, beam_arguments, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)

@@ -10,10 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.transforms import environments
 
 from curation.errors import CurationError
@@ -48,14 +45,12 @@ def _engine(runner: str, workers: int, arguments: list[str]) -> tuple[Any, Pipel
     if runner == "inprocess":
         return FnApiRunner(), PipelineOptions(arguments)
     if runner == "DirectRunner":
-        # Beam's own DirectRunner would try Prism first, which downloads a program.
-        command = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
+        # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
+        # --direct_running_mode=multi_processing would put another worker program in place of ours.
+        command = f"{sys.executable} -m pipelines.worker"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
-        options = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}", *arguments]
-        parsed = PipelineOptions(options)
-        quiet = {"beam:option:default_sdk_harness_log_level:v1": "CRITICAL"}
-        provision = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=dict_to_struct(quiet)))
-        return FnApiRunner(default_environment=worker, provision_info=provision), parsed
+        options = [f"--direct_num_workers={workers}", *arguments]
+        return FnApiRunner(default_environment=worker), PipelineOptions(options)
     return runner, PipelineOptions(arguments)
 
 
