@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from curation import storage
 from curation.config import EncoderConfig
@@ -162,6 +162,8 @@ class Encoder:
         try:
             with Image.open(io.BytesIO(sample.image)) as image:
                 return self.preprocess(image.convert("RGB"))
+        except UnidentifiedImageError:  # its message holds an address in memory
+            return Reject(sample.key, "image cannot be decoded (not an image format that Pillow knows)")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return Reject(sample.key, f"image cannot be decoded ({' '.join(str(error).split())[:200]})")
 

@@ -95,15 +95,18 @@ def write_index(index: faiss.Index, path: str) -> None:
 
 @lru_cache(maxsize=2)
 def _open(path: str, version: str, search: str | None) -> faiss.Index:
-    # Memory-mapped, so that the worker processes of one machine share a single copy of the vectors.
-    try:
-        index = faiss.read_index(storage.local_path(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_MMAP)
-    except RuntimeError as error:
-        raise CurationError(
-            f"{path}: FAISS cannot read it ({str(error).splitlines()[-1]}); delete it and run again"
-        ) from None
-    set_search(index, search)
-    return index
+    # Memory-mapped where FAISS can (flat indexes by one flag, inverted files by another), so that the worker processes
+    # of one machine share a single copy of the vectors.
+    reason = ""
+    for flags in (faiss.IO_FLAG_MMAP_IFC, faiss.IO_FLAG_MMAP, 0):
+        try:
+            index = faiss.read_index(storage.local_path(path), flags)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+        else:
+            set_search(index, search)
+            return index
+    raise CurationError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
 
 
 def open_index(path: str, search: str | None = None) -> faiss.Index:

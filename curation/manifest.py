@@ -9,7 +9,7 @@ from typing import Any
 
 from curation import storage
 from curation.archive import FORMAT, read_metadata
-from curation.outputs import SHARD_FOLDERS, Outputs, portable, row_count
+from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, row_count
 from curation.progress import read_progress
 from curation.samples import metadata_path
 
@@ -46,7 +46,7 @@ def request(outputs: Outputs) -> str:
         folder = outputs.config.encoder.model.removeprefix("local-dir:")
         files += [storage.join(folder, name) for name in storage.files_in(folder)]
     if outputs.config.retrieval.data:
-        files.append(storage.join(outputs.config.retrieval.data, "manifest.json"))
+        files.append(open_outputs(outputs.config.retrieval.data).manifest)
     with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
         versions = list(pool.map(storage.version, files))
     return storage.digest(FORMAT, portable(outputs.config, outputs.folder), versions)

@@ -181,38 +181,28 @@ def measure(outputs: Outputs, fields: list[str]) -> dict[tuple[str, str], Qualit
 
 
 def print_table(results: dict[tuple[str, str], Quality], title: str, console: Console) -> None:
-    """One row an arrangement."""
-    table = Table(title=title, title_justify="left")
+    """One row an arrangement; fits 80 columns."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("expansion", "ranking"):
-        table.add_column(column)
-    cuts = " / ".join(map(str, CUTS))
-    for column in (
-        "concepts",
-        "recall",
-        "recall of top 3\n+ caption",
-        f"precision at\n{cuts}",
-        f"precision of new\nat {cuts}",
-    ):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    measures = [f"p@{k}" for k in CUTS] + [f"n@{k}" for k in CUTS]
+    for column in ("size", "recall", "top 3", *measures):
+        table.add_column(column, justify="right", no_wrap=True)
     for (expansion, method), found in results.items():
-        cells = [_shares(found.precision), _shares(found.new_precision)]
-        table.add_row(
-            expansion, method, f"{found.concepts:.1f}", f"{found.recall:.3f}", f"{found.recall_top:.3f}", *cells
-        )
+        shares = (found.recall, found.recall_top, *found.precision.values(), *found.new_precision.values())
+        table.add_row(expansion, method, f"{found.concepts:.1f}", *map(_share, shares))
     console.print(table)
     console.print(
-        "Recall: mean share of the visible concepts found. Precision at k: share of the k best concepts (or all, "
-        "if fewer) that is visible.\nNew: concepts that the caption does not mention, over scenes with at least k of them.",
+        "size: concepts per archive. recall: mean share of the visible concepts that it holds.\n"
+        "top 3: that its three best and the caption hold. p@k: share of the k best (or all,\n"
+        "if fewer) that is visible. n@k: the same among concepts that the caption does not\n"
+        "mention, over scenes with at least k of them.",
         highlight=False,
     )
 
 
-def _shares(values: dict[int, float]) -> str:
-    return (
-        "-"
-        if np.isnan(values[1])
-        else " / ".join("-" if np.isnan(value) else f"{value:.3f}" for value in values.values())
-    )
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else "1" if value == 1 else f"{value:.3f}".lstrip("0")
 
 
 def main(arguments: list[str] | None = None) -> int:

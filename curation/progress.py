@@ -42,7 +42,15 @@ class Progress:
         if self._path is None:
             return
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        note = {"state": state, "samples": self._samples, "seconds": self.seconds, "at": time.time(), "reason": reason}
+        part = os.path.basename(self._path).removesuffix(".json")
+        note = {
+            "part": part,
+            "state": state,
+            "samples": self._samples,
+            "seconds": self.seconds,
+            "at": time.time(),
+            "reason": reason,
+        }
         with open(f"{self._path}.{os.getpid()}", "w", encoding="utf-8") as stream:
             json.dump(note, stream)
         os.replace(f"{self._path}.{os.getpid()}", self._path)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
+import tempfile
+import threading
 from typing import Any
 
 import apache_beam as beam
@@ -15,6 +18,8 @@ from apache_beam.transforms import environments
 
 from curation.errors import CurationError
 from curation.outputs import Outputs
+from curation.progress import read_progress
+from curation.stages import plan
 from pipelines.beam import build
 
 
@@ -26,40 +31,66 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
     Raises CurationError with the one line that tells what went wrong.
     """
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # Beam logs the stack of every failing worker; the error itself reaches the user once, below.
+    # The error of a worker reaches the user once, as the CurationError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    logging.getLogger("root").addFilter(lambda entry: entry.name != "root" or entry.levelno >= logging.CRITICAL)
-    engine, options = _engine(runner, min(workers or os.cpu_count() or 1, len(outputs.shards)), beam_arguments or [])
-    try:
-        pipeline = beam.Pipeline(runner=engine, options=options)
-        build(pipeline, outputs)
-        result = pipeline.run()
-        state = result.wait_until_finish()
-    except Exception as error:
-        raise CurationError(_one_line(error)) from error
+    threading.excepthook = _ignore_ended_workers
+    count = min(workers or os.cpu_count() or 1, len(outputs.shards))
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.path.join(folder, "workers.log")
+        engine, options = _engine(runner, count, beam_arguments or [], log)
+        try:
+            pipeline = beam.Pipeline(runner=engine, options=options)
+            build(pipeline, outputs)
+            state = pipeline.run().wait_until_finish()
+        except Exception as error:
+            raise CurationError(_one_line(error, outputs, log)) from error
+        finally:
+            threading.excepthook = threading.__excepthook__
     if state not in ("DONE", None):
         raise CurationError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
 
 
-def _engine(runner: str, workers: int, arguments: list[str]) -> tuple[Any, PipelineOptions]:
+def _engine(runner: str, workers: int, arguments: list[str], log: str) -> tuple[Any, PipelineOptions]:
     if runner == "inprocess":
         return FnApiRunner(), PipelineOptions(arguments)
     if runner == "DirectRunner":
         # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
         # --direct_running_mode=multi_processing would put another worker program in place of ours.
-        command = f"{sys.executable} -m pipelines.worker"
+        command = f"{shlex.quote(sys.executable)} -m pipelines.worker 2>>{shlex.quote(log)}"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
         options = [f"--direct_num_workers={workers}", *arguments]
         return FnApiRunner(default_environment=worker), PipelineOptions(options)
     return runner, PipelineOptions(arguments)
 
 
-def _one_line(error: Exception) -> str:
-    """The message of the CurationError that a worker raised, dug out of Beam's report of it."""
-    if isinstance(error, CurationError):
-        return str(error)
-    found = re.findall(r"CurationError: (.*)", str(error))
+def _ignore_ended_workers(hook: threading.ExceptHookArgs) -> None:
+    """Beam's threads that mind a worker process complain when the process ends; the pipeline itself says why."""
+    minders = ("run_worker", "beam_control_read", "read_grpc_client_inputs")
+    if hook.thread is None or not hook.thread.name.startswith(minders):
+        threading.__excepthook__(hook)
+
+
+def _one_line(error: Exception, outputs: Outputs, log: str) -> str:
+    """The message of the CurationError that a worker raised, dug out of Beam's report of it; or what else is known."""
+    text = f"CurationError: {error}" if isinstance(error, CurationError) else str(error)
+    found = re.findall(r"CurationError: (.*)", text)
     if found:
         return re.sub(r" \[while running .*", "", found[-1].split("\\n")[0]).strip()
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    begun = [
+        f"{note['part']} ({stage.name})"
+        for stage in plan(outputs)
+        for note in read_progress(outputs, stage.name)
+        if note["state"] == "running"
+    ]
+    if begun:
+        last = _last_line(log)
+        return f"a worker died at {', '.join(begun)}{last and f' ({last})'}; run the same command again to go on"
+    lines = [line for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _last_line(path: str) -> str:
+    if not os.path.exists(path):
+        return ""
+    with open(path, errors="replace") as stream:
+        return next((line.strip() for line in reversed(stream.readlines()) if line.strip()), "")

@@ -14,7 +14,7 @@ from curation.index import Mentions, nearest, open_index, open_mentions
 from curation.outputs import Outputs, blocks, record
 from curation.samples import Shard
 from curation.similarity import row_numbers
-from curation.stages.work import Work, fingerprint_of
+from curation.stages.work import Work, fingerprint_of, vocabulary_content
 from curation.vocabulary import Vocabulary, embedding_matrix, read_vocabulary
 
 BLOCK = 1024  # anchors that are looked up, ranked and clustered at once
@@ -33,10 +33,12 @@ def archive(outputs: Outputs, shard: Shard) -> None:
         searched_notes = notes
     inputs = [
         fingerprint_of(source, "embed"),
-        fingerprint_of(outputs.vocabulary, "vocabulary"),
+        vocabulary_content(outputs.vocabulary),
         notes["mentions"]["fingerprint"],
         searched_notes[searched]["fingerprint"],
     ]
+    if config.archive.ranking_name == "calibrated":
+        inputs.append(fingerprint_of(outputs.calibration, "vocabulary"))
     work = Work(outputs, "archive", path, record(parameters, inputs), shard)
     if work.fresh:
         return

@@ -17,7 +17,7 @@ from curation.errors import CurationError
 from curation.outputs import Outputs, blocks, record, recorded
 from curation.samples import Reject, Sample, Shard
 from curation.similarity import normalise
-from curation.stages.work import ROW_GROUP, Work, fingerprint_of
+from curation.stages.work import ROW_GROUP, Work, fingerprint_of, vocabulary_content
 from curation.vocabulary import embedding_array, read_vocabulary
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
@@ -152,7 +152,7 @@ def concepts(outputs: Outputs, shard: Shard) -> None:
     """Fill in the column ``concepts`` of a shard's embeddings: the ids of what each caption mentions."""
     path = outputs.of_shard("embeddings", shard)
     metadata = {"format": FORMAT, "embed": read_metadata(path)["embed"]}
-    inputs = [fingerprint_of(outputs.vocabulary, "vocabulary"), metadata["embed"]["fingerprint"]]
+    inputs = [vocabulary_content(outputs.vocabulary), metadata["embed"]["fingerprint"]]
     work = Work(outputs, "concepts", path, record({}, inputs), shard)
     if work.fresh:
         return

@@ -13,7 +13,7 @@ from curation.concepts import Matcher
 from curation.errors import CurationError
 from curation.outputs import Outputs, blocks, open_outputs, record, row_count
 from curation.similarity import pair_similarities, row_numbers
-from curation.stages.work import ROW_GROUP, Work, fingerprint_of
+from curation.stages.work import ROW_GROUP, Work, fingerprint_of, vocabulary_content
 from curation.vocabulary import embedding_matrix, read_vocabulary
 
 
@@ -77,7 +77,7 @@ def mentions(outputs: Outputs) -> None:
                 f"({ours['model']}); curate both with the same one"
             )
     paths = [source.of_shard("embeddings", shard) for shard in source.shards]
-    inputs = [fingerprint_of(path, "embed") for path in paths] + [fingerprint_of(outputs.vocabulary, "vocabulary")]
+    inputs = [fingerprint_of(path, "embed") for path in paths] + [vocabulary_content(outputs.vocabulary)]
     if not storage.exists(outputs.mentions):
         _note(outputs, "mentions", {})
     work = Work(outputs, "mentions", outputs.index_json, record({}, inputs))

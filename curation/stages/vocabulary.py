@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from curation import encoder, vocabulary
+from curation import encoder, storage, vocabulary
 from curation.archive import open_parquet, write_table
 from curation.concepts import Matcher
 from curation.errors import CurationError
@@ -128,6 +128,8 @@ def choose_vocabulary(outputs: Outputs) -> None:
             f"{config.smallest_visualness}; read {report} and lower one of the two"
         )
     chosen = vocabulary.Vocabulary([names[row] for row in np.flatnonzero(kept)], texts[kept], counts[kept], sizes[kept])
+    # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
+    new = new | {"content": storage.digest(chosen.concepts, embedding_array(chosen.embeddings).flatten().tolist())}
     mean, deviation = vocabulary.calibration(sums[kept]).T
     calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
     write_table(outputs.calibration, calibration, {"vocabulary": new})

@@ -44,3 +44,8 @@ class Work:
 def fingerprint_of(path: str, stage: str) -> str:
     """The fingerprint that ``stage`` left in a Parquet file."""
     return read_metadata(path)[stage]["fingerprint"]
+
+
+def vocabulary_content(path: str) -> str:
+    """Identifies the concepts and embeddings of ``vocabulary.parquet``, whatever they were chosen from."""
+    return read_metadata(path)["vocabulary"]["content"]
