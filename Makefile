@@ -26,6 +26,7 @@ help: ## list the targets
 setup: .venv/installed ## make .venv (every other target does it by itself)
 
 curate: .venv/installed ## image-text shards -> concept archives: make curate DATA=cc12m [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
+	@$(if $(DATA)$(findstring -h,$(ARGS)),,$(error name a data set, such as make curate DATA=cc12m, or DATA=my-data.yaml))
 	@$(BIN)/python -m pipelines.curate $(if $(DATA),--data '$(DATA)') $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
 show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]

@@ -1,0 +1,121 @@
+"""The layout of the project: who may import whom, what ships, and that the README's examples run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation.samples import list_shards
+from pipelines.curate import packaged, parser, read_config
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("curation", "evaluation", "pipelines", "training")
+ALLOWED = {
+    "curation": {"curation"},
+    "evaluation": {"evaluation"},
+    "pipelines": {"pipelines", "curation"},
+    "training": {"training", "evaluation", "curation.archive"},
+}
+FORBIDDEN = {
+    "curation": {"apache_beam", "lightning", "pytorch_lightning"},
+    "evaluation": {"apache_beam"},
+    "pipelines": {"lightning", "pytorch_lightning"},
+    "training": {"apache_beam"},
+}
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_packages_import_only_what_the_design_allows(path):
+    package = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        top = name.partition(".")[0]
+        assert top not in FORBIDDEN[package], f"{path} imports {name}"
+        if top in PACKAGES:
+            prefixes = [allowed for allowed in ALLOWED[package] if f"{name}.".startswith(f"{allowed}.")]
+            assert prefixes or any(allowed.startswith(f"{name}.") for allowed in ALLOWED[package]), f"{path}: {name}"
+
+
+def test_the_archive_module_is_light_to_import():
+    code = "import sys, curation.archive; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"apache_beam", "torch", "open_clip", "faiss", "webdataset", "spacy"} & set(loaded.split())
+
+
+def test_a_file_has_one_noun():
+    for path in sources():
+        assert path.stem not in ("utils", "helpers", "common", "misc"), path
+        assert len(path.read_text().splitlines()) <= 400, f"{path} is long: does it have one noun?"
+
+
+@pytest.mark.parametrize("name", ["cc3m", "cc12m", "cc12m_wds", "yfcc14m", "redcaps12m"])
+def test_packaged_configurations_are_valid(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(name, {})
+    shards = list_shards(config.shards)
+    assert config.name == name
+    assert shards[0].path.startswith(str(tmp_path / "data"))
+    counts = {"cc3m": 332, "cc12m": 1243, "cc12m_wds": 2176, "yfcc14m": 1483, "redcaps12m": 1202}
+    assert len(shards) == counts[name]
+
+
+def test_every_packaged_configuration_is_named_in_help_and_readme():
+    text = parser().format_help()
+    for name in packaged():
+        assert name in text
+        assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", readme_blocks("python"))
+def test_python_examples_of_the_readme_run_as_written(block, finished, tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "my-data").symlink_to(finished)
+    run = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "apple" in run.stdout
+
+
+def test_the_yaml_example_of_the_readme_is_a_valid_configuration(tmp_path):
+    (block,) = readme_blocks("yaml")
+    (tmp_path / "my-data.yaml").write_text(block)
+    config = read_config(str(tmp_path / "my-data.yaml"), {})
+    assert len(list_shards(config.shards)) == 100
+    assert config.output_folder == "artifacts/my-data"
+
+
+def test_every_configuration_key_of_the_readme_exists():
+    from curation.config import options
+
+    keys = {key for key, _, _ in options()}
+    named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert len(named) > 10
+    assert named <= keys
+
+
+def test_make_targets_are_listed_by_help():
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("curate", "show", "measure", "test", "lint"):
+        assert re.search(rf"^  {target}\s+\w", text, re.MULTILINE)
