@@ -20,13 +20,16 @@ help: ## list the targets
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CoCu needs Python 3.11 or newer; set PYTHON=")'
 	@echo "Making .venv from setup.cfg (a few minutes the first time)"
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --editable ".[$(EXTRAS)]"
+	$(BIN)/pip install -qq --editable ".[$(EXTRAS)]"
 	@touch $@
+
+.PHONY: named
+named:
+	$(if $(DATA)$(findstring -h,$(ARGS)),,$(error name a data set, such as make curate DATA=cc12m, or DATA=my-data.yaml))
 
 setup: .venv/installed ## make .venv (every other target does it by itself)
 
-curate: .venv/installed ## image-text shards -> concept archives: make curate DATA=cc12m [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
-	@$(if $(DATA)$(findstring -h,$(ARGS)),,$(error name a data set, such as make curate DATA=cc12m, or DATA=my-data.yaml))
+curate: named .venv/installed ## image-text shards -> concept archives: make curate DATA=cc12m [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
 	@$(BIN)/python -m pipelines.curate $(if $(DATA),--data '$(DATA)') $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
 show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
