@@ -48,7 +48,7 @@ def cluster_archives(offsets: np.ndarray, concepts: np.ndarray, texts: np.ndarra
 
 def uniforms(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Random numbers in [0, 1) that depend only on the integers of a row: rows (M, n) -> (M, count) float64."""
-    state = np.full(len(rows), seed, np.uint64)
+    state = _mix(np.full(len(rows), seed, np.uint64))
     for column in rows.T:
         state = _mix(state ^ column.astype(np.uint64))
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -67,7 +67,7 @@ def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
     """k-means in Gram space: k-means++ starts, Lloyd's steps, Hartigan's moves; the restart with the least inertia wins.
 
     gram (M, n, n): products of the points of M problems; draws (M, R, k): uniform numbers, one for each starting centre
-    of each restart. Returns labels (M, n) int64; no cluster is empty unless points coincide.
+    of each restart. Returns labels (M, n) int64; no cluster is empty.
     """
     problems, restarts, size = len(gram), draws.shape[1], gram.shape[1]
     gram = np.repeat(gram, restarts, axis=0)  # (M R, n, n)

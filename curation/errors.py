@@ -1,5 +1,13 @@
-"""The one exception that users see."""
+"""The exceptions that users see. The message is one line: the file, the key, the remedy."""
 
 
 class CurationError(Exception):
-    """Something that the user can mend. The message is one line: the file, the key, the remedy."""
+    """Something that the user can mend."""
+
+
+class InputError(CurationError):
+    """An input shard that cannot be read; with ``on_error: skip`` it costs only itself."""
+
+
+class OutputError(CurationError):
+    """A file of the output folder that cannot be written."""

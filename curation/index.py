@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,6 +81,8 @@ def set_search(index: faiss.Index, search: str | None) -> None:
             return
         search = f"nprobe={max(1, inverted.nlist // 16)}"
     try:
+        if re.search(r"nprobe=0*(,|$)", search):
+            raise RuntimeError("nprobe must be at least 1")
         faiss.ParameterSpace().set_index_parameters(index, search)
     except RuntimeError as error:
         raise CurationError(
@@ -95,10 +98,8 @@ def write_index(index: faiss.Index, path: str) -> None:
 
 @lru_cache(maxsize=2)
 def _open(path: str, version: str, search: str | None) -> faiss.Index:
-    # Memory-mapped where FAISS can (flat indexes by one flag, inverted files by another), so that the worker processes
-    # of one machine share a single copy of the vectors.
     reason = ""
-    for flags in (faiss.IO_FLAG_MMAP_IFC, faiss.IO_FLAG_MMAP, 0):
+    for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
             index = faiss.read_index(storage.local_path(path), flags)
         except RuntimeError as error:
@@ -109,9 +110,16 @@ def _open(path: str, version: str, search: str | None) -> faiss.Index:
     raise CurationError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
 
 
-def open_index(path: str, search: str | None = None) -> faiss.Index:
-    """A searchable index, kept open for the life of the process."""
-    return _open(path, str(storage.version(path)), search)
+def open_index(path: str, search: str | None = None, size: int | None = None) -> faiss.Index:
+    """A searchable index, kept open for the life of the process.
+
+    Memory-mapped, so that the worker processes of one machine share a single copy of the vectors. ``size``: bytes that
+    the file must have; FAISS itself may crash on a truncated one. Raises CurationError for a damaged file.
+    """
+    version = storage.version(path)
+    if size is not None and version["size"] != size:
+        raise CurationError(f"{path}: has {version['size']} bytes, not {size}; delete it and run again")
+    return _open(path, str(version), search)
 
 
 def nearest(
@@ -136,7 +144,7 @@ def choose_neighbours(
     in :func:`nearest`, with K columns in, K >= L (K > L to leave the anchor out).
     """
     held = anchors >= 0
-    own = (ids == anchors[:, None]) & held[:, None]
+    own = (ids == anchors[:, None]) & held[:, None]  # -1 is no anchor
     if include_anchor:
         missing = held & ~own.any(axis=1)
         ids, cosines = ids.copy(), cosines.copy()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from curation.errors import CurationError
+from curation.errors import CurationError, OutputError
 
 TEMPORARY = ".partial-"
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 
 def is_remote(path: str) -> bool:
@@ -89,10 +91,10 @@ def open_file(path: str) -> IO[bytes]:
 def atomic_write(path: str) -> Iterator[IO[bytes]]:
     """A binary stream whose content appears at ``path`` when the block ends without an exception, or not at all."""
     filesystem, inner = url_to_fs(path)
-    filesystem.makedirs(os.path.dirname(inner), exist_ok=True)
     folder, name = os.path.split(inner)
     temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
-    try:
+    with _writing(path, lambda: filesystem.rm(temporary)):
+        filesystem.makedirs(folder, exist_ok=True)
         with filesystem.open(temporary, "wb") as stream:
             yield stream
             stream.flush()
@@ -102,9 +104,21 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
             filesystem.mv(temporary, inner)
         else:
             os.replace(temporary, inner)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            filesystem.rm(temporary)
+
+
+@contextlib.contextmanager
+def _writing(path: str, undo: Callable[[], object]) -> Iterator[None]:
+    """Undo what was begun when the block raises; a full or read-only disk becomes an OutputError."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            undo()
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            reason = os.strerror(error.errno)
+            raise OutputError(
+                f"{path}: cannot be written ({reason}); make room there, or choose another output"
+            ) from error
         raise
 
 
@@ -121,15 +135,11 @@ def atomic_path(path: str) -> Iterator[str]:
                 while chunk := source.read(1 << 24):
                     target.write(chunk)
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(4) + "-" + os.path.basename(path))
-    try:
+    with _writing(path, lambda: os.remove(temporary)):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
 
 
 def local_path(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -26,16 +27,11 @@ def archive(outputs: Outputs, shard: Shard) -> None:
     notes = storage.read_json(outputs.index_json)
     retrieval = asdict(config.retrieval)
     parameters = asdict(config.archive) | {key: retrieval[key] for key in ("neighbors", "include_anchor", "search")}
-    searched = "text index" if config.archive.expansion == "text" else "index"
-    if config.retrieval.data:
-        searched_notes = storage.read_json(storage.join(config.retrieval.data, "index", "index.json"))
-    else:
-        searched_notes = notes
     inputs = [
         fingerprint_of(source, "embed"),
         vocabulary_content(outputs.vocabulary),
         notes["mentions"]["fingerprint"],
-        searched_notes[searched]["fingerprint"],
+        searched_index(outputs)["fingerprint"],
     ]
     if config.archive.ranking_name == "calibrated":
         inputs.append(fingerprint_of(outputs.calibration, "vocabulary"))
@@ -122,13 +118,21 @@ def open_curator(outputs: Outputs) -> Curator:
     """Open what the stages before have written."""
     config = outputs.config
     kind = {"vision": "image", "text": "text"}.get(config.archive.expansion)
+    size = searched_index(outputs)["bytes"]
     return Curator(
         outputs,
         read_vocabulary(outputs.vocabulary),
         open_mentions(outputs.mentions),
         read_calibration(outputs) if config.archive.ranking_name == "calibrated" else None,
-        open_index(outputs.index(kind), config.retrieval.search) if kind else None,
+        open_index(outputs.index(kind), config.retrieval.search, size) if kind else None,
     )
+
+
+def searched_index(outputs: Outputs) -> dict[str, Any]:
+    """What index.json says of the index that anchors are looked up in: this run's, or that of ``retrieval.data``."""
+    config = outputs.config
+    notes = storage.read_json(storage.join(config.retrieval.data or outputs.folder, "index", "index.json"))
+    return notes["text index" if config.archive.expansion == "text" else "index"]
 
 
 def read_calibration(outputs: Outputs) -> np.ndarray:

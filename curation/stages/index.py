@@ -11,7 +11,7 @@ from curation import encoder, index, storage
 from curation.archive import open_parquet
 from curation.concepts import Matcher
 from curation.errors import CurationError
-from curation.outputs import Outputs, blocks, open_outputs, record, row_count
+from curation.outputs import Outputs, blocks, open_outputs, record, recorded, row_count
 from curation.similarity import pair_similarities, row_numbers
 from curation.stages.work import ROW_GROUP, Work, fingerprint_of, vocabulary_content
 from curation.vocabulary import embedding_matrix, read_vocabulary
@@ -32,8 +32,7 @@ def _index(outputs: Outputs, stage: str, kind: str, folder: str, embedded_by: st
     paths = [outputs.of_shard(folder, shard) for shard in outputs.shards]
     parameters = {"factory": index.factory_string(config.index), "train_sample": config.train_sample}
     new = record(parameters, [fingerprint_of(source, embedded_by) for source in paths])
-    if not storage.exists(path):
-        _note(outputs, stage, {})
+    _forget_unless_whole(outputs, stage, path)
     work = Work(outputs, stage, outputs.index_json, new)
     if work.fresh:
         return
@@ -51,14 +50,30 @@ def _index(outputs: Outputs, stage: str, kind: str, folder: str, embedded_by: st
     built = index.build_index(embeddings, rows, dimension, parameters["factory"], config.train_sample)
     index.set_search(built, config.search)  # a wrong parameter is found now rather than in every shard
     index.write_index(built, path)
-    _note(outputs, stage, new | {"file": f"{kind}.faiss", "rows": rows, "dimension": dimension, "metric": "cosine"})
+    _note(
+        outputs,
+        stage,
+        new
+        | {"file": f"{kind}.faiss", "rows": rows, "dimension": dimension, "metric": "cosine"}
+        | {"bytes": storage.version(path)["size"]},
+    )
     work.advance(rows)
     work.done()
 
 
+def _forget_unless_whole(outputs: Outputs, stage: str, path: str) -> None:
+    """Take away the entry of a file that is missing or not as long as it was written."""
+    entry = recorded(outputs.index_json, stage)
+    if entry and not (storage.exists(path) and storage.version(path)["size"] == entry["bytes"]):
+        _note(outputs, stage, {})
+
+
 def _note(outputs: Outputs, stage: str, entry: dict[str, Any]) -> None:
     """Set one entry of index.json."""
-    known = storage.read_json(outputs.index_json) if storage.exists(outputs.index_json) else {}
+    try:
+        known = storage.read_json(outputs.index_json)
+    except CurationError:  # missing or damaged
+        known = {}
     storage.write_json(outputs.index_json, known | {stage: entry})
 
 
@@ -78,8 +93,7 @@ def mentions(outputs: Outputs) -> None:
             )
     paths = [source.of_shard("embeddings", shard) for shard in source.shards]
     inputs = [fingerprint_of(path, "embed") for path in paths] + [vocabulary_content(outputs.vocabulary)]
-    if not storage.exists(outputs.mentions):
-        _note(outputs, "mentions", {})
+    _forget_unless_whole(outputs, "mentions", outputs.mentions)
     work = Work(outputs, "mentions", outputs.index_json, record({}, inputs))
     if work.fresh:
         return
@@ -97,5 +111,9 @@ def mentions(outputs: Outputs) -> None:
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     index.write_mentions(index.Mentions(offsets, np.concatenate(found), np.concatenate(similarities)), outputs.mentions)
     shards = [{"name": shard.name, "rows": row_count(path)} for shard, path in zip(source.shards, paths, strict=True)]
-    _note(outputs, "mentions", work.record | {"file": "mentions.arrow", "shards": shards})
+    _note(
+        outputs,
+        "mentions",
+        work.record | {"file": "mentions.arrow", "shards": shards, "bytes": storage.version(outputs.mentions)["size"]},
+    )
     work.done()

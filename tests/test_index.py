@@ -1,0 +1,342 @@
+"""Neighbours against brute force, FAISS indexes on disk, and the file of mentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slow_formula import neighbours as slow_neighbours
+
+from curation.errors import CurationError
+from curation.index import (
+    Mentions,
+    build_index,
+    choose_neighbours,
+    nearest,
+    open_index,
+    open_mentions,
+    set_search,
+    write_index,
+    write_mentions,
+)
+from curation.similarity import normalise
+
+# 24 unit vectors whose products are exactly 0, ±1/2 or ±1, so that ties are frequent and nothing is rounded.
+UNITS = np.concatenate([np.eye(4), -np.eye(4), np.array(list(product([0.5, -0.5], repeat=4)))]).astype(np.float32)
+
+
+def flat(vectors: np.ndarray) -> faiss.Index:
+    return build_index(lambda: [vectors], len(vectors), vectors.shape[1], "Flat", len(vectors))
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Indexed vectors with many duplicates, anchors held and not, and L, which may exceed the index."""
+    units = st.integers(0, draw(st.integers(0, 23)))
+    vectors = UNITS[draw(st.lists(units, min_size=1, max_size=12))]
+    anchors = np.array(draw(st.lists(st.integers(-1, len(vectors) - 1), min_size=1, max_size=4)))
+    foreign = UNITS[draw(st.lists(st.integers(0, 23), min_size=len(anchors), max_size=len(anchors)))]
+    queries = np.where(anchors[:, None] >= 0, vectors[anchors], foreign)
+    return vectors, queries, anchors, draw(st.integers(1, 14))
+
+
+def sorted_search(cosines: np.ndarray, tie_break: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Search results as FAISS returns them, with ties in the order of ``tie_break`` and -1 where the index ends."""
+    order = np.lexsort((np.broadcast_to(tie_break, cosines.shape), -cosines), axis=1)
+    padding = ((0, 0), (0, max(0, columns - cosines.shape[1])))
+    ids = np.pad(order, padding, constant_values=-1)
+    values = np.pad(np.take_along_axis(cosines, order, 1), padding, constant_values=np.finfo(np.float32).min)
+    return ids[:, :columns], values[:, :columns]
+
+
+def assert_neighbours(
+    found: tuple[np.ndarray, np.ndarray],
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    anchors: np.ndarray,
+    size: int,
+    include_anchor: bool,
+    cut: bool,
+) -> None:
+    """Equal to brute force; with ``cut``, of images that tie at the L-th place any may have been returned."""
+    ids, cosines = found
+    assert (ids.shape, ids.dtype, cosines.dtype) == ((len(anchors), size), np.int64, np.float32)
+    for row, values, query, anchor in zip(ids.tolist(), cosines.tolist(), queries, anchors.tolist(), strict=True):
+        expected = slow_neighbours(vectors, query, anchor, size, include_anchor)
+        assert values == [cosine for _, cosine in expected]
+        if not cut:
+            assert row == [number for number, _ in expected]
+            continue
+        held = [number for number in row if number >= 0]
+        assert len(set(held)) == len(held) == sum(number >= 0 for number, _ in expected)
+        assert row[len(held) :] == [-1] * (size - len(held))
+        assert values[: len(held)] == [float(vectors[number] @ query) for number in held]
+        first = anchor >= 0 and include_anchor
+        assert held[:1] == [anchor] if first else anchor not in held
+        rest = list(zip((-value for value in values), held, strict=False))[first:]
+        assert rest == sorted(rest)
+        above = [item for item in expected if item[1] > expected[-1][1]]
+        assert {number for number, _ in above} <= set(row)
+
+
+@pytest.mark.parametrize("include_anchor", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(search=searches(), data=st.data())
+def test_choice_from_a_whole_search_equals_brute_force(
+    include_anchor: bool, search: tuple, data: st.DataObject
+) -> None:
+    vectors, queries, anchors, size = search
+    tie_break = np.array(data.draw(st.permutations(range(len(vectors)))))
+    ids, cosines = sorted_search(queries @ vectors.T, tie_break, max(len(vectors), size + 1))
+    found = choose_neighbours(ids, cosines, anchors, size, include_anchor)
+    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=False)
+
+
+@pytest.mark.parametrize("include_anchor", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(search=searches(), data=st.data())
+def test_choice_from_a_cut_search_has_the_anchor_and_the_best_cosines(
+    include_anchor: bool, search: tuple, data: st.DataObject
+) -> None:
+    vectors, queries, anchors, size = search
+    tie_break = np.array(data.draw(st.permutations(range(len(vectors)))))  # may leave the anchor beyond the cut
+    ids, cosines = sorted_search(queries @ vectors.T, tie_break, size + (not include_anchor))
+    found = choose_neighbours(ids, cosines, anchors, size, include_anchor)
+    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=True)
+
+
+@pytest.mark.parametrize("include_anchor", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(search=searches())
+def test_nearest_in_a_flat_index_equals_brute_force(include_anchor: bool, search: tuple) -> None:
+    vectors, queries, anchors, size = search
+    found = nearest(flat(vectors), queries, anchors, size, include_anchor)
+    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=True)
+
+
+def test_choice_leaves_the_search_results_as_they_were() -> None:
+    ids, cosines = np.array([[0, 1]]), np.array([[1.0, 1.0]], np.float32)
+    choose_neighbours(ids, cosines, np.array([5]), 2, include_anchor=True)
+    assert (ids.tolist(), cosines.tolist()) == ([[0, 1]], [[1.0, 1.0]])
+
+
+@pytest.mark.parametrize("anchor", [0, 7, 19])
+def test_anchor_comes_first_though_more_than_l_copies_tie_with_it(anchor: int) -> None:
+    vectors = np.repeat(UNITS[:1], 20, axis=0)
+    ids, cosines = nearest(flat(vectors), vectors[:1], np.array([anchor]), 4, include_anchor=True)
+    assert ids[0, 0] == anchor
+    assert len(set(ids[0].tolist())) == 4
+    assert (ids[0, 1:] == np.sort(ids[0, 1:])).all()
+    assert (cosines == 1).all()
+
+
+@pytest.mark.parametrize("anchor", [0, 7, 19])
+def test_anchor_left_out_is_replaced_by_a_copy(anchor: int) -> None:
+    vectors = np.repeat(UNITS[:1], 20, axis=0)
+    ids, cosines = nearest(flat(vectors), vectors[:1], np.array([anchor]), 4, include_anchor=False)
+    assert anchor not in ids
+    assert (ids >= 0).all()
+    assert len(set(ids[0].tolist())) == 4
+    assert (cosines == 1).all()
+
+
+def test_anchor_that_is_not_held_gets_no_place_of_its_own() -> None:
+    vectors = UNITS[[0, 1, 0, 4]]
+    for include_anchor in (False, True):
+        ids, cosines = nearest(flat(vectors), UNITS[:1], np.array([-1]), 3, include_anchor)
+        assert (ids.tolist(), cosines.tolist()) == ([[0, 2, 1]], [[1.0, 1.0, 0.0]])
+
+
+def test_index_smaller_than_l_is_padded_with_minus_one_and_zero() -> None:
+    vectors = UNITS[[0, 4]]
+    ids, cosines = nearest(flat(vectors), vectors, np.array([0, -1]), 4, include_anchor=False)
+    assert ids.tolist() == [[1, -1, -1, -1], [1, 0, -1, -1]]
+    assert cosines.tolist() == [[-1, 0, 0, 0], [1, -1, 0, 0]]
+
+
+# --- FAISS indexes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    return normalise(np.random.default_rng(5).normal(size=(240, 8)))
+
+
+def in_blocks(vectors: np.ndarray, *cuts: int) -> Callable[[], list[np.ndarray]]:
+    return lambda: np.split(vectors, cuts)
+
+
+def build(vectors: np.ndarray, factory: str) -> faiss.Index:
+    return build_index(in_blocks(vectors, 1, 100), len(vectors), vectors.shape[1], factory, 200)
+
+
+def overlap(found: np.ndarray, expected: np.ndarray) -> float:
+    """The share of expected neighbours that were found."""
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), expected.tolist(), strict=True)])
+
+
+def test_position_in_a_flat_index_is_the_row_whatever_the_blocks(vectors: np.ndarray) -> None:
+    ids, cosines = nearest(build(vectors, "Flat"), vectors, np.full(240, -1), 5, True)
+    exact = vectors @ vectors.T
+    assert (ids == np.argsort(-exact, axis=1)[:, :5]).all()
+    np.testing.assert_allclose(cosines, -np.sort(-exact, axis=1)[:, :5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factory", "search", "share"),
+    [
+        ("Flat", None, 1),
+        ("IVF4,Flat", "nprobe=4", 1),
+        ("IVF4,Flat", None, 0.4),
+        ("HNSW8", "efSearch=64", 0.98),
+        ("HNSW8", None, 0.9),
+        ("SQ8", None, 0.9),
+    ],
+)
+def test_index_written_and_opened_finds_the_neighbours(
+    factory: str, search: str | None, share: float, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "new" / "image.faiss")
+    write_index(build(vectors, factory), path)
+    assert [item.name for item in (tmp_path / "new").iterdir()] == ["image.faiss"]
+    anchors = np.arange(240)
+    ids, _ = nearest(open_index(path, search), vectors, anchors, 6, True)
+    expected, _ = nearest(flat(vectors), vectors, anchors, 6, True)
+    assert (ids[:, 0] == anchors).all()
+    assert overlap(ids, expected) >= share
+
+
+@pytest.mark.parametrize("include_anchor", [False, True])
+def test_inverted_index_with_all_lists_probed_equals_flat(include_anchor: bool, vectors: np.ndarray) -> None:
+    index = build(vectors, "IVF4,Flat")
+    set_search(index, "nprobe=4")
+    anchors = np.arange(240)
+    ids, cosines = nearest(index, vectors, anchors, 7, include_anchor)
+    expected_ids, expected_cosines = nearest(flat(vectors), vectors, anchors, 7, include_anchor)
+    assert (ids == expected_ids).all()
+    np.testing.assert_allclose(cosines, expected_cosines, atol=1e-6)
+
+
+def test_search_of_one_list_still_has_the_anchor_and_pads(vectors: np.ndarray) -> None:
+    index = build(vectors, "IVF4,Flat")
+    set_search(index, "nprobe=1")
+    ids, _ = nearest(index, vectors[:30], np.arange(100, 130), 240, include_anchor=True)  # another row's vector
+    assert (ids[:, 0] == np.arange(100, 130)).all()
+    assert (ids[:, -1] == -1).all()
+
+
+def test_inverted_index_probes_a_sixteenth_of_its_lists_unless_told(vectors: np.ndarray) -> None:
+    many = normalise(np.random.default_rng(0).normal(size=(1400, 4)))
+    index = build_index(in_blocks(many), 1400, 4, "IVF34,Flat", 1400)
+    set_search(index, None)
+    assert faiss.extract_index_ivf(index).nprobe == 2
+    set_search(index, "nprobe=5")
+    assert faiss.extract_index_ivf(index).nprobe == 5
+    few = build(vectors, "IVF4,Flat")
+    set_search(few, None)
+    assert faiss.extract_index_ivf(few).nprobe == 1
+
+
+def test_trained_index_does_not_depend_on_the_cut_into_blocks(vectors: np.ndarray) -> None:
+    def centroids(*cuts: int) -> np.ndarray:
+        index = build_index(in_blocks(vectors, *cuts), 240, 8, "IVF4,Flat", 200)
+        return faiss.extract_index_ivf(index).quantizer.reconstruct_n(0, 4)
+
+    assert (centroids() == centroids(3, 117, 118)).all()
+
+
+@pytest.mark.parametrize("factory", ["Nonsense", "IVF4,Nonsense", "IVF500,Flat", "PQ3", ""])
+def test_factory_that_faiss_rejects_is_an_error_of_the_user(factory: str, vectors: np.ndarray) -> None:
+    with pytest.raises(CurationError, match=r"^retrieval\.index: ") as caught:
+        build(vectors, factory)
+    assert "\n" not in str(caught.value)
+    assert factory in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "search"),
+    [("Flat", "nprobe=4"), ("HNSW8", "nprobe=4"), ("IVF4,Flat", "probes=4"), ("IVF4,Flat", "nprobe=many")],
+)
+def test_search_parameter_that_does_not_fit_is_an_error_of_the_user(
+    factory: str, search: str, vectors: np.ndarray
+) -> None:
+    with pytest.raises(CurationError, match=r"^retrieval\.search: ") as caught:
+        set_search(build(vectors, factory), search)
+    assert "\n" not in str(caught.value)
+    assert repr(search) in str(caught.value)
+
+
+def test_search_parameter_is_checked_when_an_index_is_opened(vectors: np.ndarray, tmp_path: Path) -> None:
+    path = str(tmp_path / "image.faiss")
+    write_index(build(vectors, "Flat"), path)
+    with pytest.raises(CurationError, match=r"retrieval\.search"):
+        open_index(path, "nprobe=4")
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8"])
+@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.98])
+def test_truncated_index_is_an_error_that_names_the_file(
+    factory: str, kept: float, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.faiss"
+    write_index(build(vectors, factory), str(path))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    with pytest.raises(CurationError, match="delete it and run again") as caught:
+        open_index(str(path))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_index_and_mentions_are_errors_that_name_the_file(tmp_path: Path) -> None:
+    for opened in (open_index, open_mentions):
+        with pytest.raises(CurationError, match="absent: no such file"):
+            opened(str(tmp_path / "absent"))
+
+
+def test_index_written_again_is_opened_anew(vectors: np.ndarray, tmp_path: Path) -> None:
+    path = str(tmp_path / "image.faiss")
+    for rows in (20, 30):
+        write_index(flat(vectors[:rows]), path)
+        assert open_index(path).ntotal == rows
+
+
+# --- mentions ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(captions=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=3), max_size=5), data=st.data())
+def test_mentions_come_back_as_they_were_written(
+    captions: list[list[int]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    size = sum(map(len, captions))
+    values = data.draw(st.lists(st.floats(-1, 1, width=32), min_size=size, max_size=size))
+    written = Mentions(
+        np.cumsum([0, *map(len, captions)]),
+        np.array([c for caption in captions for c in caption], np.int32),
+        np.array(values, np.float32),
+    )
+    path = str(tmp_path_factory.mktemp("mentions") / "mentions.arrow")
+    write_mentions(written, path)
+    read = open_mentions(path)
+    assert len(read) == len(captions)
+    for name, kind in (("offsets", np.int64), ("concepts", np.int32), ("similarities", np.float32)):
+        assert getattr(read, name).dtype == kind
+        assert getattr(read, name).tolist() == getattr(written, name).tolist()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.99])
+def test_truncated_mentions_are_an_error_that_names_the_file(kept: float, tmp_path: Path) -> None:
+    path = tmp_path / "mentions.arrow"
+    write_mentions(Mentions(np.arange(101), np.arange(100, dtype=np.int32), np.ones(100, np.float32)), str(path))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
+    with pytest.raises(CurationError, match="delete it and run again") as caught:
+        open_mentions(str(path))
+    assert str(caught.value).startswith(str(path))
