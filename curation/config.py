@@ -153,6 +153,7 @@ class CurationConfig:
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that is present wins")
     caption: str = option("txt;text", "caption fields; the first that is present wins")
     output: str | None = option(None, "output folder (default artifacts/<name>)")
+    on_error: str = option("stop", "stop, or skip: a shard that cannot be read costs only itself and is recorded")
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -167,6 +168,7 @@ class CurationConfig:
         )
         _require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
         _require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
+        _one_of("on_error", self.on_error, ("stop", "skip"))
         _require(bool(self.image.strip(";")), "image: at least one field name is needed")
         _require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
         _require(

@@ -9,6 +9,7 @@ from typing import Any
 
 from curation import storage
 from curation.archive import FORMAT, read_metadata
+from curation.errors import CurationError
 from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, row_count
 from curation.progress import read_progress
 from curation.samples import metadata_path
@@ -68,7 +69,7 @@ def finished(outputs: Outputs) -> dict[str, Any] | None:
 
 def write_manifest(outputs: Outputs) -> None:
     """Add up the counts of all shards, take away files of shards that are no longer asked for, write the manifest."""
-    _remove_stale(outputs)
+    remove_stale(outputs)
     counts: dict[str, int] = {"shards": len(outputs.shards)}
     seconds: dict[str, float] = {}
     for shard in outputs.shards:
@@ -107,9 +108,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _remove_stale(outputs: Outputs) -> None:
+def remove_stale(outputs: Outputs) -> None:
+    """Take away our files of shards that are no longer asked for."""
     names = {shard.name for shard in outputs.shards}
     for folder, suffix in [*((folder, ".parquet") for folder in SHARD_FOLDERS), ("stats", ".json")]:
         for name in storage.files_in(outputs.path(folder)):
-            if name.startswith(storage.TEMPORARY) or name.removesuffix(suffix) not in names:
-                storage.remove(outputs.path(folder, name))
+            path = outputs.path(folder, name)
+            ours = folder == "stats" or _is_ours(path)
+            if name.endswith(suffix) and name.removesuffix(suffix) not in names and ours:
+                storage.remove(path)
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        return bool(read_metadata(path))
+    except CurationError:
+        return False
+
+
+def remove_temporary(outputs: Outputs) -> None:
+    """Take away what a killed run left half written. Only for the holder of the folder."""
+    for folder in ("", "index", "stats", *SHARD_FOLDERS):
+        for name in storage.files_in(outputs.path(folder) if folder else outputs.folder):
+            if name.startswith(storage.TEMPORARY):
+                storage.remove(outputs.path(folder, name) if folder else outputs.path(name))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from webdataset.tariterators import base_plus_ext
 
 from curation import storage
-from curation.errors import CurationError
+from curation.errors import CurationError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
 
@@ -65,14 +65,27 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
     return shards
 
 
+class _Header(tarfile.TarInfo):
+    """Remembers why reading stopped: Python's tarfile takes any damaged header but the first for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            tar.stopped_by = error
+            raise
+
+
 def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
 
     A key ends at the first dot of the file name; extensions are lower-cased; folders, links and ``__meta__`` files are
-    skipped. A repeated extension begins a new sample with the same key.
+    skipped. A repeated extension begins a new sample with the same key. Raises tarfile.ReadError for a tar that does not
+    come to its proper end.
     """
     key, fields = None, {}
-    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
         for member in tar:
             tar.members = []  # the streaming reader would keep every header otherwise
             prefix, extension = base_plus_ext(member.name)
@@ -84,6 +97,8 @@ def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[st
                 fields = {}
             key = prefix
             fields[extension] = tar.extractfile(member).read()
+        if not isinstance(tar.stopped_by, tarfile.EOFHeaderError):
+            raise tarfile.ReadError(f"no end-of-archive marker: {tar.stopped_by}")
     if key is not None:
         yield key, fields
 
@@ -111,20 +126,26 @@ def read_samples(
     """Every sample of a tar, in order, usable or not.
 
     ``image`` and ``caption`` are field names separated by semicolons; the first that is present wins.
-    Raises CurationError naming ``path`` when the tar cannot be read to its end.
+    Raises InputError naming ``path`` when the tar cannot be read to its end.
     """
     image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
     seen: set[str] = set()
+
     try:
         for key, fields in read_members(stream):
+            if not key.isprintable() and key != (printable := key.encode("utf-8", "backslashreplace").decode()):
+                yield Reject(printable, "key is not UTF-8")
+                continue
             if key in seen:
                 yield Reject(key, "duplicate key")
                 continue
             seen.add(key)
             yield check_sample(key, fields, image_fields, caption_fields)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CurationError(
-            f"{path}: cannot be read as a tar after {len(seen)} samples ({error}); repair it or take it out of shards"
+    except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: cannot be read as a tar after {len(seen)} samples ({reason}); repair it or take it out of shards, "
+            "or set on_error: skip to leave it out"
         ) from None
 
 
@@ -169,19 +190,24 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
     """Keys, captions and embeddings (N, D) of one part of a clip-retrieval folder, in order.
 
     The key is the column ``key`` where there is one (img2dataset's), else ``image_path``.
-    Raises CurationError when columns are missing or the two files disagree in length.
+    Raises InputError when a file is damaged, columns are missing, or the two files disagree in length.
     """
     metadata = metadata_path(path)
-    with storage.open_file(metadata) as stream:
-        table = pq.read_table(stream)
+    file = metadata
+    try:
+        with storage.open_file(metadata) as stream:
+            table = pq.read_table(stream)
+        file = path
+        embeddings = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)
     if key is None or "caption" not in table.column_names:
-        raise CurationError(
+        raise InputError(
             f"{metadata}: needs the columns caption and key (or image_path), has {', '.join(table.column_names)}"
         )
-    embeddings = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
     if embeddings.ndim != 2 or len(embeddings) != table.num_rows:
-        raise CurationError(f"{path}: shape {embeddings.shape} does not fit the {table.num_rows} rows of {metadata}")
+        raise InputError(f"{path}: shape {embeddings.shape} does not fit the {table.num_rows} rows of {metadata}")
     return table[key].to_pylist(), table["caption"].to_pylist(), embeddings
 
 
@@ -193,7 +219,9 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
     norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
     checked: list[Sample | Reject] = []
     for key, caption, norm in zip(keys, captions, norms, strict=True):
-        if key in seen:
+        if key is None:
+            checked.append(Reject("", "key is missing"))
+        elif key in seen:
             checked.append(Reject(str(key), "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():
             checked.append(Reject(str(key), "caption is empty"))

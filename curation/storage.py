@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import fsspec
+from braceexpand import braceexpand
 from fsspec.core import url_to_fs
 
-from curation.errors import CurationError, OutputError
+from curation.errors import CurationError, InputError, OutputError
 
 TEMPORARY = ".partial-"
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
@@ -35,6 +36,7 @@ def resolve(path: str, folder: str) -> str:
     missing = re.search(r"\$\{(\w+)\}|\$([A-Za-z_]\w*)", expanded)
     if missing:
         raise CurationError(f"{path}: the environment variable {missing[1] or missing[2]} is not set")
+    expanded = expanded.removeprefix("file://")
     return expanded if is_remote(expanded) else os.path.normpath(os.path.join(folder, expanded))
 
 
@@ -46,7 +48,7 @@ def join(folder: str, *parts: str) -> str:
 def expand(pattern: str) -> list[str]:
     """The files that a shard pattern names: webdataset braces first, then globs; the order of the braces is kept."""
     paths: list[str] = []
-    for braced in _braces(pattern):
+    for braced in braceexpand(pattern):
         if any(character in braced for character in "*?["):
             filesystem, inner = url_to_fs(braced)
             found = sorted(filesystem.glob(inner))
@@ -56,23 +58,6 @@ def expand(pattern: str) -> list[str]:
     return paths
 
 
-def _braces(pattern: str) -> Iterator[str]:
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if not found:
-        yield pattern
-        return
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    interval = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-    if interval:
-        first, last = interval.groups()
-        width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
-        items = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    else:
-        items = found[1].split(",")
-    for item in items:
-        yield from _braces(before + item + after)
-
-
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, inner = url_to_fs(path)
@@ -80,11 +65,13 @@ def exists(path: str) -> bool:
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Open a file for reading, as a seekable binary stream. Raises CurationError when it is missing."""
+    """Open a file for reading, as a seekable binary stream. Raises InputError when it is missing or not to be read."""
     try:
         return fsspec.open(path, "rb").open()
     except FileNotFoundError:
-        raise CurationError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -135,11 +122,12 @@ def atomic_path(path: str) -> Iterator[str]:
                 while chunk := source.read(1 << 24):
                     target.write(chunk)
         return
-    temporary = os.path.join(os.path.dirname(path), TEMPORARY + secrets.token_hex(4) + "-" + os.path.basename(path))
+    folder, name = os.path.split(url_to_fs(path)[1])
+    temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
     with _writing(path, lambda: os.remove(temporary)):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, os.path.join(folder, name))
 
 
 def local_path(path: str) -> str:
@@ -182,13 +170,13 @@ def remove(path: str) -> None:
 def version(path: str) -> dict[str, Any]:
     """What tells cheaply that a file is unchanged: its size, and its modification time or ETag.
 
-    Raises CurationError when the file is missing.
+    Raises InputError when the file is missing.
     """
     filesystem, inner = url_to_fs(path)
     try:
         info = filesystem.info(inner)
     except FileNotFoundError:
-        raise CurationError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     mark = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), None)
     return {"size": info["size"], "mark": str(mark)}
 

@@ -17,7 +17,8 @@ from rich.markup import escape
 from curation import storage
 from curation.config import CurationConfig, load, options
 from curation.errors import CurationError
-from curation.manifest import finished
+from curation.lock import hold
+from curation.manifest import finished, remove_temporary
 from curation.outputs import Outputs
 from curation.progress import clear_progress
 from pipelines.summary import print_counts, print_stages
@@ -149,10 +150,12 @@ def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str],
         highlight=False,
         soft_wrap=True,
     )
-    storage.remove(outputs.manifest)  # no manifest: not finished
-    clear_progress(outputs)
-    with Monitor(outputs, console):
-        run(outputs, given.runner, given.workers, beam_arguments)
+    with hold(outputs):
+        storage.remove(outputs.manifest)  # no manifest: not finished
+        remove_temporary(outputs)
+        clear_progress(outputs)
+        with Monitor(outputs, console):
+            run(outputs, given.runner, given.workers, beam_arguments)
     print_counts(outputs, storage.read_json(outputs.manifest), console)
     print_stages(outputs, console)
     clear_progress(outputs)

@@ -56,7 +56,7 @@ def _engine(runner: str, workers: int, arguments: list[str], log: str) -> tuple[
     if runner == "DirectRunner":
         # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
         # --direct_running_mode=multi_processing would put another worker program in place of ours.
-        command = f"{shlex.quote(sys.executable)} -m pipelines.worker 2>>{shlex.quote(log)}"
+        command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker 2>>{shlex.quote(log)}"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
         options = [f"--direct_num_workers={workers}", *arguments]
         return FnApiRunner(default_environment=worker), PipelineOptions(options)

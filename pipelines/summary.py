@@ -20,6 +20,8 @@ def print_counts(outputs: Outputs, manifest: dict[str, Any], console: Console) -
     table.add_row("shards", f"{counts['shards']:,}")
     table.add_row("samples", f"{counts['samples']:,}")
     table.add_row("rejects", f"{counts['rejects']:,}")
+    if counts.get("unreadable"):
+        table.add_row("[red]shards that cannot be read", f"{counts['unreadable']:,}")
     table.add_row("concepts in the vocabulary", f"{counts['concepts']:,}")
     table.add_row("concepts per caption", f"{counts['caption_concepts'] / max(rows, 1):.2f}")
     table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")

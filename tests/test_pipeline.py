@@ -45,7 +45,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 def test_every_file_of_the_contract_is_written(finished):
@@ -174,7 +174,7 @@ def test_the_manifest_has_no_absolute_path_and_opens_the_run_again(finished, wor
     assert open_outputs(str(finished)).shards == Outputs(load(str(world)), str(finished)).shards
 
 
-# --- runners, runs, kills ----------------------------------------------------------------------------------------------
+# --- runners, runs, kills ---
 
 
 def test_worker_processes_and_one_process_give_the_same_archives(world, finished, tmp_path):
@@ -271,7 +271,7 @@ def test_a_killed_run_goes_on_to_the_same_archives(world, finished, tmp_path, de
     assert not list((tmp_path / "out").rglob(".partial-*"))
 
 
-# --- ablations -----------------------------------------------------------------------------------------------------------
+# --- ablations ---
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ def test_clip_retrieval_embeddings_are_imported(world, finished, tiny_clip, tmp_
             assert ours["score"] == pytest.approx(theirs["score"], rel=1e-3)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------------
+# --- errors ---
 
 
 @pytest.mark.parametrize("runner", ["inprocess", "DirectRunner"])

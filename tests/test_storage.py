@@ -153,7 +153,7 @@ def test_file_urls_are_local_paths(writer, tmp_path, monkeypatch):
         ("gs://bucket/${COCU_TEST}/a.tar", "gs://bucket/here/a.tar"),
         ("https://host/a.tar?x=1", "https://host/a.tar?x=1"),
         ("memory://a.tar", "memory://a.tar"),
-        ("file:///data/a.tar", "file:///data/a.tar"),
+        ("file:///data/a.tar", "/data/a.tar"),
     ],
 )
 def test_paths_are_resolved_from_the_folder_and_urls_stay(path, expected, monkeypatch):

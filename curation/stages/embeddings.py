@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from curation import encoder, samples, storage
 from curation.archive import FORMAT, open_parquet, parquet_writer, read_metadata, write_table
 from curation.concepts import Matcher
 from curation.config import CurationConfig
-from curation.errors import CurationError
+from curation.errors import CurationError, InputError
 from curation.outputs import Outputs, blocks, record, recorded
 from curation.samples import Reject, Sample, Shard
 from curation.similarity import normalise
@@ -38,39 +38,70 @@ def schema(width: int) -> pa.Schema:
 
 
 def embed(outputs: Outputs, shard: Shard) -> None:
-    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects."""
+    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects.
+
+    With ``on_error: skip`` a shard that cannot be read gets an empty embeddings file and one reject, without a key, that
+    says why; it is tried again in the next run.
+    """
     config, path = outputs.config, outputs.of_shard("embeddings", shard)
-    files = [shard.path, samples.metadata_path(shard.path)] if config.embeddings else [shard.path]
-    version = [storage.version(file) for file in files]
     parameters = {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
     old = recorded(path, "embed")
-    content = old.get("content")
+    try:
+        version, content = _input_version(config, shard, old)
+        work = Work(outputs, "embed", path, record(parameters, content), shard)
+        if work.fresh and not old["counts"].get("unreadable"):
+            return
+        source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
+        with closing(source):
+            counts = _write(outputs, shard, source, parameters, version, work)
+    except InputError as error:
+        if config.on_error != "skip":
+            raise
+        work = Work(outputs, "embed", path, record(parameters, None), shard)
+        counts = _write(outputs, shard, _Unreadable(config, error), parameters, [], work)
+    work.done(**counts)
+
+
+def _input_version(config: CurationConfig, shard: Shard, old: dict[str, Any]) -> tuple[list[Any], list[str] | None]:
+    """Size and date of a shard's files, and their content hash as far as it is known."""
+    files = _files(config, shard)
+    version = [storage.version(file) for file in files]
     if old and old["version"] != version:  # touched or copied: has the content changed?
-        content = [storage.file_digest(file) for file in files]
-    work = Work(outputs, "embed", path, record(parameters, content), shard)
-    if work.fresh:
-        return
+        return version, [storage.file_digest(file) for file in files]
+    return version, old.get("content")
+
+
+def _files(config: CurationConfig, shard: Shard) -> list[str]:
+    return [shard.path, samples.metadata_path(shard.path)] if config.embeddings else [shard.path]
+
+
+def _write(
+    outputs: Outputs, shard: Shard, source: _Tar | _Import | _Unreadable, parameters: dict, version: list, work: Work
+) -> dict[str, int]:
+    """Write embeddings and rejects of one source; returns its counts."""
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
-    source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
-    with closing(source), parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
+    path = outputs.of_shard("embeddings", shard)
+    with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
         rows = 0
         for batch in _row_groups(source.batches(rejects), source.width):
             writer.write_batch(batch)
             rows += len(batch)
             work.advance(len(batch))
         content = source.content()
-        counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)}
+        counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
         ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
         # Rejects first: the embeddings file is the sign that the shard is done.
         columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
         table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
         write_table(outputs.of_shard("rejects", shard), table, ending)
-    work.done(**counts)
+    return counts
 
 
 class _Tar:
     """Samples of a tar, embedded; hashes the tar as it streams by."""
+
+    more_counts: ClassVar[dict[str, int]] = {}
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
@@ -95,11 +126,29 @@ class _Tar:
         return [self._reader.finish()]
 
 
+class _Unreadable:
+    """A shard that cannot be read: no samples, one reject without a key."""
+
+    more_counts: ClassVar[dict[str, int]] = {"samples": 0, "rejects": 0, "unreadable": 1}
+
+    def __init__(self, config: CurationConfig, error: InputError) -> None:
+        self.width, self._error = encoder.load(config.encoder).width, error
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        rejects.append(Reject("", str(self._error)))
+        yield from ()
+
+    def content(self) -> list[str]:
+        return ["unreadable"]
+
+
 class _Import:
     """Rows of a part of a clip-retrieval folder."""
 
+    more_counts: ClassVar[dict[str, int]] = {}
+
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
-        self._shard = shard
+        self._config, self._shard = config, shard
         self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
         self.width, expected = self._embeddings.shape[1], encoder.load(config.encoder).width
         if self.width != expected:
@@ -121,7 +170,7 @@ class _Import:
             yield [checked[row] for row in good], normalise(self._embeddings[part][good])
 
     def content(self) -> list[str]:
-        return [storage.file_digest(file) for file in (self._shard.path, samples.metadata_path(self._shard.path))]
+        return [storage.file_digest(file) for file in _files(self._config, self._shard)]
 
 
 def _row_groups(batches: Iterator[Batch], width: int) -> Iterator[pa.RecordBatch]:

@@ -122,6 +122,11 @@ def choose_vocabulary(outputs: Outputs) -> None:
     kept = vocabulary.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
     report = outputs.path("vocabulary.csv")
     vocabulary.write_report(report, names, counts, sizes, kept)
+    if not counts.any() and outputs.config.archive.expansion != "tagging":
+        raise CurationError(
+            f"vocabulary: no caption mentions any of {len(names)} concepts; does {outputs.config.vocabulary.source} fit "
+            "the captions' subject and language?"
+        )
     if not kept.any():
         raise CurationError(
             f"vocabulary: none of {len(names)} candidates has min_count {config.smallest_count} and visualness "
