@@ -15,12 +15,14 @@ import numpy as np
 from curation.errors import CurationError
 
 LONGEST = 4  # words in a concept
-TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['’]s\b|\S")
+TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|\S")
 
 
 def tokens(text: str) -> list[str]:
     """Case-folded tokens: words (hyphenated ones whole), the possessive 's, and every other mark by itself."""
-    return TOKEN.findall(text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold())
+    if text.isascii():
+        return TOKEN.findall(text.lower())
+    return TOKEN.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +43,7 @@ def singular(token: str) -> str:
     """The singular of a case-folded noun: ``mice`` -> ``mouse``, ``boxes`` -> ``box``, ``bus`` -> ``bus``.
 
     WordNet's exceptions come first, then its suffix rules where they lead to a known noun; a word that WordNet does not
-    know loses a final s.
+    know loses a final s, unless it ends in us or is.
     """
     exceptions, nouns, rules = _noun_tables()
     if token in exceptions:

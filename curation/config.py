@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import types
@@ -82,6 +83,7 @@ class VocabularyConfig:
         _require(bool(self.prompts), "vocabulary.prompts: at least one sentence is needed")
         for prompt in self.prompts:
             _require("{c}" in prompt, f"vocabulary.prompts: {prompt!r} has no {{c}} for the concept")
+        _require(self.visualness is None or not math.isnan(self.visualness), "vocabulary.visualness: not a number")
         _require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
         _require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
 
@@ -183,7 +185,7 @@ class CurationConfig:
     @property
     def output_folder(self) -> str:
         """Where the run writes."""
-        return self.output or os.path.join("artifacts", self.name)
+        return os.path.expandvars(self.output) if self.output else os.path.join("artifacts", self.name)
 
 
 def from_mapping(values: Mapping[str, Any], where: str = "config") -> CurationConfig:
@@ -240,11 +242,17 @@ def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | No
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CurationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     _require(isinstance(values, dict), f"{path}: expected keys and values at the top")
-    resolve_paths(values, folder or os.path.dirname(os.path.abspath(path)))
     command_line: dict[str, Any] = {}
     for key, text in (overrides or {}).items():
-        _place(command_line, key, yaml.safe_load(text))
-    resolve_paths(command_line, os.getcwd())
+        try:
+            _place(command_line, key, yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise CurationError(f"{key}: {text!r} cannot be read as YAML") from None
+    try:
+        resolve_paths(values, folder or os.path.dirname(os.path.abspath(path)))
+        resolve_paths(command_line, os.getcwd())
+    except CurationError as error:
+        raise CurationError(f"{path}: {error}") from None
     return from_mapping(_merged(values, command_line), path)
 
 
@@ -252,6 +260,7 @@ def _place(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, last = dotted.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
+        _require(isinstance(tree, dict), f"{dotted}: {section} is given a value of its own too")
     tree[last] = value
 
 

@@ -46,7 +46,7 @@ class Reject:
 def list_shards(patterns: str | list[str]) -> list[Shard]:
     """The shards that patterns name, in order: braces, globs or a list of both.
 
-    Raises CurationError when a pattern matches nothing or two shards share a stem (outputs are named by it).
+    Raises CurationError when a glob matches nothing or two shards share a stem (outputs are named by it).
     """
     shards: list[Shard] = []
     seen: dict[str, str] = {}
@@ -150,11 +150,14 @@ def read_samples(
 
 
 def read_sidecars(path: str, extension: str = "json") -> Iterator[tuple[str, bytes]]:
-    """Yield (key, content) of one kind of member of a tar, such as the json sidecars."""
+    """Yield (key, content) of one kind of member of a tar, such as the json sidecars. Raises InputError naming it."""
     with storage.open_file(path) as stream:
-        for key, fields in read_members(stream):
-            if extension in fields:
-                yield key, fields[extension]
+        try:
+            for key, fields in read_members(stream):
+                if extension in fields:
+                    yield key, fields[extension]
+        except tarfile.TarError as error:
+            raise InputError(f"{path}: cannot be read as a tar ({error})") from None
 
 
 def list_imports(folder: str) -> list[Shard]:
@@ -218,16 +221,17 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
     """
     norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
     checked: list[Sample | Reject] = []
-    for key, caption, norm in zip(keys, captions, norms, strict=True):
-        if key is None:
+    for value, caption, norm in zip(keys, captions, norms, strict=True):
+        key = "" if value is None else str(value)
+        if not key:
             checked.append(Reject("", "key is missing"))
         elif key in seen:
-            checked.append(Reject(str(key), "duplicate key"))
+            checked.append(Reject(key, "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():
-            checked.append(Reject(str(key), "caption is empty"))
+            checked.append(Reject(key, "caption is empty"))
         elif not (np.isfinite(norm) and norm > 0):
-            checked.append(Reject(str(key), "embedding is zero or not finite"))
+            checked.append(Reject(key, "embedding is zero or not finite"))
         else:
-            checked.append(Sample(str(key), b"", caption.strip()))
+            checked.append(Sample(key, b"", caption.strip()))
         seen.add(key)
     return checked

@@ -28,7 +28,7 @@ def is_remote(path: str) -> bool:
 
 
 def resolve(path: str, folder: str) -> str:
-    """``path`` with ${ENV} and ~ expanded, relative paths taken from ``folder``; URLs stay as they are.
+    """``path`` with ${ENV} and ~ expanded, relative paths taken from ``folder``; URLs stay, file:// ones become paths.
 
     Raises CurationError for an environment variable that is not set.
     """

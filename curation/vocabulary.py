@@ -148,10 +148,13 @@ def read_concepts(path: str) -> list[str]:
     with storage.open_file(path) as stream:
         content = stream.read()
     if path.endswith(".parquet"):
-        table = pq.read_table(io.BytesIO(content))
+        try:
+            table = pq.read_table(io.BytesIO(content))
+        except pa.ArrowInvalid as error:
+            raise CurationError(f"{path}: not a parquet file ({error})") from None
         if "concept" not in table.column_names:
             raise CurationError(f"{path}: no column concept, only {', '.join(table.column_names)}")
-        entries = table["concept"].to_pylist()
+        entries = [entry or "" for entry in table["concept"].to_pylist()]
     else:
         try:
             text = content.decode("utf-8-sig")
