@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure test lint clean
+.PHONY: help setup curate show measure verify test faults lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -38,8 +38,15 @@ show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m 
 measure: .venv/installed ## compare every expansion and ranking with the truth in json sidecars: make measure OUT=artifacts/scenes
 	@$(BIN)/python -m curation.measure '$(OUT)' $(ARGS)
 
+verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
+	@$(BIN)/python -m curation.verify '$(OUT)' $(ARGS)
+
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+faults: .venv/installed ## kill 50 runs at random moments, and fuzz every reader for some minutes
+	@$(BIN)/python tests/kills.py $(ARGS)
+	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 lint: .venv/installed ## check the style
 	@$(BIN)/ruff check .

@@ -111,10 +111,10 @@ class Encoder:
                 force_quick_gelu=bool(tag.get("quick_gelu")),
             )
             self.tokenizer = open_clip.get_tokenizer(config.model)
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
             raise CurationError(
                 f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: "
-                f"{' '.join(str(error).split())}"
+                f"{' '.join(str(error).split())[:300]}"
             ) from error
         self.model.eval()
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

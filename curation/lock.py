@@ -70,11 +70,19 @@ def _holder(outputs: Outputs) -> str:
     return f"process {owner.get('process')} on {owner.get('host')} (since {since})"
 
 
+def read_name(manifest: str) -> str | None:
+    """The data set of a manifest; None when the manifest is damaged, so that the run is made again."""
+    try:
+        return storage.read_json(manifest)["config"]["name"]
+    except (CurationError, KeyError, TypeError):
+        return None
+
+
 def _check_data(outputs: Outputs) -> None:
     """Raises CurationError when the folder holds, or began to hold, another data set."""
     name = _owner(outputs).get("data")
     if storage.exists(outputs.manifest):
-        name = storage.read_json(outputs.manifest).get("config", {}).get("name")
+        name = read_name(outputs.manifest)
     if name is not None and name != outputs.config.name:
         raise CurationError(
             f"{outputs.folder}: holds the archives of {name}, not {outputs.config.name}; choose another output"

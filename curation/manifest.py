@@ -10,7 +10,7 @@ from typing import Any
 from curation import storage
 from curation.archive import FORMAT, read_metadata
 from curation.errors import CurationError
-from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, row_count
+from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, read_stats, row_count
 from curation.progress import read_progress
 from curation.samples import metadata_path
 
@@ -59,9 +59,10 @@ def finished(outputs: Outputs) -> dict[str, Any] | None:
     Raises CurationError for a missing input file.
     """
     asked = request(outputs)
-    if not storage.exists(outputs.manifest):
+    try:
+        manifest = storage.read_json(outputs.manifest)
+    except CurationError:  # missing or damaged: not finished
         return None
-    manifest = storage.read_json(outputs.manifest)
     written = set(storage.files_in(outputs.path("archives")))
     complete = all(shard.name + ".parquet" in written for shard in outputs.shards)
     return manifest if complete and manifest.get("fingerprint") == asked else None
@@ -78,8 +79,7 @@ def write_manifest(outputs: Outputs) -> None:
         for found in (embedded["embed"], embedded["concepts"], archived["archive"]):
             for name, count in found["counts"].items():
                 counts[name] = counts.get(name, 0) + count
-        stats = storage.read_json(outputs.stats(shard)) if storage.exists(outputs.stats(shard)) else {}
-        for stage, spent in stats.get("seconds", {}).items():
+        for stage, spent in read_stats(outputs.stats(shard)).get("seconds", {}).items():
             seconds[stage] = seconds.get(stage, 0) + spent
     for stage in ("candidates", "vocabulary", "index", "text index", "mentions"):
         for note in read_progress(outputs, stage):

@@ -132,7 +132,12 @@ def read_world(outputs: Outputs, fields: list[str]) -> World:
 
 def _truth(path: str, fields: list[str]) -> Iterator[tuple[str, list[str]]]:
     for key, content in read_sidecars(path):
-        sidecar = json.loads(content)
+        try:
+            sidecar = json.loads(content)
+        except ValueError as error:
+            raise CurationError(f"{path}: key {key}: the json sidecar is not JSON ({error})") from None
+        if not isinstance(sidecar, dict):
+            raise CurationError(f"{path}: key {key}: the json sidecar is not an object")
         if any(field in sidecar for field in fields):
             yield key, [name for field in fields for name in sidecar.get(field, [])]
 

@@ -26,6 +26,7 @@ class Outputs:
 
     config: CurationConfig
     folder: str
+    forecast: bool = False  # stages find out what they would do, and do nothing
 
     def path(self, *parts: str) -> str:
         """A file of the output folder."""
@@ -84,7 +85,9 @@ def open_outputs(folder: str) -> Outputs:
     manifest = storage.join(folder, "manifest.json")
     if not storage.exists(manifest):
         raise CurationError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
-    values = storage.read_json(manifest)["config"]
+    values = storage.read_json(manifest).get("config")
+    if not isinstance(values, dict):
+        raise CurationError(f"{manifest}: has no config; run make curate again")
     resolve_paths(values, folder if storage.is_remote(folder) else os.path.abspath(folder))
     return Outputs(from_mapping(values, manifest), folder)
 
@@ -133,9 +136,10 @@ def recorded(path: str, stage: str) -> dict[str, Any]:
     if not storage.exists(path):
         return {}
     try:
-        return (storage.read_json(path) if path.endswith(".json") else read_metadata(path)).get(stage) or {}
+        found = (storage.read_json(path) if path.endswith(".json") else read_metadata(path)).get(stage)
     except CurationError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -157,3 +161,11 @@ def blocks(path: str, columns: list[str], size: int) -> Iterator[pa.RecordBatch]
     """Row blocks of a Parquet file, in order, ``size`` rows each (the last may be shorter)."""
     with open_parquet(path) as file:
         yield from file.iter_batches(batch_size=size, columns=columns)
+
+
+def read_stats(path: str) -> dict[str, Any]:
+    """``stats/<shard>.json``; empty when it is missing or damaged, since nothing depends on it."""
+    try:
+        return storage.read_json(path)
+    except CurationError:
+        return {}

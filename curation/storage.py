@@ -141,13 +141,16 @@ def write_json(path: str, value: Any) -> None:
         stream.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def read_json(path: str) -> Any:
-    """Read a JSON file. Raises CurationError when it is missing or not JSON."""
+def read_json(path: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises CurationError when it is missing or holds anything else."""
     with open_file(path) as stream:
         try:
-            return json.loads(stream.read().decode("utf-8"))
+            found = json.loads(stream.read().decode("utf-8"))
         except ValueError as error:
             raise CurationError(f"{path}: not valid JSON ({error}); delete it to have it written again") from None
+    if not isinstance(found, dict):
+        raise CurationError(f"{path}: not a JSON object; delete it to have it written again")
+    return found
 
 
 def files_in(folder: str) -> list[str]:

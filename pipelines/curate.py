@@ -21,7 +21,7 @@ from curation.lock import hold
 from curation.manifest import finished, remove_temporary
 from curation.outputs import Outputs
 from curation.progress import clear_progress
-from pipelines.summary import print_counts, print_stages
+from pipelines.summary import print_counts, print_forecast, print_stages
 
 EPILOG = """\
 examples:
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         help="DirectRunner: worker processes on this machine; inprocess: for debugging; or any Beam runner",
     )
     made.add_argument("--workers", type=int, help="worker processes of DirectRunner (default: one a core)")
+    made.add_argument("--dry-run", action="store_true", help="print what would be kept and what computed, and why")
     values = made.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
         if key not in ("name", "output"):
@@ -115,7 +116,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     """Do what the command line says. Raises CurationError."""
     given, beam_arguments = parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(given).items() if value is not None}
-    for name in ("data", "output", "runner", "workers"):
+    for name in ("data", "output", "runner", "workers", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
         check_beam_arguments(beam_arguments)
@@ -124,6 +125,11 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     began = time.monotonic()
 
     manifest = finished(outputs)
+    if given.dry_run:
+        from curation.forecast import forecast
+
+        print_forecast(forecast(outputs), console)
+        return
     if manifest:
         console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
         print_counts(outputs, manifest, console)

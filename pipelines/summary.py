@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from curation.forecast import Step
 from curation.outputs import Outputs
 from curation.progress import read_progress
 
@@ -49,4 +51,18 @@ def print_stages(outputs: Outputs, console: Console) -> None:
         rate = f"{state['rate']:,.0f}" if state["rate"] else ""
         seconds = f"{state['seconds']:.1f}" if state["computed"] else ""
         table.add_row(name, str(state["computed"]), str(state["kept"]), seconds, rate)
+    console.print(table)
+
+
+def print_forecast(steps: list[Step], console: Console) -> None:
+    """What a run would keep and compute, one row a stage."""
+    table = Table("stage", title="A run would", title_justify="left")
+    table.add_column("keep", justify="right")
+    table.add_column("compute", justify="right")
+    table.add_column("because")
+    for stage in dict.fromkeys(step.stage for step in steps):
+        parts = [step for step in steps if step.stage == stage]
+        reasons = sorted({step.reason for step in parts if step.reason})
+        kept = sum(step.kept for step in parts)
+        table.add_row(stage, str(kept), str(len(parts) - kept), escape("; ".join(reasons)))
     console.print(table)

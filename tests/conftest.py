@@ -50,9 +50,8 @@ def scene(rng: np.random.Generator, key: str) -> list[tuple[str, bytes]]:
     return [(f"{key}.jpg", picture), (f"{key}.txt", caption.encode()), (f"{key}.json", json.dumps(truth).encode())]
 
 
-@pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for open_clip's ``local-dir:`` with a very small CLIP, random weights."""
+def make_tiny_clip(folder: Path) -> Path:
+    """Write a folder for open_clip's ``local-dir:`` with a very small CLIP, random weights."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -62,17 +61,21 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8, "head_width": 32},
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     }
-    folder = tmp_path_factory.mktemp("tiny-clip")
-    torch.manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.model.CLIP(**config)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
     preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a very small CLIP."""
+    return make_tiny_clip(tmp_path_factory.mktemp("tiny-clip"))
 
 
 @pytest.fixture(scope="session")

@@ -18,32 +18,35 @@ from curation.stages.archives import archive
 from curation.stages.embeddings import captions, concepts, embed
 from curation.stages.index import index_captions, index_images, mentions
 from curation.stages.vocabulary import candidates, choose_vocabulary, nouns, visualness
+from curation.stages.work import Forecast
 
 
 class Stage(NamedTuple):
-    """One step of a run."""
+    """One step of a run. ``needs``: the stages whose outputs it reads."""
 
     name: str
     work: Callable[..., None]
     per_shard: bool
+    needs: tuple[str, ...]
 
 
 def plan(outputs: Outputs) -> list[Stage]:
     """The stages of a run, in order. Each needs the ones before it to be finished for all shards."""
     config = outputs.config
+    searched = {"text": "text index"}.get(config.archive.expansion, "index")
     steps = [
-        (True, Stage("embed", embed, True)),
-        (config.vocabulary.built, Stage("nouns", nouns, True)),
-        (True, Stage("candidates", candidates, False)),
-        (True, Stage("visualness", visualness, True)),
-        (True, Stage("vocabulary", choose_vocabulary, False)),
-        (True, Stage("concepts", concepts, True)),
-        (not config.retrieval.data, Stage("index", index_images, False)),
-        (config.archive.expansion == "text", Stage("captions", captions, True)),
-        (config.archive.expansion == "text", Stage("text index", index_captions, False)),
-        (True, Stage("mentions", mentions, False)),
-        (True, Stage("archive", archive, True)),
-        (True, Stage("manifest", write_manifest, False)),
+        (True, Stage("embed", embed, True, ())),
+        (config.vocabulary.built, Stage("nouns", nouns, True, ("embed",))),
+        (True, Stage("candidates", candidates, False, ("nouns",))),
+        (True, Stage("visualness", visualness, True, ("embed", "candidates"))),
+        (True, Stage("vocabulary", choose_vocabulary, False, ("visualness",))),
+        (True, Stage("concepts", concepts, True, ("embed", "vocabulary"))),
+        (not config.retrieval.data, Stage("index", index_images, False, ("embed",))),
+        (config.archive.expansion == "text", Stage("captions", captions, True, ("embed",))),
+        (config.archive.expansion == "text", Stage("text index", index_captions, False, ("captions",))),
+        (True, Stage("mentions", mentions, False, ("embed", "vocabulary"))),
+        (True, Stage("archive", archive, True, ("embed", "concepts", "vocabulary", "mentions", searched))),
+        (True, Stage("manifest", write_manifest, False, ("archive",))),
     ]
     return [stage for needed, stage in steps if needed]
 
@@ -61,7 +64,7 @@ def run_stage(stage: Stage, outputs: Outputs, shard: Shard | None = None) -> Non
         faiss.omp_set_num_threads(1)
     try:
         stage.work(outputs, shard) if stage.per_shard else stage.work(outputs)
-    except CurationError:
+    except (CurationError, Forecast):
         raise
     except Exception as error:
         where = shard.path if shard else outputs.folder

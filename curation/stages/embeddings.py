@@ -48,8 +48,9 @@ def embed(outputs: Outputs, shard: Shard) -> None:
     old = recorded(path, "embed")
     try:
         version, content = _input_version(config, shard, old)
-        work = Work(outputs, "embed", path, record(parameters, content), shard)
-        if work.fresh and not old["counts"].get("unreadable"):
+        whole = storage.exists(outputs.of_shard("rejects", shard)) and not old.get("counts", {}).get("unreadable")
+        work = Work(outputs, "embed", path, record(parameters, content), shard, whole)
+        if work.fresh:
             return
         source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
         with closing(source):
@@ -84,10 +85,9 @@ def _write(
     path = outputs.of_shard("embeddings", shard)
     with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
         rows = 0
-        for batch in _row_groups(source.batches(rejects), source.width):
+        for batch in _row_groups(source.batches(rejects), source.width, work):
             writer.write_batch(batch)
             rows += len(batch)
-            work.advance(len(batch))
         content = source.content()
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
         ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
@@ -173,11 +173,12 @@ class _Import:
         return [storage.file_digest(file) for file in _files(self._config, self._shard)]
 
 
-def _row_groups(batches: Iterator[Batch], width: int) -> Iterator[pa.RecordBatch]:
-    """Collect batches of the encoder into record batches of at least ROW_GROUP rows."""
+def _row_groups(batches: Iterator[Batch], width: int, work: Work) -> Iterator[pa.RecordBatch]:
+    """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch."""
     found: list[Sample] = []
     parts: list[np.ndarray] = []
     for more, embeddings in batches:
+        work.advance(len(more))
         found.extend(more)
         parts.append(embeddings)
         if len(found) >= ROW_GROUP:

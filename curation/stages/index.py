@@ -32,8 +32,7 @@ def _index(outputs: Outputs, stage: str, kind: str, folder: str, embedded_by: st
     paths = [outputs.of_shard(folder, shard) for shard in outputs.shards]
     parameters = {"factory": index.factory_string(config.index), "train_sample": config.train_sample}
     new = record(parameters, [fingerprint_of(source, embedded_by) for source in paths])
-    _forget_unless_whole(outputs, stage, path)
-    work = Work(outputs, stage, outputs.index_json, new)
+    work = Work(outputs, stage, outputs.index_json, new, whole=_is_whole(outputs, stage, path))
     if work.fresh:
         return
     rows = sum(row_count(source) for source in paths)
@@ -61,11 +60,9 @@ def _index(outputs: Outputs, stage: str, kind: str, folder: str, embedded_by: st
     work.done()
 
 
-def _forget_unless_whole(outputs: Outputs, stage: str, path: str) -> None:
-    """Take away the entry of a file that is missing or not as long as it was written."""
-    entry = recorded(outputs.index_json, stage)
-    if entry and not (storage.exists(path) and storage.version(path)["size"] == entry["bytes"]):
-        _note(outputs, stage, {})
+def _is_whole(outputs: Outputs, stage: str, path: str) -> bool:
+    """Whether a file is as long as index.json says that it was written."""
+    return storage.exists(path) and storage.version(path)["size"] == recorded(outputs.index_json, stage).get("bytes")
 
 
 def _note(outputs: Outputs, stage: str, entry: dict[str, Any]) -> None:
@@ -93,8 +90,8 @@ def mentions(outputs: Outputs) -> None:
             )
     paths = [source.of_shard("embeddings", shard) for shard in source.shards]
     inputs = [fingerprint_of(path, "embed") for path in paths] + [vocabulary_content(outputs.vocabulary)]
-    _forget_unless_whole(outputs, "mentions", outputs.mentions)
-    work = Work(outputs, "mentions", outputs.index_json, record({}, inputs))
+    whole = _is_whole(outputs, "mentions", outputs.mentions)
+    work = Work(outputs, "mentions", outputs.index_json, record({}, inputs), whole=whole)
     if work.fresh:
         return
     vocabulary = read_vocabulary(outputs.vocabulary)

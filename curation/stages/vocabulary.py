@@ -110,7 +110,7 @@ def choose_vocabulary(outputs: Outputs) -> None:
     paths = [outputs.of_shard("visualness", shard) for shard in outputs.shards]
     parameters = {"min_count": config.smallest_count, "visualness": config.smallest_visualness}
     new = record(parameters, [fingerprint_of(path, "visualness") for path in paths])
-    work = Work(outputs, "vocabulary", outputs.vocabulary, new)
+    work = Work(outputs, "vocabulary", outputs.vocabulary, new, whole=storage.exists(outputs.calibration))
     if work.fresh:
         return
     names, texts = _read_candidates(outputs)

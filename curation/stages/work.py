@@ -6,24 +6,43 @@ from typing import Any
 
 from curation import storage
 from curation.archive import read_metadata
-from curation.outputs import Outputs, changes, recorded
+from curation.outputs import Outputs, changes, read_stats, recorded
 from curation.progress import Progress
 from curation.samples import Shard
 
 ROW_GROUP = 4096  # rows that are read and written at once
 
 
+class Forecast(Exception):
+    """Raised in place of any work when only a forecast is asked for."""
+
+    def __init__(self, fresh: bool, reason: str) -> None:
+        super().__init__(reason)
+        self.fresh, self.reason = fresh, reason
+
+
 class Work:
-    """Compares what an output at ``path`` records under ``stage`` with what it would be now."""
+    """Compares what an output at ``path`` records under ``stage`` with what it would be now.
+
+    ``whole``: files that belong to the output, beside ``path``, are there and undamaged.
+    """
 
     def __init__(
-        self, outputs: Outputs, stage: str, path: str, record: dict[str, Any], shard: Shard | None = None
+        self,
+        outputs: Outputs,
+        stage: str,
+        path: str,
+        record: dict[str, Any],
+        shard: Shard | None = None,
+        whole: bool = True,
     ) -> None:
         self.record, self._stage, self._outputs, self._shard = record, stage, outputs, shard
-        self._progress = Progress(outputs, stage, shard.name if shard else "all")
         found = recorded(path, stage)
-        self.fresh = found.get("fingerprint") == record["fingerprint"]
-        self._reason = changes(found, record)
+        self.fresh = whole and found.get("fingerprint") == record["fingerprint"]
+        self._reason = changes(found, record) or ("" if whole or not found else "a file is missing or damaged")
+        if outputs.forecast:
+            raise Forecast(self.fresh, self._reason)
+        self._progress = Progress(outputs, stage, shard.name if shard else "all")
         if self.fresh:
             self._progress.finish("kept")
 
@@ -36,13 +55,13 @@ class Work:
         self._progress.finish("computed", self._reason)
         if self._shard:
             path = self._outputs.stats(self._shard)
-            stats = storage.read_json(path) if storage.exists(path) else {}
+            stats = read_stats(path)
             seconds = stats.get("seconds", {}) | {self._stage: round(self._progress.seconds, 3)}
             storage.write_json(path, stats | counts | {"seconds": seconds})
 
 
 def fingerprint_of(path: str, stage: str) -> str:
-    """The fingerprint that ``stage`` left in a Parquet file."""
+    """The fingerprint that ``stage`` left in a Parquet file. Raises CurationError when it is not there."""
     return read_metadata(path)[stage]["fingerprint"]
 
 
