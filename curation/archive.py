@@ -79,20 +79,25 @@ def write_table(path: str, table: pa.Table, metadata: dict[str, Any]) -> None:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file. Raises CurationError when it is missing or damaged."""
+    """Open a Parquet file. Raises CurationError when it is missing, or found damaged, in this block too."""
     with storage.open_file(path) as stream:
         try:
-            file = pq.ParquetFile(stream)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CurationError(f"{path}: not a whole Parquet file ({error}); delete it and run again") from None
-        yield file
+            yield pq.ParquetFile(stream)
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
+                raise
+            reason = " ".join(str(error).split())
+            raise CurationError(f"{path}: not a whole Parquet file ({reason}); delete it and run again") from None
 
 
 def read_metadata(path: str) -> dict[str, Any]:
     """What the run that wrote a Parquet file says of it, without reading its rows; empty for a file that is not ours."""
     with open_parquet(path) as file:
         found = file.metadata.metadata or {}
-    return json.loads(found.get(METADATA_KEY, b"{}")) | json.loads(found.get(ENDING_KEY, b"{}"))
+    try:
+        return {**json.loads(found.get(METADATA_KEY, b"{}")), **json.loads(found.get(ENDING_KEY, b"{}"))}
+    except (ValueError, TypeError):
+        raise CurationError(f"{path}: its metadata are damaged; delete it and run again") from None
 
 
 def read_archive(path: str) -> pa.Table:

@@ -70,7 +70,7 @@ def open_file(path: str) -> IO[bytes]:
         return fsspec.open(path, "rb").open()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import storage
+from curation.archive import open_parquet
 from curation.concepts import LONGEST, concept_key, count_words, singular, tokens
 from curation.errors import CurationError
 from curation.similarity import normalise, pair_similarities, row_numbers
@@ -150,8 +151,8 @@ def read_concepts(path: str) -> list[str]:
     if path.endswith(".parquet"):
         try:
             table = pq.read_table(io.BytesIO(content))
-        except pa.ArrowInvalid as error:
-            raise CurationError(f"{path}: not a parquet file ({error})") from None
+        except (pa.ArrowException, OSError) as error:
+            raise CurationError(f"{path}: not a parquet file ({' '.join(str(error).split())})") from None
         if "concept" not in table.column_names:
             raise CurationError(f"{path}: no column concept, only {', '.join(table.column_names)}")
         entries = [entry or "" for entry in table["concept"].to_pylist()]
@@ -210,8 +211,8 @@ def table_of(vocabulary: Vocabulary) -> pa.Table:
 
 def read_vocabulary(path: str) -> Vocabulary:
     """Read ``vocabulary.parquet`` back."""
-    with storage.open_file(path) as stream:
-        table = pq.read_table(stream)
+    with open_parquet(path) as file:
+        table = file.read()
     return Vocabulary(
         table["concept"].to_pylist(),
         embedding_matrix(table["embedding"]),

@@ -36,8 +36,8 @@ def copy(finished, tmp_path) -> Path:
 
 
 def test_killed_runs_come_to_the_same_archives(tmp_path):
-    tally = campaign(tmp_path, kills=3, seed=int.from_bytes(os.urandom(2)))
-    assert tally.kills >= 3
+    tally = campaign(tmp_path, kills=2, seed=int.from_bytes(os.urandom(2)))
+    assert tally.kills >= 2
     assert tally.runs >= 1
 
 

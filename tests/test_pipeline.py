@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import duckdb
@@ -252,23 +248,6 @@ def test_a_shard_that_is_no_longer_asked_for_leaves_no_files(world, finished, ti
     assert curate(path, folder) == 0
     for kind in ("archives", "embeddings", "rejects"):
         assert list(tables(folder, kind)) == ["00000", "00002"]
-
-
-@pytest.mark.parametrize("delay", [0.5, 2.5])
-def test_a_killed_run_goes_on_to_the_same_archives(world, finished, tmp_path, delay):
-    command = [sys.executable, "-m", "pipelines.curate", "--data", str(world), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen([*command, "--runner", "inprocess"], start_new_session=True, stdout=subprocess.DEVNULL)
-    embeddings = tmp_path / "out" / "embeddings"
-    deadline = time.monotonic() + 60
-    while not embeddings.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(delay / 10)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert curate(world, tmp_path / "out") == 0
-    assert tables(tmp_path / "out", "archives") == tables(finished, "archives")
-    assert not list((tmp_path / "out").rglob(".partial-*"))
 
 
 # --- ablations ---

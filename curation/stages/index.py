@@ -36,8 +36,6 @@ def _index(outputs: Outputs, stage: str, kind: str, folder: str, embedded_by: st
     if work.fresh:
         return
     rows = sum(row_count(source) for source in paths)
-    if not rows:
-        raise CurationError(f"shards: not one usable sample in {len(paths)} shards; read {outputs.path('rejects')}")
 
     def embeddings() -> Iterator[np.ndarray]:
         for source in paths:

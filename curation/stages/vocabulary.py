@@ -48,6 +48,10 @@ def candidates(outputs: Outputs) -> None:
     else:
         inputs = vocabulary.read_concepts(config.source)
     work = Work(outputs, "candidates", outputs.candidates, record(parameters, inputs))
+    if not any(row_count(outputs.of_shard("embeddings", shard)) for shard in outputs.shards):
+        raise CurationError(
+            f"shards: not one usable sample in {len(outputs.shards)} shards; {outputs.path('rejects')} says why"
+        )
     if work.fresh:
         return
     names = _frequent_nouns(outputs) if config.built else inputs

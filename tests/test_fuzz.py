@@ -1,0 +1,152 @@
+"""Every reader gets damaged input: it may refuse it with one clear line, and do nothing else.
+
+Short in ``make test``; ``make faults`` sets FUZZ=1 and runs for some minutes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import jpeg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curation import config, storage
+from curation.archive import read_archive, read_metadata
+from curation.concepts import Matcher, tokens
+from curation.errors import CurationError
+from curation.index import Mentions, build_index, open_index, open_mentions, write_index, write_mentions
+from curation.outputs import open_outputs, recorded
+from curation.samples import Reject, Sample, read_samples
+from curation.vocabulary import noun_phrases, read_concepts
+
+EXAMPLES = 5000 if os.environ.get("FUZZ") else 60
+fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@st.composite
+def damage(draw, whole: bytes) -> bytes:
+    """``whole`` with some bytes changed, and cut or lengthened."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(0, 4))):
+        position = draw(st.integers(0, max(len(content) - 1, 0)))
+        content[position : position + draw(st.integers(0, 8))] = draw(st.binary(max_size=8))
+    return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
+
+
+def whole_tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in [("a.jpg", jpeg(8)), ("a.txt", b"a dog"), ("é" * 80 + ".jpg", b"x"), ("b.txt", b"\xff")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+TAR = whole_tar()
+
+
+@fuzz
+@given(st.one_of(damage(TAR), st.binary(max_size=2000)))
+def test_tars(content):
+    try:
+        found = list(read_samples(io.BytesIO(content), "shard.tar", "jpg", "txt"))
+    except CurationError as error:
+        assert str(error).startswith("shard.tar: cannot be read as a tar")
+        assert "\n" not in str(error)
+        return
+    for item in found:
+        assert isinstance(item, (Sample, Reject))
+        pa.array([item.key, item.caption if isinstance(item, Sample) else item.reason], pa.string())
+
+
+@fuzz
+@given(st.text(max_size=200))
+def test_captions(text):
+    matcher = Matcher(["dog", "hot dog", "traffic light", "stop sign"])
+    found = matcher.match(text)
+    assert len(found) == len(set(found))
+    assert all(0 <= number < 4 for number in found)
+    words = tokens(text)
+    assert "".join(words) == "".join("".join(words).split())
+    assert all(1 <= len(phrase.split()) <= 4 for phrase in noun_phrases([(word, True) for word in words]))
+
+
+def only_curation_errors(read, path: Path) -> None:
+    try:
+        read(str(path))
+    except CurationError as error:
+        assert str(path) in str(error)
+
+
+@pytest.fixture(scope="module")
+def parquet(finished) -> bytes:
+    return (finished / "archives" / "00000.parquet").read_bytes()
+
+
+@fuzz
+@given(st.data())
+def test_parquet_metadata_and_archives(parquet, tmp_path, data):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(data.draw(damage(parquet)))
+    only_curation_errors(read_metadata, path)
+    only_curation_errors(read_archive, path)
+    assert isinstance(recorded(str(path), "archive"), dict)
+
+
+@fuzz
+@given(st.data())
+def test_manifest(finished, tmp_path, data):
+    (tmp_path / "manifest.json").write_bytes(data.draw(damage((finished / "manifest.json").read_bytes())))
+    try:
+        open_outputs(str(tmp_path))
+    except CurationError as error:
+        assert "\n" not in str(error)
+
+
+@fuzz
+@given(st.data())
+def test_index_json(finished, tmp_path, data):
+    path = tmp_path / "index.json"
+    path.write_bytes(data.draw(damage((finished / "index" / "index.json").read_bytes())))
+    only_curation_errors(storage.read_json, path)
+    assert isinstance(recorded(str(path), "index"), dict)
+
+
+@fuzz
+@given(st.data())
+def test_yaml(world, tmp_path, data):
+    path = tmp_path / "world.yaml"
+    path.write_bytes(data.draw(st.one_of(damage(world.read_bytes()), st.text(max_size=80).map(str.encode))))
+    only_curation_errors(config.load, path)
+
+
+@fuzz
+@given(st.data(), st.sampled_from(["txt", "csv", "parquet"]))
+def test_vocabulary_files(finished, tmp_path, data, kind):
+    whole = {"txt": b"dog\ncat\n", "csv": b"concept,kept\ndog,true\n"}
+    whole["parquet"] = (finished / "vocabulary.parquet").read_bytes()
+    path = tmp_path / f"concepts.{kind}"
+    path.write_bytes(data.draw(damage(whole[kind])))
+    only_curation_errors(read_concepts, path)
+
+
+def test_a_cut_index_is_refused_by_its_size(tmp_path):
+    import numpy as np
+
+    vectors = np.eye(8, dtype=np.float32)
+    write_index(build_index(lambda: [vectors], 8, 8, "Flat", 8), str(tmp_path / "i.faiss"))
+    write_mentions(Mentions(np.arange(9), np.zeros(8, np.int32), np.ones(8, np.float32)), str(tmp_path / "m.arrow"))
+    whole = (tmp_path / "i.faiss").stat().st_size
+    for name, read in (("i.faiss", lambda path: open_index(path, size=whole)), ("m.arrow", open_mentions)):
+        content = (tmp_path / name).read_bytes()
+        for length in range(0, len(content), 17):
+            (tmp_path / name).write_bytes(content[:length])
+            with pytest.raises(CurationError):
+                read(str(tmp_path / name))
