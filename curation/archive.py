@@ -83,7 +83,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     with storage.open_file(path) as stream:
         try:
             yield pq.ParquetFile(stream)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
                 raise
             reason = " ".join(str(error).split())

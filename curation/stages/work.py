@@ -6,6 +6,7 @@ from typing import Any
 
 from curation import storage
 from curation.archive import read_metadata
+from curation.errors import CurationError
 from curation.outputs import Outputs, changes, read_stats, recorded
 from curation.progress import Progress
 from curation.samples import Shard
@@ -60,11 +61,14 @@ class Work:
             storage.write_json(path, stats | counts | {"seconds": seconds})
 
 
-def fingerprint_of(path: str, stage: str) -> str:
+def fingerprint_of(path: str, stage: str, what: str = "fingerprint") -> str:
     """The fingerprint that ``stage`` left in a Parquet file. Raises CurationError when it is not there."""
-    return read_metadata(path)[stage]["fingerprint"]
+    found = read_metadata(path).get(stage) or {}
+    if what not in found:
+        raise CurationError(f"{path}: says nothing of stage {stage}; delete it and run again")
+    return found[what]
 
 
 def vocabulary_content(path: str) -> str:
     """Identifies the concepts and embeddings of ``vocabulary.parquet``, whatever they were chosen from."""
-    return read_metadata(path)["vocabulary"]["content"]
+    return fingerprint_of(path, "vocabulary", "content")
