@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -94,6 +93,8 @@ class Encoder:
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
         """Load the model. Raises CurationError when there is no such model or no weights for it."""
+        import open_clip  # takes seconds, and most processes of a run that goes on never need it
+
         self.device, self.precision, self.batch_size = device, precision, config.batch_size
         logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
         if ":" not in config.model and not config.pretrained:

@@ -10,7 +10,6 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from webdataset.tariterators import base_plus_ext
 
 from curation import storage
 from curation.errors import CurationError, InputError
@@ -84,6 +83,8 @@ def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[st
     skipped. A repeated extension begins a new sample with the same key. Raises tarfile.ReadError for a tar that does not
     come to its proper end.
     """
+    from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
+
     key, fields = None, {}
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
         for member in tar:

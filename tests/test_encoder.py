@@ -111,7 +111,7 @@ def test_weights_that_need_quickgelu_get_it(monkeypatch, config):
         asked.update(options)
         raise RuntimeError("no weights here")
 
-    monkeypatch.setattr(encoder.open_clip, "create_model_and_transforms", create)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     with pytest.raises(CurationError, match="no weights here"):
         encoder.Encoder(EncoderConfig(model="ViT-B-16", pretrained="openai"), "cpu", "fp32")
     assert asked["force_quick_gelu"] is True
