@@ -168,4 +168,7 @@ def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str],
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of Beam may still wait for a worker that died

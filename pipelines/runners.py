@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from curation.progress import read_progress
 from curation.stages import plan
 from pipelines.beam import build
 
+GRACE = 3  # seconds
+
 
 def run(outputs: Outputs, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
     """Run the pipeline to its end.
@@ -33,41 +36,70 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CurationError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    threading.excepthook = _ignore_ended_workers
     count = min(workers or os.cpu_count() or 1, len(outputs.shards))
     with tempfile.TemporaryDirectory() as folder:
-        log = os.path.join(folder, "workers.log")
-        engine, options = _engine(runner, count, beam_arguments or [], log)
-        try:
-            pipeline = beam.Pipeline(runner=engine, options=options)
-            build(pipeline, outputs)
-            state = pipeline.run().wait_until_finish()
-        except Exception as error:
-            raise CurationError(_one_line(error, outputs, log)) from error
-        finally:
-            threading.excepthook = threading.__excepthook__
+        log, alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
+        with open(alive, "w"), open(log, "w"):  # make both
+            pass
+        engine, options = _engine(runner, count, beam_arguments or [], log, alive)
+        with _WorkerWatch(alive) as watch:
+            try:
+                pipeline = beam.Pipeline(runner=engine, options=options)
+                build(pipeline, outputs)
+                state = pipeline.run().wait_until_finish()
+            except Exception as error:
+                watch.over.set()
+                raise CurationError(_one_line(error, outputs, log)) from error
+            except KeyboardInterrupt as error:
+                if not watch.worker_died:
+                    raise
+                raise CurationError(_one_line(RuntimeError("a worker died"), outputs, log)) from error
     if state not in ("DONE", None):
         raise CurationError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
 
 
-def _engine(runner: str, workers: int, arguments: list[str], log: str) -> tuple[Any, PipelineOptions]:
+def _engine(runner: str, workers: int, arguments: list[str], log: str, alive: str) -> tuple[Any, PipelineOptions]:
     if runner == "inprocess":
         return FnApiRunner(), PipelineOptions(arguments)
     if runner == "DirectRunner":
         # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
         # --direct_running_mode=multi_processing would put another worker program in place of ours.
-        command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker 2>>{shlex.quote(log)}"
+        command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker {shlex.quote(alive)} 2>>{shlex.quote(log)}"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
         options = [f"--direct_num_workers={workers}", *arguments]
         return FnApiRunner(default_environment=worker), PipelineOptions(options)
     return runner, PipelineOptions(arguments)
 
 
-def _ignore_ended_workers(hook: threading.ExceptHookArgs) -> None:
-    """Beam's threads that mind a worker process complain when the process ends; the pipeline itself says why."""
-    minders = ("run_worker", "beam_control_read", "read_grpc_client_inputs")
-    if hook.thread is None or not hook.thread.name.startswith(minders):
-        threading.__excepthook__(hook)
+class _WorkerWatch:
+    """Ends the wait for a worker process that died: Beam itself may wait for its answer for ever.
+
+    Beam's threads that mind the workers raise when a process ends. While the pipeline runs, that ends the other workers,
+    by taking away the file ``alive``, and interrupts the main thread; at its end it is of no interest.
+    """
+
+    def __init__(self, alive: str) -> None:
+        self._alive = alive
+        self.over = threading.Event()
+        self.worker_died = False
+
+    def __enter__(self) -> _WorkerWatch:
+        threading.excepthook = self._on_exception
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.over.set()
+        threading.excepthook = threading.__excepthook__
+
+    def _on_exception(self, hook: threading.ExceptHookArgs) -> None:
+        name = hook.thread.name if hook.thread else ""
+        if name.startswith("run_worker"):
+            if not self.over.wait(GRACE) and not self.worker_died:  # the pipeline may be about to say why by itself
+                self.worker_died = True
+                os.remove(self._alive)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        elif not name.startswith(("beam_control_read", "read_grpc_client_inputs")):
+            threading.__excepthook__(hook)
 
 
 def _one_line(error: Exception, outputs: Outputs, log: str) -> str:
@@ -90,7 +122,6 @@ def _one_line(error: Exception, outputs: Outputs, log: str) -> str:
 
 
 def _last_line(path: str) -> str:
-    if not os.path.exists(path):
-        return ""
     with open(path, errors="replace") as stream:
-        return next((line.strip() for line in reversed(stream.readlines()) if line.strip()), "")
+        lines = [line.strip() for line in stream if line.strip() and "terminate called" not in line]
+    return lines[-1] if lines else ""

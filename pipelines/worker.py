@@ -7,16 +7,16 @@ import threading
 import time
 
 
-def end_with(parent: int) -> None:
-    """End this process when its parent is gone: a run that was killed must not go on writing."""
-    while os.getppid() == parent:
+def end_with(parent: int, alive: str) -> None:
+    """End this process when its parent or the file ``alive`` is gone: a run that ended must not go on writing."""
+    while os.getppid() == parent and os.path.exists(alive):
         time.sleep(0.2)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(), sys.argv[1]), daemon=True).start()
     logging.disable(logging.ERROR)  # before the import, which logs too
     from apache_beam.runners.worker import sdk_worker_main
 
-    sdk_worker_main.main(sys.argv)
+    sdk_worker_main.main(sys.argv[:1])
