@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -9,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,15 @@ class Encoder:
         self.model.eval()
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
+
+    @cached_property
+    def weights(self) -> str:
+        """A hash of the loaded weights, to tell whether a named checkpoint is still the same one."""
+        found = hashlib.blake2b(digest_size=16)
+        for name, value in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:

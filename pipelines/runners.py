@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shlex
-import signal
+import shutil
 import sys
 import tempfile
 import threading
@@ -38,33 +39,27 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     count = min(workers or os.cpu_count() or 1, len(outputs.shards))
     with tempfile.TemporaryDirectory() as folder:
-        log, alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
-        with open(alive, "w"), open(log, "w"):  # make both
-            pass
-        engine, options = _engine(runner, count, beam_arguments or [], log, alive)
-        with _WorkerWatch(alive) as watch:
+        watch = _WorkerWatch(outputs, folder)
+        engine, options = _engine(runner, count, beam_arguments or [], watch)
+        with watch:
             try:
                 pipeline = beam.Pipeline(runner=engine, options=options)
                 build(pipeline, outputs)
                 state = pipeline.run().wait_until_finish()
             except Exception as error:
-                watch.over.set()
-                raise CurationError(_one_line(error, outputs, log)) from error
-            except KeyboardInterrupt as error:
-                if not watch.worker_died:
-                    raise
-                raise CurationError(_one_line(RuntimeError("a worker died"), outputs, log)) from error
+                raise CurationError(_one_line(error, outputs, watch.log)) from error
     if state not in ("DONE", None):
         raise CurationError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
 
 
-def _engine(runner: str, workers: int, arguments: list[str], log: str, alive: str) -> tuple[Any, PipelineOptions]:
+def _engine(runner: str, workers: int, arguments: list[str], watch: _WorkerWatch) -> tuple[Any, PipelineOptions]:
     if runner == "inprocess":
         return FnApiRunner(), PipelineOptions(arguments)
     if runner == "DirectRunner":
         # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
         # --direct_running_mode=multi_processing would put another worker program in place of ours.
-        command = f"exec {shlex.quote(sys.executable)} -m pipelines.worker {shlex.quote(alive)} 2>>{shlex.quote(log)}"
+        program = f"{shlex.quote(sys.executable)} -m pipelines.worker {shlex.quote(watch.alive)}"
+        command = f"exec {program} 2>>{shlex.quote(watch.log)}"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
         options = [f"--direct_num_workers={workers}", *arguments]
         return FnApiRunner(default_environment=worker), PipelineOptions(options)
@@ -72,34 +67,44 @@ def _engine(runner: str, workers: int, arguments: list[str], log: str, alive: st
 
 
 class _WorkerWatch:
-    """Ends the wait for a worker process that died: Beam itself may wait for its answer for ever.
+    """Ends the run when a worker process dies: Beam itself may wait for its answer for ever.
 
     Beam's threads that mind the workers raise when a process ends. While the pipeline runs, that ends the other workers,
-    by taking away the file ``alive``, and interrupts the main thread; at its end it is of no interest.
+    by taking away the file ``alive`` that they look for, and then this process.
     """
 
-    def __init__(self, alive: str) -> None:
-        self._alive = alive
-        self.over = threading.Event()
-        self.worker_died = False
+    def __init__(self, outputs: Outputs, folder: str) -> None:
+        self._outputs, self._folder = outputs, folder
+        self.log, self.alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
+        self._over = threading.Event()
 
     def __enter__(self) -> _WorkerWatch:
+        for path in (self.log, self.alive):
+            open(path, "w").close()
         threading.excepthook = self._on_exception
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.over.set()
+        self._over.set()
         threading.excepthook = threading.__excepthook__
 
     def _on_exception(self, hook: threading.ExceptHookArgs) -> None:
         name = hook.thread.name if hook.thread else ""
         if name.startswith("run_worker"):
-            if not self.over.wait(GRACE) and not self.worker_died:  # the pipeline may be about to say why by itself
-                self.worker_died = True
-                os.remove(self._alive)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if not self._over.wait(GRACE):  # the pipeline may be about to say why by itself
+                self._end()
         elif not name.startswith(("beam_control_read", "read_grpc_client_inputs")):
             threading.__excepthook__(hook)
+
+    def _end(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.alive)
+        if self._over.wait(GRACE):  # without workers Beam may come to an end of its own
+            return
+        message = _one_line(RuntimeError("a worker died"), self._outputs, self.log)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _one_line(error: Exception, outputs: Outputs, log: str) -> str:

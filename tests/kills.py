@@ -89,7 +89,7 @@ def kill_within(process: subprocess.Popen, output: Path, seconds: float, rng: ra
         os.killpg(process.pid, signal.SIGKILL)
     else:
         os.kill(process.pid if target == "driver" else rng.choice(workers), signal.SIGKILL)
-    process.wait(60)
+    process.wait(60)  # a run that lost a worker ends by itself
     deadline = time.monotonic() + 20
     while group_of(process.pid):  # workers end by themselves when the driver is gone
         assert time.monotonic() < deadline, "a worker outlives its run"

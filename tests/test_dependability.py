@@ -166,6 +166,15 @@ def test_a_lost_or_cut_file_is_forecast_and_made_again(world, finished, copy, lo
     assert pq.read_table(copy / "archives") == pq.read_table(finished / "archives")
 
 
+@pytest.mark.parametrize("lost", ["embeddings/00001.parquet", "vocabulary.parquet", "candidates.parquet"])
+def test_a_file_cut_by_hand_is_made_again(world, finished, copy, lost):
+    (copy / lost).write_bytes((copy / lost).read_bytes()[:-20])
+    (copy / "manifest.json").unlink()
+    assert main(["--data", str(world), "--output", str(copy), "--runner", "inprocess"]) == 0
+    assert pq.read_table(copy / "archives") == pq.read_table(finished / "archives")
+    assert verify.main([str(copy)]) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("manifest.json", content) for content in ("", "[]", '{"config": 3}', '{"fingerprint": "x"}')]

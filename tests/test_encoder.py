@@ -102,6 +102,20 @@ def test_identity_follows_the_weights(config, tiny_clip, tmp_path):
     assert identity(EncoderConfig(model=f"local-dir:{other}", precision="fp32")) != same
 
 
+def test_the_hash_of_weights_follows_every_bit(config):
+    model = load(config)
+    before = model.weights
+    parameter = next(model.model.parameters())
+    del model.__dict__["weights"]
+    assert model.weights == before
+    with torch.no_grad():
+        old = parameter.view(-1)[0].item()
+        parameter.view(-1)[0] = np.nextafter(np.float32(old), np.float32(9))
+        del model.__dict__["weights"]
+        assert model.weights != before
+        parameter.view(-1)[0] = old
+
+
 def test_weights_that_need_quickgelu_get_it(monkeypatch, config):
     from curation import encoder
 

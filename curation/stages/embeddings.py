@@ -90,7 +90,12 @@ def _write(
             rows += len(batch)
         content = source.content()
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
-        ending["embed"] = record(parameters, content) | {"content": content, "version": version, "counts": counts}
+        ending["embed"] = record(parameters, content) | {
+            "content": content,
+            "version": version,
+            "weights": source.weights,
+            "counts": counts,
+        }
         # Rejects first: the embeddings file is the sign that the shard is done.
         columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
         table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
@@ -106,7 +111,7 @@ class _Tar:
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
         self._encoder = encoder.load(config.encoder)
-        self.width = self._encoder.width
+        self.width, self.weights = self._encoder.width, self._encoder.weights
         self._stream = storage.open_file(shard.path)
         self._reader = storage.HashingReader(self._stream)
 
@@ -130,6 +135,7 @@ class _Unreadable:
     """A shard that cannot be read: no samples, one reject without a key."""
 
     more_counts: ClassVar[dict[str, int]] = {"samples": 0, "rejects": 0, "unreadable": 1}
+    weights = None
 
     def __init__(self, config: CurationConfig, error: InputError) -> None:
         self.width, self._error = encoder.load(config.encoder).width, error
@@ -146,6 +152,7 @@ class _Import:
     """Rows of a part of a clip-retrieval folder."""
 
     more_counts: ClassVar[dict[str, int]] = {}
+    weights = None  # of a model that we have not seen
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
