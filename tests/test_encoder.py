@@ -110,7 +110,7 @@ def test_the_hash_of_weights_follows_every_bit(config):
     assert model.weights == before
     with torch.no_grad():
         old = parameter.view(-1)[0].item()
-        parameter.view(-1)[0] = np.nextafter(np.float32(old), np.float32(9))
+        parameter.view(-1)[0] = float(np.nextafter(np.float32(old), np.float32(9)))
         del model.__dict__["weights"]
         assert model.weights != before
         parameter.view(-1)[0] = old
