@@ -110,10 +110,10 @@ def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:
 
 
 def read_image(path: str) -> Image.Image:
-    """The image in RGB. Raises EvaluationError when it cannot be decoded."""
+    """The image in RGB, as it is stored. Raises EvaluationError when it cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB") if image.mode == "RGB" else image.convert("RGB")
+            return image.convert("RGB")
     except UNREADABLE as error:
         raise EvaluationError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
 
@@ -137,10 +137,17 @@ def read_labels(sample: Sample, benchmark: Benchmark) -> np.ndarray:
 
 
 def read_sample(sample: Sample, benchmark: Benchmark) -> tuple[Image.Image, np.ndarray]:
-    """Image (RGB) and labels (H, W). Raises EvaluationError, also when their sizes differ."""
-    labels = read_labels(sample, benchmark)
-    image = read_image(sample.image)
-    if image.size != labels.shape[::-1]:
-        sizes = f"{labels.shape[1]} x {labels.shape[0]}, but the image {image.width} x {image.height}"
-        raise EvaluationError(f"{sample.mask}: mask is {sizes} pixels: not the mask of this image")
+    """Image (RGB) and labels (H, W). Raises EvaluationError, also when their sizes differ.
+
+    Where the benchmark shrinks large images, the mask may have another size of the same shape.
+    """
+    labels, image = read_labels(sample, benchmark), read_image(sample.image)
+    size = labels.shape[::-1]
+    if image.size != size:
+        # Masks were drawn on what a viewer shows: turned, where the camera was.
+        image = ImageOps.exif_transpose(image)
+    proportional = abs(image.width / image.height - size[0] / size[1]) < 0.01 * size[0] / size[1]
+    if image.size != size and not (benchmark.shrink_above and proportional):
+        sizes = f"{size[0]} x {size[1]} pixels, but the image {image.width} x {image.height}"
+        raise EvaluationError(f"{sample.mask}: the mask has {sizes}: not the mask of {sample.image}")
     return image, labels
