@@ -66,17 +66,22 @@ class Benchmark:
         require(count > 0, "classes: at least one is needed")
         require(len(set(self.classes)) == count, f"classes: {repeated(self.classes)!r} occurs twice")
         require(
-            self.num_classes in (None, count), f"num_classes: {self.num_classes}, but {count} classes are named; mend one"
+            self.num_classes in (None, count),
+            f"num_classes: {self.num_classes}, but {count} classes are named; mend one",
         )
         if self.background:
-            require(self.classes[0] == "background", f"classes: the first is {self.classes[0]!r}, expected 'background'")
+            require(
+                self.classes[0] == "background", f"classes: the first is {self.classes[0]!r}, expected 'background'"
+            )
             require(count > 1, "classes: at least one besides background is needed")
             require(self.bg_threshold is not None, "bg_threshold: missing; background: true needs it")
         else:
             require(self.bg_threshold is None, "bg_threshold: has no meaning with background: false; remove it")
         for key in ("resize_short", "resize_long_max", "crop", "stride"):
             require(getattr(self, key) > 0, f"{key}: {getattr(self, key)} must be at least 1")
-        require(self.stride <= self.crop, f"stride: {self.stride} is larger than crop {self.crop}: pixels would be left out")
+        require(
+            self.stride <= self.crop, f"stride: {self.stride} is larger than crop {self.crop}: pixels would be left out"
+        )
         require(
             self.ignore_index is None or not 0 <= self.ignore_index < count,
             f"ignore_index: {self.ignore_index} is the index of class {self.ignore_index} of {count}; use another",
@@ -84,7 +89,10 @@ class Benchmark:
         for key in ("encoding", "raw_encoding"):
             value = getattr(self, key)
             known = ", ".join(ENCODINGS)
-            require(value is None or value in ENCODINGS, f"{key}: {value!r} is not one of {known}{nearest(value, ENCODINGS)}")
+            require(
+                value is None or value in ENCODINGS,
+                f"{key}: {value!r} is not one of {known}{nearest(value, ENCODINGS)}",
+            )
         require(
             (self.raw_encoding is None) == (self.layout.raw_masks is None),
             "raw_encoding: goes with layout.raw_masks; give both or neither",
@@ -121,12 +129,12 @@ def nearest(word: Any, choices: Iterable[str]) -> str:
 def packaged() -> dict[str, Path]:
     """Name and file of the benchmarks that ship with the package, in the order of the papers' tables."""
     folder = Path(str(resources.files("evaluation"))) / "configs"
-    order = "voc context coco_object imagenet_s_50 imagenet_s_300 coco_stuff cityscapes ade20k".split()
+    order = ["voc", "context", "coco_object", "imagenet_s_50", "imagenet_s_300", "coco_stuff", "cityscapes", "ade20k"]
     return {name: folder / f"{name}.yaml" for name in order}
 
 
 def read_benchmark(name: str, data_root: str) -> Benchmark:
-    """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, whose ``root`` is relative to it.
+    """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, which ``root`` is relative to.
 
     Raises EvaluationError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
     """
@@ -165,8 +173,10 @@ def load(path: Path, folder: str) -> Benchmark:
 def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
     """The classes as given: a list, the name of a text file relative to ``folder``, or by default ``root``/classes.txt."""
     if isinstance(given, list):
-        require(all(isinstance(name, str) for name in given), f"classes: {[n for n in given if not isinstance(n, str)][:1]} "
-                "is no text; put it in quotes")
+        require(
+            all(isinstance(name, str) for name in given),
+            f"classes: {[n for n in given if not isinstance(n, str)][:1]} is no text; put it in quotes",
+        )
         return tuple(given)
     require(given is None or isinstance(given, str), f"classes: expected a list or a file name, found {given!r}")
     path = os.path.join(folder, given) if given else os.path.join(root, "classes.txt")
@@ -175,7 +185,9 @@ def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"classes: {path} cannot be read ({error}); list the names, or write one a line") from None
+        raise EvaluationError(
+            f"classes: {path} cannot be read ({error}); list the names, or write one a line"
+        ) from None
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -196,6 +208,8 @@ def of_type(value: Any, hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(of_type(value, kind) for kind in typing.get_args(hint))
     origin = typing.get_origin(hint) or hint
-    return type(value) in (int, float) if origin is float else type(value) is origin or (
-        origin not in (int, bool) and isinstance(value, origin)
+    return (
+        type(value) in (int, float)
+        if origin is float
+        else type(value) is origin or (origin not in (int, bool) and isinstance(value, origin))
     )

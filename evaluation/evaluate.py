@@ -81,8 +81,9 @@ def evaluate(
 ) -> Result:
     """The model's scores on the first ``limit`` images of a benchmark, on the model's device.
 
-    ``batch_size``: windows encoded together. ``on_start`` gets the number of images found and of those to come, ``on_image``
-    each prediction; those with an index below ``drawn`` have their groups. With a ``share`` every rank gets the same result.
+    ``batch_size``: windows encoded together. ``on_start`` gets the number of images found and of those to come,
+    ``on_image`` each prediction; those with an index below ``drawn`` have their groups. With a ``share`` every rank gets the
+    same result.
     Raises AbsentError and EvaluationError as :func:`~evaluation.layout.list_samples` and ``read_sample`` do.
     """
     share = share or Share()
@@ -93,9 +94,9 @@ def evaluate(
     device = model.logit_scale.device
     threshold = benchmark.bg_threshold if benchmark.background else None
     view = view_of(benchmark)
-    began = time.monotonic()
     counts = torch.zeros((len(benchmark.classes),) * 2, dtype=torch.int64, device=device)
     classes = inference.embed_classes(model, benchmark.words, threshold)
+    began = time.monotonic()
 
     def read(numbered: tuple[int, Sample]) -> tuple[Any, Tensor, tuple[int, int]]:
         image, labels = read_sample(numbered[1], benchmark)
@@ -115,14 +116,10 @@ def evaluate(
     counts = metric.sum_over_ranks(counts, share.group).cpu()
     if not counts.any():
         raise EvaluationError(f"{benchmark.name}: no pixel counts: every label of {len(chosen)} images is ignored")
-    return Result(
-        benchmark, len(samples), len(chosen), time.monotonic() - began, metric.scores(counts), counts
-    )
+    return Result(benchmark, len(samples), len(chosen), time.monotonic() - began, metric.scores(counts), counts)
 
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], window: int
-) -> Iterator[Any]:
+def ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], window: int) -> Iterator[Any]:
     """Yield work(item) in order, with up to ``window`` items under way in the pool."""
     waiting: deque[Future[Any]] = deque()
     for item in items:

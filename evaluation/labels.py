@@ -83,7 +83,7 @@ def flat(pixels: np.ndarray) -> np.ndarray:
 def byte(pixels: np.ndarray) -> np.ndarray:
     """``pixels`` (H, W) as an index into a table of 256. Raises EvaluationError for larger or negative values."""
     values = flat(pixels).astype(np.int64)
-    if values.size and not (0 <= values.min() and values.max() <= 255):
+    if values.size and not (values.min() >= 0 and values.max() <= 255):
         raise EvaluationError(f"expected values of 0 to 255, found {values.min()} to {values.max()}")
     return values
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -65,16 +66,16 @@ def boxes(height: int, width: int, crop: int, stride: int) -> list[Box]:
 def stitch(places: Sequence[Box], groups: Sequence[Tensor], scores: Sequence[Tensor]) -> Regions:
     """The mean, over the windows that cover a pixel, of the scores of its group.
 
-    ``places`` cover the image; ``groups``: (h, w) uint8 a window, the group of each pixel; ``scores``: (G, C) float32 a window.
+    ``places`` cover the image; ``groups``: the group of each pixel, (h, w) uint8 a window; ``scores``: (G, C) a window.
     """
     height, width = max(box.bottom for box in places), max(box.right for box in places)
     ids = torch.empty((height, width), dtype=torch.int64, device=groups[0].device)
     tables, count = [], 0
     rows = sorted({edge for box in places for edge in (box.top, box.bottom)})
     columns = sorted({edge for box in places for edge in (box.left, box.right)})
-    for top, bottom in zip(rows, rows[1:], strict=False):
+    for top, bottom in pairwise(rows):
         across = [number for number, box in enumerate(places) if box.top <= top and bottom <= box.bottom]
-        for left, right in zip(columns, columns[1:], strict=False):
+        for left, right in pairwise(columns):
             # Within this cell the covering windows are the same everywhere.
             covering = [number for number in across if places[number].left <= left and right <= places[number].right]
             cell, table = None, None
@@ -89,7 +90,7 @@ def stitch(places: Sequence[Box], groups: Sequence[Tensor], scores: Sequence[Ten
 
 
 def refine(cell: Tensor | None, table: Tensor | None, group: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Split the regions ``cell`` (h, w), with ``table`` (R, C), by one more window's ``group`` (h, w), adding ``scores`` (G, C).
+    """Split regions ``cell`` (h, w), with ``table`` (R, C), by one more window's ``group`` (h, w); add its ``scores`` (G, C).
 
     Only combinations that occur get a row, so the table cannot have more rows than the cell has pixels.
     """

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("curation", "evaluation", "pipelines", "training")
 ALLOWED = {
     "curation": {"curation"},
-    "evaluation": {"evaluation"},
+    "evaluation": {"evaluation", "training.groupvit", "training.checkpoint"},
     "pipelines": {"pipelines", "curation"},
     "training": {"training", "evaluation", "curation.archive"},
 }

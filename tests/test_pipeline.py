@@ -397,7 +397,7 @@ def test_another_runs_index_needs_the_same_encoder(world, finished, tiny_clip, t
     assert "embedded by another encoder" in capfd.readouterr().err
 
 
-# --- a vocabulary built from the data, imported embeddings -----------------------------------------------------------------
+# --- a vocabulary built from the data, imported embeddings ----------------------------------------------------------------
 
 
 def test_a_vocabulary_is_built_from_the_captions(world, tiny_clip, tmp_path):
@@ -444,7 +444,7 @@ def test_clip_retrieval_embeddings_are_imported(world, finished, tiny_clip, tmp_
             assert ours["score"] == pytest.approx(theirs["score"], rel=1e-3)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("runner", ["inprocess", "DirectRunner"])

@@ -1,4 +1,4 @@
-"""Checkpoints of GroupViT: our folder, a Lightning file, or a Hugging Face folder. Weights only: nothing in them is executed."""
+"""Checkpoints of GroupViT: our folder, a Lightning file, a Hugging Face folder. Read as data: nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def load(path: str | Path) -> Loaded:
     if path.is_dir():
         return _load_folder(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; give a folder with config.json and model.safetensors, or a .ckpt")
+        raise CheckpointError(
+            f"{path}: no such checkpoint; give a folder with config.json and model.safetensors, or a .ckpt"
+        )
     return _load_lightning(path)
 
 
@@ -115,7 +117,9 @@ def _load_folder(folder: Path) -> Loaded:
         weights = from_huggingface(weights, model, weights_path)
     else:
         found = config.get("model_type", "no model_type") if isinstance(config, dict) else "no keys"
-        raise CheckpointError(f"{config_path}: not a GroupViT (found {found}); format {FORMAT} or model_type groupvit is needed")
+        raise CheckpointError(
+            f"{config_path}: not a GroupViT (found {found}); format {FORMAT} or model_type groupvit is needed"
+        )
     return _filled(model, weights, weights_path, kind)
 
 
@@ -153,7 +157,9 @@ def _filled(model: GroupViT, weights: Mapping[str, Tensor], path: Path, kind: st
     extra = [name for name in weights if name not in wanted]
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the model lacks"
-        raise CheckpointError(f"{path}: {what} ({len(missing)} missing, {len(extra)} unknown): weights of another model")
+        raise CheckpointError(
+            f"{path}: {what} ({len(missing)} missing, {len(extra)} unknown): weights of another model"
+        )
     for name, value in wanted.items():
         if weights[name].shape != value.shape:
             shapes = f"{tuple(weights[name].shape)}, expected {tuple(value.shape)}"

@@ -3,7 +3,7 @@
     patches --6 blocks, 64 group tokens--> 64 segments --3 blocks, 8 group tokens--> 8 segments --3 blocks--> mean
 
 Each grouping assigns every segment to one of the next stage's groups: by straight-through Gumbel-softmax in training, by
-the largest product in evaluation. The *soft* assignments are what zero-shot segmentation reads (:meth:`GroupViT.encode_groups`).
+the largest product in evaluation. The *soft* assignments, see :meth:`GroupViT.encode_groups`, are for segmentation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class GroupViTConfig:
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size: {self.image_size} is no multiple of patch_size {self.patch_size}")
         if len(self.depths) != len(self.groups) + 1:
-            raise ValueError(f"depths: {len(self.depths)} stages need {len(self.depths) - 1} groups, found {self.groups}")
+            raise ValueError(
+                f"depths: {len(self.depths)} stages need {len(self.depths) - 1} groups, found {self.groups}"
+            )
         if self.width % self.heads or self.text_width % self.text_heads:
             raise ValueError("heads: width must be a multiple of heads, and text_width of text_heads")
         if not self.groups or not 0 <= self.drop_path < 1:
@@ -342,7 +344,9 @@ class GroupViT(nn.Module):
 
 def projection_head(width: int, hidden: int, out: int) -> nn.Sequential:
     """Linear, BatchNorm, ReLU, Linear: (N, width) -> (N, out)."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out)
+    )
 
 
 def initialise(module: nn.Module) -> None:
@@ -362,7 +366,7 @@ def tokenizer() -> Any:
 
 
 def tokenize(texts: Sequence[str], context: int = 77) -> Tensor:
-    """Token ids (T, L), int64, of texts: as long as the longest, at most ``context``; longer ones are cut, END_OF_TEXT last.
+    """Token ids (T, L), int64, of texts: as long as the longest, at most ``context``; a longer text is cut, END_OF_TEXT last.
 
     What follows END_OF_TEXT never matters to the text tower, so the padding (zeros) is no longer than it must be.
     """
