@@ -134,7 +134,7 @@ def packaged() -> dict[str, Path]:
 
 
 def read_benchmark(name: str, data_root: str) -> Benchmark:
-    """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, which ``root`` is relative to.
+    """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, beside ``root``.
 
     Raises EvaluationError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
     """

@@ -82,8 +82,8 @@ def evaluate(
     """The model's scores on the first ``limit`` images of a benchmark, on the model's device.
 
     ``batch_size``: windows encoded together. ``on_start`` gets the number of images found and of those to come,
-    ``on_image`` each prediction; those with an index below ``drawn`` have their groups. With a ``share`` every rank gets the
-    same result.
+    ``on_image`` each prediction; those with an index below ``drawn`` have their groups. With a ``share`` every rank gets
+    the same result.
     Raises AbsentError and EvaluationError as :func:`~evaluation.layout.list_samples` and ``read_sample`` do.
     """
     share = share or Share()

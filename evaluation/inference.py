@@ -47,7 +47,7 @@ class Segmentation(NamedTuple):
     groups: Tensor | None  # (h, w) uint8, at the size of the windows, where asked for
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_classes(model: GroupViT, names: Sequence[str], threshold: float | None) -> Classes:
     """Text features of "a photo of a NAME.", unit norm; ``names`` without the background."""
     device = model.logit_scale.device

@@ -69,22 +69,32 @@ def from_split(layout: Layout) -> list[dict[str, str]]:
 
 
 def from_images(layout: Layout) -> list[dict[str, str]]:
-    """The fields of every file that the image pattern matches, sorted by path."""
-    names = set(re.findall(r"\{(\w+)\}", layout.images))
-    expression = re.escape(layout.images)
-    for name in names:
-        first, *others = expression.split(re.escape(f"{{{name}}}"))
-        expression = first + f"(?P<{name}>[^/]+)" + f"(?P={name})".join(others) if others else first
-    start = fixed_part(layout, layout.images)
-    found = []
-    for folder, folders, files in os.walk(start, followlinks=True):
+    """The fields of every file that the image pattern matches, sorted by path; masks beside the images are left out."""
+    wanted = expression(layout.images)
+    others = [expression(pattern) for pattern in (layout.masks, layout.raw_masks) if pattern]
+    found = {}
+    for folder, folders, files in os.walk(fixed_part(layout, layout.images), followlinks=True):
         folders.sort()
         for file in files:
             relative = os.path.relpath(os.path.join(folder, file), layout.root).replace(os.sep, "/")
-            match = re.fullmatch(expression, relative)
-            if match:
-                found.append((relative, match.groupdict()))
-    return [fields for _, fields in sorted(found, key=lambda item: item[0])]
+            match = wanted.fullmatch(relative)
+            if match and not any(other.fullmatch(relative) for other in others):
+                found[relative] = match.groupdict()
+    return [found[relative] for relative in sorted(found)]
+
+
+def expression(pattern: str) -> re.Pattern[str]:
+    """A pattern as a regular expression: a field is any text without a slash, the same text wherever it is repeated."""
+    seen: set[str] = set()
+
+    def field(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return f"(?P<{name}>[^/]+)"
+
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", field, re.escape(pattern)))
 
 
 def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:

@@ -17,6 +17,7 @@ PANEL = 300  # pixels of a panel's longer side
 GAP, LINE, TEXT, SWATCH = 14, 19, 13, 12
 NAMES = 9  # lines of a legend
 INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
+DARK, LIGHT = (70, 70, 70), (215, 215, 215)  # swatches of the background, and of what is not evaluated
 TINT = 0.68  # how much of a pixel's colour is its class
 GOLDEN = 0.61803398875
 
@@ -38,7 +39,7 @@ class Panel(NamedTuple):
 
 @lru_cache(maxsize=8)
 def colours(count: int) -> np.ndarray:
-    """Colours (count, 3), uint8; neighbours differ in hue, and every third in lightness. Always the same ones."""
+    """Colours (count, 3), uint8; neighbours differ in hue, and in lightness."""
     tones = [(0.72, 0.95), (0.90, 0.72), (0.50, 0.88)]  # saturation, value
     rows = [colorsys.hsv_to_rgb((0.02 + index * GOLDEN) % 1, *tones[index % 3]) for index in range(count)]
     return np.round(255 * np.array(rows).reshape(count, 3)).astype(np.uint8)
@@ -52,14 +53,25 @@ def group_colours(count: int) -> np.ndarray:
     return np.round(255 * np.array(rows).reshape(count, 3)).astype(np.uint8)
 
 
+def palette_of(count: int, *maps: np.ndarray) -> np.ndarray:
+    """Colours (count, 3), uint8, well apart for those of ``count`` labels that occur in ``maps``; grey for the others."""
+    present = np.unique(np.concatenate([labels.ravel() for labels in maps]))
+    present = present[(present >= 0) & (present < count)]
+    palette = np.full((count, 3), 128, np.uint8)
+    palette[present] = colours(len(present))
+    return palette
+
+
 def paint(image: Image.Image, labels: np.ndarray, palette: np.ndarray, plain: Sequence[int] = ()) -> Image.Image:
-    """``image`` tinted by ``labels`` (H, W) at the image's size; labels outside the palette and ``plain`` ones stay grey."""
+    """``image`` tinted by ``labels`` (H, W) of its size; ``plain`` ones are dark grey, those outside the palette light."""
     pixels = np.asarray(image.convert("RGB"), np.float32)
     grey = np.repeat(pixels.mean(2, keepdims=True), 3, 2)  # (H, W, 3)
-    tinted = (labels >= 0) & (labels < len(palette)) & ~np.isin(labels, list(plain))
-    colour = palette[np.where(tinted, labels, 0)].astype(np.float32)
+    inside = (labels >= 0) & (labels < len(palette))
+    colour = palette[np.where(inside, labels, 0)].astype(np.float32)
     mixed = TINT * colour + (1 - TINT) * grey
-    return Image.fromarray(np.where(tinted[..., None], mixed, 0.55 * grey).round().astype(np.uint8))
+    mixed = np.where(np.isin(labels, list(plain))[..., None], 0.55 * grey, mixed)
+    mixed = np.where(inside[..., None], mixed, 0.25 * grey + 0.75 * 235)
+    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def legend(labels: np.ndarray, names: Sequence[str], palette: np.ndarray, plain: Sequence[int] = ()) -> list[Entry]:
@@ -69,7 +81,7 @@ def legend(labels: np.ndarray, names: Sequence[str], palette: np.ndarray, plain:
     shown = order if len(order) <= NAMES else order[: NAMES - 1]
     entries = [
         Entry(
-            (140, 140, 140) if index in plain else tuple(map(int, palette[index])),
+            DARK if index in plain else tuple(map(int, palette[index])),
             f"{names[index]}  {share(counts[index], labels.size)}",
         )
         for index in shown
@@ -83,8 +95,9 @@ def share(part: int, whole: int) -> str:
 
 
 def comparison(prediction: Prediction, benchmark: Benchmark) -> Image.Image:
-    """Image, ground truth, prediction and groups of one image, side by side; grey: background, or not evaluated."""
-    names, palette = benchmark.classes, colours(len(benchmark.classes))
+    """Image, ground truth, prediction and groups of one image, side by side; dark: background; light: not evaluated."""
+    names = benchmark.classes
+    palette = palette_of(len(names), prediction.labels, prediction.predicted)
     plain = (0,) if benchmark.background else ()
     size = shown_size(prediction.image.size)
     image = prediction.image.resize(size, Image.Resampling.BICUBIC)
@@ -92,12 +105,10 @@ def comparison(prediction: Prediction, benchmark: Benchmark) -> Image.Image:
     for title, labels in (("ground truth", prediction.labels), ("prediction", prediction.predicted)):
         picture = paint(image, scaled(labels, size), palette, plain)
         panels.append(Panel(title, picture, legend(labels, names, palette, plain)))
-    truth, found = panels[1:]
-    # A class that was not evaluated has no entry of its own: say what the grey of the ground truth is.
+    # What was not evaluated is no class: say what the light grey of the ground truth is.
     if benchmark.ignore_index is not None and (prediction.labels == benchmark.ignore_index).any():
         part = share(int((prediction.labels == benchmark.ignore_index).sum()), prediction.labels.size)
-        truth.legend.append(Entry((140, 140, 140), f"not evaluated  {part}"))
-    panels[1:] = [truth, found]
+        panels[1].legend.append(Entry(LIGHT, f"not evaluated  {part}"))
     if prediction.groups is not None:
         panels.append(groups_panel(image, prediction.groups))
     return side_by_side(panels)
@@ -113,7 +124,7 @@ def groups_panel(image: Image.Image, groups: np.ndarray) -> Panel:
 
 def overlay(image: Image.Image, labels: np.ndarray, names: Sequence[str], background: bool) -> Image.Image:
     """The image and its segmentation into words, side by side."""
-    palette = colours(len(names))
+    palette = palette_of(len(names), labels)
     plain = (0,) if background else ()
     size = shown_size(image.size, 2 * PANEL)
     small = image.resize(size, Image.Resampling.BICUBIC)

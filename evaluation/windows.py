@@ -90,7 +90,7 @@ def stitch(places: Sequence[Box], groups: Sequence[Tensor], scores: Sequence[Ten
 
 
 def refine(cell: Tensor | None, table: Tensor | None, group: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Split regions ``cell`` (h, w), with ``table`` (R, C), by one more window's ``group`` (h, w); add its ``scores`` (G, C).
+    """Split regions ``cell`` (h, w), of ``table`` (R, C), by one more window's ``group`` (h, w); add its ``scores`` (G, C.
 
     Only combinations that occur get a row, so the table cannot have more rows than the cell has pixels.
     """

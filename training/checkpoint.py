@@ -1,4 +1,4 @@
-"""Checkpoints of GroupViT: our folder, a Lightning file, a Hugging Face folder. Read as data: nothing in them is executed."""
+"""Checkpoints of GroupViT: our folder, a Lightning file, a Hugging Face folder. Read as data, never executed."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ def tokenizer() -> Any:
 
 
 def tokenize(texts: Sequence[str], context: int = 77) -> Tensor:
-    """Token ids (T, L), int64, of texts: as long as the longest, at most ``context``; a longer text is cut, END_OF_TEXT last.
+    """Token ids (T, L), int64, of texts: as long as the longest, at most ``context``; a longer text is cut.
 
     What follows END_OF_TEXT never matters to the text tower, so the padding (zeros) is no longer than it must be.
     """
