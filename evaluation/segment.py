@@ -84,6 +84,8 @@ def draw(given: argparse.Namespace) -> Image.Image:
     """The picture that the command line asks for. Raises EvaluationError and CheckpointError."""
     words = list(dict.fromkeys(word.strip() for word in given.words.split(",") if word.strip()))
     require(bool(words), "words: none is given; separate them by commas")
+    suffix = os.path.splitext(given.output)[1].lower()
+    require(suffix in Image.registered_extensions(), f"output: {given.output}: Pillow writes no such format; use .png")
     require(
         given.heatmap or len(words) > 1,
         "words: a single word would cover the whole image; name what else is there, or use --heatmap",

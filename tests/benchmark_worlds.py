@@ -92,7 +92,7 @@ def coco_stuff(root: Path, converted: bool = True) -> list[np.ndarray]:
 
 
 def imagenet_s(root: Path, classes: int) -> list[np.ndarray]:
-    """ImageNet-S: RGB masks with ids above 255, 1000 ignored, one folder a class, one image of more than a million pixels."""
+    """ImageNet-S: RGB masks with ids above 255, 1000 ignored, a folder a class, an image of over a million pixels."""
     base = root / f"ImageNetS/ImageNetS{classes}"
     large = (1200, 900)
     truth = [stripes([0, classes, 1000]), stripes([classes // 2, 1000], large)]
@@ -145,7 +145,7 @@ def own(folder: Path, images: int = 5, **changes: object) -> Path:
     for number in range(images):
         size = [(100, 70), (64, 64), (70, 110)][number % 3]
         photo(folder / f"data/images/i{number}.png", number, size)
-        mask(folder / f"data/masks/i{number}.png", stripes(rng.integers(0, 4, 5).tolist() + [255], size))
+        mask(folder / f"data/masks/i{number}.png", stripes([*rng.integers(0, 4, 5).tolist(), 255], size))
     values = {
         "background": True,
         "bg_threshold": 0.4,

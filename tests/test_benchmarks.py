@@ -147,7 +147,7 @@ def test_bad_descriptions_are_refused_with_file_and_key(tmp_path, changes, messa
 def test_unknown_benchmarks_are_named_with_the_nearest():
     with pytest.raises(EvaluationError, match=r"'ade20' is not packaged \(did you mean 'ade20k'\?\); there are voc, "):
         read_benchmark("ade20", "data")
-    with pytest.raises(EvaluationError, match="nothing.yaml: no such file"):
+    with pytest.raises(EvaluationError, match=r"nothing.yaml: no such file"):
         read_benchmark("nothing.yaml", "data")
 
 
@@ -165,7 +165,7 @@ def test_absent_folders_and_files_are_named(tmp_path):
     with pytest.raises(AbsentError, match="no file"):
         list_samples(benchmark)
     (tmp_path / "city/leftImg8bit/val/").mkdir(parents=True)
-    with pytest.raises(AbsentError, match="no image .*leftImg8bit/val/{city}"):
+    with pytest.raises(AbsentError, match=r"no image .*leftImg8bit/val/{city}"):
         list_samples(read_benchmark("cityscapes", str(tmp_path)))
 
 
@@ -177,11 +177,11 @@ def spoil_label(folder: Path) -> None:
     ("spoil", "message"),
     [
         (lambda f: (f / "masks/i1.png").unlink(), r"images/i1.png: has no mask; looked for .*masks/i1.png"),
-        (lambda f: worlds.mask(f / "masks/i1.png", worlds.stripes([0], (63, 64))), "the mask has 63 x 64 pixels, but the image 64 x 64"),
+        (lambda f: worlds.mask(f / "masks/i1.png", worlds.stripes([0], (63, 64))), "63 x 64 pixels, but the image 64 x 64"),
         (spoil_label, r"masks/i1.png: label 4, 77 is outside 0..3 and is not ignore_index 255"),
         (lambda f: (f / "images/i1.png").write_bytes(b"junk"), "images/i1.png: image cannot be decoded"),
         (lambda f: (f / "masks/i1.png").write_bytes(b"junk"), "masks/i1.png: mask cannot be decoded"),
-        (lambda f: (f / "images/i1.png").write_bytes((f / "images/i1.png").read_bytes()[:90]), "i1.png: image cannot be decoded"),
+        (lambda f: (f / "images/i1.png").write_bytes((f / "images/i0.png").read_bytes()[:90]), "i1.png: image cannot"),
         (lambda f: worlds.photo(f / "masks/i1.png", 0, (64, 64)), "expected one channel, found 3: .* encoding: rgb"),
     ],
 )  # fmt: skip

@@ -149,7 +149,7 @@ def test_absent_and_foreign_files_are_refused(tmp_path):
 
 
 def test_the_newest_checkpoint_is_found(tmp_path):
-    with pytest.raises(CheckpointError, match="no .ckpt below"):
+    with pytest.raises(CheckpointError, match=r"no .ckpt below"):
         latest(tmp_path)
     for number, name in enumerate(["b/last.ckpt", "a/deep/x.ckpt"]):
         path = tmp_path / name

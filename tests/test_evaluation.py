@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import benchmark_worlds as worlds
 import numpy as np
@@ -14,7 +18,7 @@ from PIL import Image
 from evaluation import pictures
 from evaluation import segment as segmenter
 from evaluation.__main__ import main
-from evaluation.benchmark import read_benchmark
+from evaluation.benchmark import packaged, read_benchmark
 from evaluation.device import choose_device
 from evaluation.errors import EvaluationError
 from evaluation.evaluate import evaluate
@@ -183,8 +187,9 @@ def test_published_numbers_stand_beside_ours(groupvit, tmp_path):
     path = worlds.own(tmp_path, 1, published={"GroupViT (CC12M)": 41.1})
     result = evaluate(groupvit, read_benchmark(str(path), ""))
     table = published_table([result], "ours")
-    assert [list(column.cells) for column in table.columns][0] == ["[bold]ours", "GroupViT (CC12M)"]
-    assert [list(column.cells) for column in table.columns][1][1] == "41.1"
+    models, numbers = (list(column.cells) for column in table.columns)
+    assert models == ["[bold]ours", "GroupViT (CC12M)"]
+    assert numbers[1] == "41.1"
     assert published_table([], "ours") is None
 
 
@@ -259,6 +264,33 @@ def test_heat_is_the_cosine_of_the_groups(groupvit):
     np.testing.assert_allclose(found[:, 0, 0], expected.numpy(), atol=1e-5)
 
 
+# --- README ----------------------------------------------------------------------------------------------------------
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_readmes_examples_run_as_written(huggingface, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (description,) = re.findall(r"```yaml evaluation\n(.*?)```", README, re.DOTALL)
+    (program,) = re.findall(r"```python evaluation\n(.*?)```", README, re.DOTALL)
+    worlds.photo(tmp_path / "my-photos/images/a.jpg", 0)
+    worlds.mask(tmp_path / "my-photos/masks/a.png", worlds.stripes([0, 1, 3, 255]))
+    (tmp_path / "my-photos/val.txt").write_text("a\n")
+    (tmp_path / "mine.yaml").write_text(description)
+    (tmp_path / "groupvit-folder").symlink_to(huggingface[1])
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "'red fox'" in run.stdout
+
+
+def test_the_readme_has_every_benchmark_with_its_folder_and_numbers():
+    for name in packaged():
+        benchmark = read_benchmark(name, "")
+        (row,) = re.findall(rf"^\| `{name}` \|.*", README, re.MULTILINE)
+        assert f"| {benchmark.val_images:,} | {len(benchmark.classes)} |" in row
+        assert f"`{benchmark.layout.root}/" in row
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +306,7 @@ def test_a_legend_names_the_largest_classes_and_counts_the_rest():
     labels = np.repeat(np.arange(12), 12 - np.arange(12))[None]
     names = [f"class {index}" for index in range(12)]
     entries = pictures.legend(labels, names, pictures.colours(12))
-    assert [entry.text for entry in entries][0] == "class 0  15%"
+    assert entries[0].text == "class 0  15%"
     assert entries[-1].text == "and 4 more"
     assert len(entries) == pictures.NAMES
 

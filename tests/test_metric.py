@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-from pathlib import Path
 
 import benchmark_worlds as worlds
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from evaluation_ranks import evaluate_share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from evaluation.benchmark import read_benchmark
-from evaluation.evaluate import Share, evaluate
+from evaluation.evaluate import evaluate
 from evaluation.metric import confusion, scores, sum_over_ranks
 from training.checkpoint import load
 
@@ -71,22 +70,12 @@ def test_without_a_process_group_the_sum_is_the_matrix():
     assert sum_over_ranks(matrix, None) is matrix
 
 
-def rank(number: int, size: int, folder: str, checkpoint: str, benchmark: str) -> None:
-    """One of ``size`` processes that evaluate together."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=size)
-    share = Share(number, size, dist.group.WORLD)
-    result = evaluate(load(checkpoint).model, read_benchmark(benchmark, ""), batch_size=3, share=share)
-    found = {"confusion": result.confusion.tolist(), "miou": result.scores.miou, "evaluated": result.evaluated}
-    Path(folder, f"{number}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file")
-def test_two_processes_count_exactly_what_one_counts(huggingface, tmp_path):
+def test_two_processes_count_exactly_what_one_counts(huggingface, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path = worlds.own(tmp_path / "world", 5)  # an odd number: the shares differ
     alone = evaluate(load(huggingface[1]).model, read_benchmark(str(path), ""), batch_size=16)
-    mp.spawn(rank, (2, str(tmp_path), str(huggingface[1]), str(path)), nprocs=2)
+    mp.spawn(evaluate_share, (2, str(tmp_path), str(huggingface[1]), str(path)), nprocs=2)
     for number in range(2):
         found = json.loads((tmp_path / f"{number}.json").read_text())
         assert found["confusion"] == alone.confusion.tolist()
