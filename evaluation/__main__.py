@@ -72,11 +72,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 class RateColumn(ProgressColumn):
-    """Images per second."""
+    """Images per second since the start: images come in bursts, a batch at a time."""
 
     def render(self, task: Any) -> Text:
         """The text for one task."""
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
+        return Text(f"{task.completed / task.elapsed:.1f} images/s" if task.elapsed else "")
 
 
 class Files:

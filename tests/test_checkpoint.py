@@ -67,19 +67,22 @@ def test_the_hash_follows_the_weights(huggingface, tmp_path):
 
 
 class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/cocu-test-was-executed",)
+        return os.mkdir, (self.mark,)
 
 
 def test_code_in_a_checkpoint_is_not_executed(tmp_path):
-    path = tmp_path / "evil.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": Evil()}, path)
+    path, evil = tmp_path / "evil.ckpt", Evil(str(tmp_path / "executed"))
+    torch.save({"state_dict": {}, "hyper_parameters": evil}, path)
     with pytest.raises(CheckpointError, match=r"evil.ckpt: not a checkpoint that can be loaded as weights only"):
         load(path)
-    path.write_bytes(pickle.dumps(Evil()))
+    path.write_bytes(pickle.dumps(evil))
     with pytest.raises(CheckpointError, match="weights only"):
         load(path)
-    assert not os.path.exists("/tmp/cocu-test-was-executed")
+    assert not (tmp_path / "executed").exists()
 
 
 def change_config(folder, **changes):
