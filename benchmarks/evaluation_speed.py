@@ -118,7 +118,7 @@ def memory(batch_size: int) -> float:
     classes = embed_classes(network, benchmark.words, None)
     network.encode_groups(torch.zeros(1, 3, 224, 224))
     before = peak()
-    view = View(min(LARGE), 2048, benchmark.crop, benchmark.stride)  # at full size: 216 windows
+    view = View(min(LARGE), 2048, benchmark.crop, benchmark.stride)  # at full size: 234 windows
     fast(network, classes, [picture(LARGE, 0)], view, batch_size)
     return peak() - before
 
