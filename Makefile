@@ -3,18 +3,22 @@ PYTHON ?= python3
 EXTRAS ?= dev
 RUNNER ?= DirectRunner
 OUT ?=
+CKPT ?=
+BENCHMARKS ?=
+DATA_ROOT ?=
 ARGS ?=
 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure verify test faults lint clean
+.PHONY: help setup curate show measure verify eval test faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
 	@echo "Variables of curate: DATA (cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
-	@echo "All options: make curate ARGS=--help"
+	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS, DATA_ROOT (default: data), ARGS."
+	@echo "All options: make curate ARGS=--help, make eval ARGS=--help"
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CoCu needs Python 3.11 or newer; set PYTHON=")'
@@ -41,6 +45,11 @@ measure: .venv/installed ## compare every expansion and ranking with the truth i
 verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.verify '$(OUT)' $(ARGS)
 
+eval: .venv/installed ## zero-shot segmentation: make eval CKPT=last.ckpt BENCHMARKS=voc,my.yaml [DATA_ROOT=data] [ARGS="..."]
+	@$(if $(BENCHMARKS)$(findstring -h,$(ARGS)),,$(error name benchmarks, such as make eval BENCHMARKS=voc,ade20k, or BENCHMARKS=mine.yaml))
+	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)') \
+		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(ARGS)
+
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
@@ -50,6 +59,9 @@ faults: .venv/installed ## kill 50 runs at random moments, and fuzz every reader
 
 lint: .venv/installed ## check the style
 	@$(BIN)/ruff check .
+
+bench: .venv/installed ## measure speed and memory, and write them to benchmarks/RESULTS.md
+	@set -e; for script in benchmarks/*_speed.py; do $(BIN)/python $$script $(ARGS); done
 
 clean: ## remove .venv and caches (never artifacts)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -119,3 +119,46 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "out"
     assert main(["--data", str(world), "--output", str(folder), "--runner", "inprocess"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def huggingface(tmp_path_factory: pytest.TempPathFactory):
+    """A very small Hugging Face GroupViT with weights large enough for its groups to differ: (model, its folder)."""
+    import torch
+    from transformers import GroupViTConfig, GroupViTModel
+
+    torch.set_num_threads(1)  # tiny models: threads of several test processes would only wait for each other
+    image = {"image_size": 64, "patch_size": 16, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 40}
+    image |= {
+        "num_hidden_layers": 4,
+        "depths": [2, 1, 1],
+        "num_group_tokens": [6, 4, 0],
+        "num_output_groups": [6, 4, 4],
+    }
+    text = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    text |= {"eos_token_id": 49407, "bos_token_id": 49406, "pad_token_id": 1}
+    config = GroupViTConfig(text_config=text, vision_config=image, projection_dim=12, projection_intermediate_dim=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        model = GroupViTModel(config).eval()
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.ndim == 0 or not value.is_floating_point():
+                continue
+            noise = torch.randn_like(value)
+            if name.endswith("running_var"):
+                value.data = 0.5 + noise.abs()
+            elif value.ndim == 1:
+                value.data += 0.2 * noise
+            else:
+                value.data = noise * (1.5 * value[0].numel() ** -0.5 if value.shape[0] > 1 else 1.0)
+    folder = tmp_path_factory.mktemp("groupvit-hf")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+@pytest.fixture(scope="session")
+def groupvit(huggingface):
+    """Our GroupViT with the weights of ``huggingface``."""
+    from training.checkpoint import load
+
+    return load(huggingface[1]).model

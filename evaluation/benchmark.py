@@ -1,0 +1,215 @@
+"""What a benchmark is: a typed description, eight of them packaged, any other read from a user's YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluation.errors import AbsentError, EvaluationError
+from evaluation.labels import ENCODINGS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files are. Patterns are relative to ``root``; ``{id}`` names an image, other fields its folders."""
+
+    root: str
+    images: str
+    masks: str
+    split: str | None = None  # file with one id a line; without it, every image that the pattern matches
+    raw_masks: str | None = None  # original masks, read in ``raw_encoding`` where a file of ``masks`` is absent
+
+    def __post_init__(self) -> None:
+        """Raises EvaluationError for patterns without {id}."""
+        for key in ("images", "masks", "raw_masks"):
+            pattern = getattr(self, key)
+            require(pattern is None or "{id}" in pattern, f"layout.{key}: {pattern} has no {{id}}")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with its classes, its label encoding and the sizes at which it is evaluated."""
+
+    name: str
+    layout: Layout
+    background: bool
+    resize_short: int
+    crop: int
+    stride: int
+    classes: tuple[str, ...]  # "background" first where the benchmark has it
+    bg_threshold: float | None = None
+    resize_long_max: int = 2048
+    ignore_index: int | None = 255
+    encoding: str = "indices"  # one of labels.ENCODINGS
+    raw_encoding: str | None = None
+    shrink_above: int | None = None  # images of more pixels are shrunk first ...
+    shrink_long: int | None = None  # ... to this many on the long side
+    title: str = ""
+    labels: str = ""  # the encoding in words, for error messages
+    num_classes: int | None = None  # must agree with ``classes`` where it is given
+    val_images: int | None = None  # images expected
+    published: Mapping[str, float] = field(default_factory=dict)  # model: mIoU
+
+    def __post_init__(self) -> None:
+        """Check every value. Raises EvaluationError naming the key."""
+        count = len(self.classes)
+        require(count > 0, "classes: at least one is needed")
+        require(len(set(self.classes)) == count, f"classes: {repeated(self.classes)!r} occurs twice")
+        require(
+            self.num_classes in (None, count),
+            f"num_classes: {self.num_classes}, but {count} classes are named; mend one",
+        )
+        if self.background:
+            require(
+                self.classes[0] == "background", f"classes: the first is {self.classes[0]!r}, expected 'background'"
+            )
+            require(count > 1, "classes: at least one besides background is needed")
+            require(self.bg_threshold is not None, "bg_threshold: missing; background: true needs it")
+        else:
+            require(self.bg_threshold is None, "bg_threshold: has no meaning with background: false; remove it")
+        for key in ("resize_short", "resize_long_max", "crop", "stride"):
+            require(getattr(self, key) > 0, f"{key}: {getattr(self, key)} must be at least 1")
+        require(
+            self.stride <= self.crop, f"stride: {self.stride} is larger than crop {self.crop}: pixels would be left out"
+        )
+        require(
+            self.ignore_index is None or not 0 <= self.ignore_index < count,
+            f"ignore_index: {self.ignore_index} is the index of class {self.ignore_index} of {count}; use another",
+        )
+        for key in ("encoding", "raw_encoding"):
+            value = getattr(self, key)
+            known = ", ".join(ENCODINGS)
+            require(
+                value is None or value in ENCODINGS,
+                f"{key}: {value!r} is not one of {known}{nearest(value, ENCODINGS)}",
+            )
+        require(
+            (self.raw_encoding is None) == (self.layout.raw_masks is None),
+            "raw_encoding: goes with layout.raw_masks; give both or neither",
+        )
+        require(
+            (self.shrink_above is None) == (self.shrink_long is None),
+            "shrink_above: goes with shrink_long; give both or neither",
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The classes that are embedded as text: all but the background."""
+        return self.classes[1:] if self.background else self.classes
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises EvaluationError with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise EvaluationError(message)
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """The first name that occurs a second time."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
+
+
+def nearest(word: Any, choices: Iterable[str]) -> str:
+    """A suggestion in brackets, or nothing."""
+    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def packaged() -> dict[str, Path]:
+    """Name and file of the benchmarks that ship with the package, in the order of the papers' tables."""
+    folder = Path(str(resources.files("evaluation"))) / "configs"
+    order = ["voc", "context", "coco_object", "imagenet_s_50", "imagenet_s_300", "coco_stuff", "cityscapes", "ade20k"]
+    return {name: folder / f"{name}.yaml" for name in order}
+
+
+def read_benchmark(name: str, data_root: str) -> Benchmark:
+    """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, beside ``root``.
+
+    Raises EvaluationError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
+    """
+    known = packaged()
+    if name in known:
+        return load(known[name], data_root)
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return load(Path(name), os.path.dirname(os.path.abspath(name)))
+    raise EvaluationError(
+        f"benchmarks: {name!r} is not packaged{nearest(name, known)}; there are {', '.join(known)}, or give a YAML file"
+    )
+
+
+def load(path: Path, folder: str) -> Benchmark:
+    """Read a YAML (or JSON) file; a relative ``layout.root``, or a file of ``classes``, is relative to ``folder``."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EvaluationError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise EvaluationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    try:
+        require(isinstance(values, dict), "expected keys and values at the top")
+        values = {"name": path.stem, **values}
+        layout = values.get("layout")
+        require(isinstance(layout, dict), "layout: missing; give root, images and masks")
+        layout = built(Layout, {"root": ".", **layout}, "layout.")
+        root = os.path.normpath(os.path.join(folder, os.path.expandvars(os.path.expanduser(layout.root))))
+        values["layout"] = dataclasses.replace(layout, root=root)
+        values["classes"] = class_names(values.get("classes"), root, folder)
+        return built(Benchmark, values, "")
+    except EvaluationError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
+    """The classes as given: a list, the name of a text file relative to ``folder``, or by default ``root``/classes.txt."""
+    if isinstance(given, list):
+        require(
+            all(isinstance(name, str) for name in given),
+            f"classes: {[n for n in given if not isinstance(n, str)][:1]} is no text; put it in quotes",
+        )
+        return tuple(given)
+    require(given is None or isinstance(given, str), f"classes: expected a list or a file name, found {given!r}")
+    path = os.path.join(folder, given) if given else os.path.join(root, "classes.txt")
+    if not given and not os.path.isdir(root):
+        raise AbsentError(f"no folder {root}")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"classes: {path} cannot be read ({error}); list the names, or write one a line"
+        ) from None
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def built(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """The dataclass with these values. Raises EvaluationError for unknown or missing keys and wrong types."""
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        require(key in hints, f"unknown key {prefix}{key}{nearest(key, hints)}")
+        require(of_type(value, hints[key]), f"{prefix}{key}: expected {hints[key]}, found {value!r}")
+    for item in dataclasses.fields(cls):
+        optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+        require(optional or item.name in values, f"{prefix}{item.name}: missing")
+    return cls(**values)
+
+
+def of_type(value: Any, hint: Any) -> bool:
+    """Whether a value read from YAML is of the annotated type; whole numbers count as real ones, true is no number."""
+    if isinstance(hint, types.UnionType):
+        return any(of_type(value, kind) for kind in typing.get_args(hint))
+    origin = typing.get_origin(hint) or hint
+    return (
+        type(value) in (int, float)
+        if origin is float
+        else type(value) is origin or (origin not in (int, bool) and isinstance(value, origin))
+    )

@@ -1,0 +1,24 @@
+"""What one of several processes does in the test of evaluation under DDP. Light to import: each process imports it anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from evaluation.benchmark import read_benchmark
+from evaluation.evaluate import Share, evaluate
+from training.checkpoint import load
+
+
+def evaluate_share(number: int, size: int, folder: str, checkpoint: str, benchmark: str) -> None:
+    """One of ``size`` processes that evaluate together."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=size)
+    share = Share(number, size, dist.group.WORLD)
+    result = evaluate(load(checkpoint).model, read_benchmark(benchmark, ""), batch_size=3, share=share)
+    found = {"confusion": result.confusion.tolist(), "miou": result.scores.miou, "evaluated": result.evaluated}
+    Path(folder, f"{number}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()

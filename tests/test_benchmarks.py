@@ -1,0 +1,218 @@
+"""Descriptions of benchmarks, official layouts and label encodings, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import benchmark_worlds as worlds
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from evaluation.benchmark import packaged, read_benchmark
+from evaluation.errors import AbsentError, EvaluationError
+from evaluation.labels import COCO_STUFF, COCO_THINGS, ENCODINGS
+from evaluation.layout import list_samples, read_sample
+
+COUNTS = {
+    "voc": (21, 1449, 0.95), "context": (60, 5104, 0.35), "coco_object": (81, 5000, 0.95), "imagenet_s_50": (51, 752, 0.95),
+    "imagenet_s_300": (301, 4097, 0.75), "coco_stuff": (171, 5000, None), "cityscapes": (19, 500, None),
+    "ade20k": (150, 2000, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_packaged_descriptions_are_those_of_the_protocol(name):
+    benchmark = read_benchmark(name, "data")
+    assert (len(benchmark.classes), benchmark.val_images, benchmark.bg_threshold) == COUNTS[name]
+    assert benchmark.background == (benchmark.classes[0] == "background") == (COUNTS[name][2] is not None)
+    assert "background" not in benchmark.words
+    sizes = {"cityscapes": (1024, 448, 224), "coco_stuff": (512, 224, 112), "ade20k": (512, 224, 112)}
+    assert (benchmark.resize_short, benchmark.crop, benchmark.stride) == sizes.get(name, (448, 448, 224))
+    assert benchmark.resize_long_max == 2048
+    ignored = {"coco_object": None, "imagenet_s_50": 1000, "imagenet_s_300": 1000}
+    assert benchmark.ignore_index == ignored.get(name, 255)
+    assert list(packaged()) == list(COUNTS)
+
+
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_official_folders_are_read_with_their_labels(name, tmp_path):
+    truth = worlds.OFFICIAL[name](tmp_path)
+    benchmark = read_benchmark(name, str(tmp_path))
+    samples = list_samples(benchmark)
+    assert len(samples) == len(truth)
+    for sample, labels in zip(samples, truth, strict=True):
+        image, found = read_sample(sample, benchmark)
+        np.testing.assert_array_equal(found, labels)
+        assert image.mode == "RGB"
+        assert image.size == labels.shape[::-1]
+
+
+@pytest.mark.parametrize(("name", "converted"), [("coco_object", True), ("cityscapes", True), ("coco_stuff", False)])
+def test_converted_and_original_masks_give_the_same_labels(name, converted, tmp_path):
+    truth = getattr(worlds, name)(tmp_path, converted=converted)
+    benchmark = read_benchmark(name, str(tmp_path))
+    (sample,) = list_samples(benchmark)
+    np.testing.assert_array_equal(read_sample(sample, benchmark)[1], truth[0])
+    assert (sample.encoding == "indices") == converted
+
+
+def test_converted_masks_are_preferred(tmp_path):
+    worlds.cityscapes(tmp_path, converted=False)
+    worlds.cityscapes(tmp_path, converted=True)
+    (sample,) = list_samples(read_benchmark("cityscapes", str(tmp_path)))
+    assert sample.mask.endswith("labelTrainIds.png")
+
+
+def test_cocos_gaps():
+    assert len(COCO_THINGS) == 80
+    assert len(COCO_STUFF) == 91
+    values = np.arange(256, dtype=np.uint8)[None]
+    things = ENCODINGS["coco_things"](values, None)[0]
+    assert sorted(set(things.tolist())) == list(range(81))
+    assert [int(things[value]) for value in (0, 10, 11, 12, 89, 90, 91, 255)] == [1, 11, 0, 12, 80, 0, 0, 0]
+    stuff = ENCODINGS["coco_stuff"](values, 255)[0]
+    assert sorted(set(stuff.tolist())) == [*range(171), 255]
+    assert [int(stuff[value]) for value in (0, 89, 90, 91, 181, 182)] == [0, 79, 255, 80, 170, 255]
+
+
+def test_names_are_ids_or_paths_where_ids_repeat(tmp_path):
+    for folder in "ab":
+        worlds.photo(tmp_path / f"d/{folder}/1.png", 0)
+        worlds.mask(tmp_path / f"d/m/{folder}_1.png", worlds.stripes([0, 1]))
+    layout = {"root": "d", "images": "{part}/{id}.png", "masks": "m/{part}_{id}.png"}
+    path = worlds.own(tmp_path, 0, layout=layout)
+    samples = list_samples(read_benchmark(str(path), ""))
+    assert [sample.name for sample in samples] == ["a/1", "b/1"]
+
+
+def test_classes_may_come_from_a_file(tmp_path):
+    path = worlds.own(tmp_path, 1, classes=...)
+    (tmp_path / "data/classes.txt").write_text("background\ndog\n\ntraffic light\nsky\n")
+    assert read_benchmark(str(path), "").words == ("dog", "traffic light", "sky")
+    (tmp_path / "names.txt").write_text("background\nx\n")
+    path = worlds.own(tmp_path, 1, classes="names.txt")
+    assert read_benchmark(str(path), "").words == ("x",)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(AbsentError, match=f"no folder {tmp_path}/data"):
+        values = yaml.safe_load(path.read_text())
+        del values["classes"]
+        path.write_text(yaml.safe_dump(values))
+        read_benchmark(str(path), "")
+
+
+def test_root_may_come_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("COCU_TEST_DATA", str(tmp_path / "elsewhere"))
+    layout = {"root": "${COCU_TEST_DATA}/x", "images": "{id}.png", "masks": "{id}_m.png"}
+    benchmark = read_benchmark(str(worlds.own(tmp_path, 0, layout=layout)), "")
+    assert benchmark.layout.root == str(tmp_path / "elsewhere/x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 5}, "num_classes: 5, but 4 classes are named"),
+        ({"classes": ["a", "b"]}, "classes: the first is 'a', expected 'background'"),
+        ({"classes": ["background"]}, "at least one besides background"),
+        ({"classes": ["background", "a", "a"]}, "classes: 'a' occurs twice"),
+        ({"classes": ["background", 3]}, "is no text; put it in quotes"),
+        ({"classes": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"bg_threshold": ...}, "bg_threshold: missing"),
+        ({"background": False}, "bg_threshold: has no meaning with background: false"),
+        ({"stride": 65}, "stride: 65 is larger than crop 64"),
+        ({"crop": 0, "stride": 0}, "crop: 0 must be at least 1"),
+        ({"crop": "64"}, "crop: expected .*int.*, found '64'"),
+        ({"background": 1}, "background: expected .*bool.*, found 1"),
+        ({"ignore_index": 2}, "ignore_index: 2 is the index of class 2 of 4"),
+        ({"encoding": "index"}, "encoding: 'index' is not one of .*did you mean 'indices'"),
+        ({"raw_encoding": "rgb"}, "raw_encoding: goes with layout.raw_masks"),
+        ({"shrink_long": 3}, "shrink_above: goes with shrink_long"),
+        ({"strid": 3}, "unknown key strid .did you mean 'stride'"),
+        ({"resize_short": ...}, "resize_short: missing"),
+        ({"layout": ...}, "layout: missing"),
+        ({"layout": {"root": "d", "images": "x.png", "masks": "{id}.png"}}, "layout.images: x.png has no {id}"),
+        ({"layout": {"root": "d", "images": "{id}.png"}}, "layout.masks: missing"),
+    ],
+)
+def test_bad_descriptions_are_refused_with_file_and_key(tmp_path, changes, message):
+    path = worlds.own(tmp_path, 0, **changes)
+    with pytest.raises(EvaluationError, match=message) as error:
+        read_benchmark(str(path), "")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_benchmarks_are_named_with_the_nearest():
+    with pytest.raises(EvaluationError, match=r"'ade20' is not packaged \(did you mean 'ade20k'\?\); there are voc, "):
+        read_benchmark("ade20", "data")
+    with pytest.raises(EvaluationError, match=r"nothing.yaml: no such file"):
+        read_benchmark("nothing.yaml", "data")
+
+
+def test_absent_folders_and_files_are_named(tmp_path):
+    benchmark = read_benchmark("voc", str(tmp_path))
+    base = tmp_path / "VOCdevkit/VOC2012"
+    for path, kind in [
+        (base, "folder"),
+        (base / "JPEGImages", "folder"),
+        (base / "ImageSets/Segmentation/val.txt", "file"),
+    ]:
+        with pytest.raises(AbsentError, match=f"no {kind} {path}"):
+            list_samples(benchmark)
+        path.mkdir(parents=True)
+    with pytest.raises(AbsentError, match="no file"):
+        list_samples(benchmark)
+    (tmp_path / "city/leftImg8bit/val/").mkdir(parents=True)
+    with pytest.raises(AbsentError, match=r"no image .*leftImg8bit/val/{city}"):
+        list_samples(read_benchmark("cityscapes", str(tmp_path)))
+
+
+def spoil_label(folder: Path) -> None:
+    worlds.mask(folder / "masks/i1.png", worlds.stripes([0, 4, 77], (64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "masks/i1.png").unlink(), r"images/i1.png: has no mask; looked for .*masks/i1.png"),
+        (lambda f: worlds.mask(f / "masks/i1.png", worlds.stripes([0], (63, 64))), "63 x 64 pixels, but the image 64 x 64"),
+        (spoil_label, r"masks/i1.png: label 4, 77 is outside 0..3 and is not ignore_index 255"),
+        (lambda f: (f / "images/i1.png").write_bytes(b"junk"), "images/i1.png: image cannot be decoded"),
+        (lambda f: (f / "masks/i1.png").write_bytes(b"junk"), "masks/i1.png: mask cannot be decoded"),
+        (lambda f: (f / "images/i1.png").write_bytes((f / "images/i0.png").read_bytes()[:90]), "i1.png: image cannot"),
+        (lambda f: worlds.photo(f / "masks/i1.png", 0, (64, 64)), "expected one channel, found 3: .* encoding: rgb"),
+    ],
+)  # fmt: skip
+def test_bad_images_and_masks_are_named(tmp_path, spoil, message):
+    benchmark = read_benchmark(str(worlds.own(tmp_path)), "")
+    spoil(tmp_path / "data")
+    with pytest.raises(EvaluationError, match=message) as error:
+        [read_sample(sample, benchmark) for sample in list_samples(benchmark)]
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_that_the_split_names_must_be_there(tmp_path):
+    worlds.voc(tmp_path)
+    (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2011_003256.jpg").unlink()
+    with pytest.raises(EvaluationError, match=r"2011_003256.jpg: no such image, though ImageSets/Segmentation/val.txt"):
+        list_samples(read_benchmark("voc", str(tmp_path)))
+
+
+def test_masks_of_16_bits_and_of_one_channel_where_rgb_is_expected(tmp_path):
+    labels = worlds.stripes([0, 300, 1000])
+    Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "m.png")
+    found = ENCODINGS["indices"](np.array(Image.open(tmp_path / "m.png")), 1000)
+    np.testing.assert_array_equal(found, labels)
+    with pytest.raises(EvaluationError, match="expected an RGB mask"):
+        ENCODINGS["rgb"](labels, 1000)
+
+
+def test_an_image_that_the_camera_turned_fits_its_upright_mask(tmp_path):
+    benchmark = read_benchmark(str(worlds.own(tmp_path, 1)), "")
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees
+    Image.new("RGB", (100, 70)).rotate(90, expand=True).save(tmp_path / "data/images/i0.png", exif=exif)
+    (sample,) = list_samples(benchmark)
+    assert read_sample(sample, benchmark)[0].size == (100, 70)

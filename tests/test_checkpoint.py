@@ -1,0 +1,162 @@
+"""Checkpoints of three kinds, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.checkpoint import CheckpointError, huggingface_names, latest, load, save, to_huggingface
+
+
+def lightning(model, path, **changes):
+    """A file as Lightning writes it."""
+    content = {
+        "pytorch-lightning_version": "2.6.0",
+        "epoch": 1,
+        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()}
+        | {"loss.multi_label_scale": torch.tensor(1.0)},
+        "hyper_parameters": {"model": dataclasses.asdict(model.config), "learning_rate": 1e-3},
+    }
+    torch.save(content | changes, path)
+    return path
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_our_folder_comes_back_as_it_was(groupvit, tmp_path):
+    save(groupvit, tmp_path / "mine")
+    loaded = load(tmp_path / "mine")
+    assert loaded.kind == "cocu folder"
+    assert loaded.model.config == groupvit.config
+    assert same(loaded.model, groupvit)
+    assert not loaded.model.training
+    assert len(loaded.sha256) == 64
+
+
+def test_a_lightning_file_is_read_as_weights_only(groupvit, tmp_path):
+    loaded = load(lightning(groupvit, tmp_path / "last.ckpt"))
+    assert loaded.kind == "lightning"
+    assert same(loaded.model, groupvit)
+
+
+def test_every_weight_of_hugging_face_has_a_place_and_goes_back_unchanged(huggingface, groupvit):
+    theirs = {name: value for name, value in huggingface[0].state_dict().items() if not name.endswith("position_ids")}
+    ours = to_huggingface(groupvit)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert huggingface_names("image.stages.0.blocks.1.attention.qkv.bias")[1] == (
+        "vision_model.encoder.stages.0.layers.1.self_attn.k_proj.bias"
+    )
+
+
+def test_the_hash_follows_the_weights(huggingface, tmp_path):
+    folder = shutil.copytree(huggingface[1], tmp_path / "copy")
+    assert load(folder).sha256 == load(huggingface[1]).sha256
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"logit_scale": torch.tensor(1.0)}, folder / "model.safetensors")
+    assert load(folder).sha256 != load(huggingface[1]).sha256
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    path, evil = tmp_path / "evil.ckpt", Evil(str(tmp_path / "executed"))
+    torch.save({"state_dict": {}, "hyper_parameters": evil}, path)
+    with pytest.raises(CheckpointError, match=r"evil.ckpt: not a checkpoint that can be loaded as weights only"):
+        load(path)
+    path.write_bytes(pickle.dumps(evil))
+    with pytest.raises(CheckpointError, match="weights only"):
+        load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def change_config(folder, **changes):
+    values = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values[section][name] = value
+        else:
+            values[section] = value
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: change_config(f, model_type="clip"), "not a GroupViT .found clip."),
+        (lambda f: (f / "config.json").unlink(), "config.json: missing"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "config.json").write_text("[]"), "not a GroupViT"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
+        (
+            lambda f: change_config(f, vision_config__hidden_act="relu"),
+            "hidden_act: 'relu' is not supported, only 'gelu'",
+        ),
+        (lambda f: change_config(f, vision_config__num_output_groups=[5, 4, 4]), "num_output_groups"),
+        (lambda f: change_config(f, vision_config__depths=[2, 2, 1]), "lacks vision_model.encoder.stages.1.layers.1"),
+        (lambda f: change_config(f, vision_config__depths=[1, 1, 1]), "has vision_model.encoder.stages.0.layers.1"),
+        (lambda f: change_config(f, projection_dim=13), "shape .12, 20., expected .13, 20."),
+        (lambda f: change_config(f, vision_config__image_size=65), "no multiple of patch_size"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(huggingface, tmp_path, spoil, message):
+    folder = shutil.copytree(huggingface[1], tmp_path / "copy")
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state_dict": None}, "no state_dict"),
+        ({"hyper_parameters": {}}, "hyper_parameters has no `model`"),
+        ({"hyper_parameters": {"model": {"depth": 3}}}, "unknown sizes .'depth'."),
+        ({"hyper_parameters": {"model": {}}}, "expected"),
+        ({"state_dict": {}}, "lacks logit_scale"),
+    ],
+)
+def test_a_lightning_file_of_something_else_is_refused(groupvit, tmp_path, changes, message, monkeypatch):
+    if changes.get("hyper_parameters") == {"model": {}}:
+        # The paper's sizes are the defaults; building them only to see that they do not fit takes a second.
+        message = "lacks image.stages.0.blocks.2"
+    with pytest.raises(CheckpointError, match=message):
+        load(lightning(groupvit, tmp_path / "x.ckpt", **changes))
+
+
+def test_absent_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "text.ckpt").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load(tmp_path / "text.ckpt")
+
+
+def test_the_newest_checkpoint_is_found(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no .ckpt below"):
+        latest(tmp_path)
+    for number, name in enumerate(["b/last.ckpt", "a/deep/x.ckpt"]):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (number, number))
+    assert latest(tmp_path) == tmp_path / "a/deep/x.ckpt"

@@ -1,0 +1,176 @@
+"""The model against Hugging Face's on the same weights, and what training needs of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, drop_path, tokenize
+
+TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
+TINY = GroupViTConfig(
+    image_size=32, patch_size=8, width=16, heads=2, mlp_width=32, depths=(1, 1, 1), groups=(4, 2), assign_widths=(8, 32),
+    text_width=16, text_heads=2, text_mlp_width=32, text_layers=2, projection_hidden=24, projection=8,
+)  # fmt: skip
+
+
+@torch.no_grad()
+def hugging(model, pixels):
+    """Features of groups and of the image, and the soft assignments, of Hugging Face's model at any size."""
+    tower = model.vision_model
+    embedded = tower.embeddings(pixels, interpolate_pos_encoding=True)
+    encoded = tower.encoder(hidden_states=embedded, output_attentions=True)
+    segments = tower.layernorm(encoded[0])
+    groups = model.visual_projection(segments.flatten(0, 1)).unflatten(0, segments.shape[:2])
+    image = model.visual_projection(segments.mean(1))
+    return groups, image, [attention for attention in encoded.attentions if attention is not None]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96), (64, 160), (176, 80), (48, 48), (70, 101)])
+def test_image_features_and_assignments_equal_hugging_faces(huggingface, groupvit, size):
+    pixels = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    groups, image, attentions = hugging(huggingface[0], pixels)
+    with torch.no_grad():
+        found = groupvit.encode_groups(pixels)
+        assert found.groups.std() > 0.1
+        torch.testing.assert_close(found.groups, groups, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.image, image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(groupvit.encode_image(pixels), image, atol=1e-5, rtol=0)
+    assert len(found.assignments) == len(attentions) == 2
+    for ours, theirs in zip(found.assignments, attentions, strict=True):
+        assert ours.std() > 0.02  # far from uniform
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert found.grid == (size[0] // 16, size[1] // 16)
+    torch.testing.assert_close(found.masks().sum(1), torch.ones(3, *found.grid))
+
+
+def test_the_native_size_equals_hugging_faces_own_forward(huggingface, groupvit):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    tokens = tokenize(TEXTS)
+    with torch.no_grad():
+        theirs = huggingface[0](input_ids=tokens, pixel_values=pixels)
+        image, text = groupvit(pixels, tokens)
+    unit = torch.nn.functional.normalize
+    torch.testing.assert_close(unit(image), theirs.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(unit(text), theirs.text_embeds, atol=1e-5, rtol=0)
+    assert groupvit.scale.item() == pytest.approx(huggingface[0].logit_scale.exp().item())
+
+
+def test_text_features_equal_hugging_faces_whatever_the_padding(huggingface, groupvit):
+    tokens = tokenize(TEXTS)
+    padded = torch.nn.functional.pad(tokens, (0, 77 - tokens.shape[1]), value=END_OF_TEXT)
+    with torch.no_grad():
+        theirs = huggingface[0].text_projection(huggingface[0].text_model(input_ids=padded).pooler_output)
+        torch.testing.assert_close(groupvit.encode_text(tokens), theirs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(groupvit.encode_text(tokens[:1, :9]), theirs[:1], atol=1e-5, rtol=0)
+
+
+def test_tokens_are_clips(huggingface):
+    tokens = tokenize(TEXTS[:4])
+    # "a photo of a cat" as published with CLIP: start 49406, end 49407.
+    assert tokenize(["a photo of a cat"]).tolist() == [[49406, 320, 1125, 539, 320, 2368, 49407]]
+    assert huggingface[0].config.text_config.eos_token_id == END_OF_TEXT
+    assert (tokens == END_OF_TEXT).sum(1).tolist() == [1, 1, 1, 1]
+    long = tokenize(TEXTS)
+    assert long.shape == (5, 77)
+    assert long[4, 76] == END_OF_TEXT
+    assert tokenize([]).shape == (0, 1)
+
+
+def test_the_papers_sizes_are_the_defaults():
+    config = GroupViTConfig()
+    assert (config.width, config.heads, config.depths, config.groups) == (384, 6, (6, 3, 3), (64, 8))
+    assert (config.text_width, config.text_layers, config.text_heads, config.text_context) == (256, 12, 4, 77)
+    assert (config.projection_hidden, config.projection, config.drop_path) == (4096, 256, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 30}, "no multiple of patch_size"),
+        ({"depths": (1, 1)}, "stages need 1 groups"),
+        ({"heads": 3}, "multiple of heads"),
+        ({"drop_path": 1.0}, "drop_path"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        GroupViTConfig(**{"image_size": 32, "patch_size": 8, "width": 16, "heads": 2, **change})
+
+
+def test_an_image_smaller_than_a_patch_is_refused(groupvit):
+    with pytest.raises(ValueError, match="smaller than a patch"):
+        groupvit.encode_image(torch.zeros(1, 3, 12, 64))
+
+
+def test_assignment_is_hard_in_evaluation_and_random_with_a_gradient_in_training():
+    logits = torch.randn(2, 4, 500, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    hard = assign(logits, training=False)
+    assert torch.equal(hard.sum(1), torch.ones(2, 500))
+    assert torch.equal(hard.argmax(1), logits.argmax(1))
+    drawn = assign(logits, training=True)
+    torch.testing.assert_close(drawn.sum(1), torch.ones(2, 500))
+    torch.testing.assert_close(drawn.max(1).values, torch.ones(2, 500))
+    assert not torch.equal(drawn.argmax(1), logits.argmax(1))
+    (drawn * torch.randn(drawn.shape)).sum().backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_drawn_assignments_follow_the_softmax():
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])[None, :, None].expand(1, 4, 20000).contiguous()
+    frequency = assign(logits, training=True).mean(2)[0]
+    torch.testing.assert_close(frequency, logits[0, :, 0].softmax(0), atol=0.015, rtol=0)
+
+
+def test_under_bfloat16_autocast_the_assignment_stays_float32():
+    torch.manual_seed(0)
+    model = GroupViT(TINY).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        _, assignments, _ = model.image(torch.randn(2, 3, 32, 32))
+        image, text = model(torch.randn(2, 3, 32, 32), tokenize(["a", "b"]))
+    assert [assignment.dtype for assignment in assignments] == [torch.float32] * 2
+    assert image.isfinite().all() and text.isfinite().all()
+
+
+def test_every_weight_gets_a_gradient():
+    torch.manual_seed(0)
+    model = GroupViT(TINY).train()
+    image, text = model(torch.randn(4, 3, 32, 32), tokenize(["a cat", "a dog", "grass", "sky"]))
+    (model.scale * (image @ text.T)).logsumexp(1).sum().backward()
+    without = [
+        name for name, value in model.named_parameters() if value.grad is None or not value.grad.isfinite().all()
+    ]
+    assert without == []
+    zero = [name for name, value in model.named_parameters() if not value.grad.any()]
+    assert zero == []
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3)
+    dropped = drop_path(x, 0.25, training=True)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert dropped.mean() == pytest.approx(1, abs=0.03)
+    assert (dropped == dropped[:, :1]).all()
+    assert drop_path(x, 0.25, training=False) is x
+    rates = [block.rate for stage in GroupViT(GroupViTConfig(**{**vars(TINY), "drop_path": 0.2})).image.stages
+             for block in stage.blocks]  # fmt: skip
+    assert rates == pytest.approx([0, 0.1, 0.2])
+
+
+def test_evaluation_mode_is_deterministic(groupvit):
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(groupvit.encode_image(pixels), groupvit.encode_image(pixels))
+
+
+def test_importing_the_model_loads_neither_open_clip_nor_transformers():
+    code = "import sys, training.groupvit, evaluation.evaluate; print(*{n.partition('.')[0] for n in sys.modules})"
+    root = Path(__file__).parent.parent
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert not {"open_clip", "transformers", "lightning", "apache_beam"} & set(loaded.split())
