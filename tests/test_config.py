@@ -267,8 +267,8 @@ def test_from_mapping_accepts_embeddings_in_place_of_shards_and_nested_mappings(
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A working directory that is not the folder of the file."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
@@ -315,9 +315,9 @@ def test_overrides_win_and_their_paths_are_relative_to_the_working_directory(fil
         "retrieval.data": "null",
     }
     found = config.load(file(PATHS), overrides)
-    assert found.shards == f"{elsewhere}/work/x/{{0,1}}.tar"
+    assert found.shards == f"{elsewhere}/here/x/{{0,1}}.tar"
     assert found.vocabulary == VocabularyConfig(source=f"{elsewhere}/c.txt", prompts=["a {c}", "the {c}"])
-    assert found.encoder.model == f"local-dir:{elsewhere}/work/clip"
+    assert found.encoder.model == f"local-dir:{elsewhere}/here/clip"
     assert found.encoder.pretrained == "weights.pt"  # of the file, where there is none of that name
     assert (found.retrieval.neighbors, found.retrieval.data) == (3, None)
     assert found.archive.ranking_name == "none"
@@ -338,7 +338,7 @@ def test_override_that_is_not_yaml_is_refused_naming_the_key(file):
 def test_override_cannot_make_a_python_object(file, elsewhere):
     with pytest.raises((CurationError, yaml.YAMLError)):
         config.load(file(SMALL), {"name": "!!python/object/apply:os.mkdir [made]"})
-    assert not (elsewhere / "work" / "made").exists()
+    assert not (elsewhere / "here" / "made").exists()
 
 
 def test_environment_variables_are_expanded_in_paths(file, elsewhere, monkeypatch):
@@ -384,7 +384,7 @@ def test_missing_file_and_folder_are_refused_naming_them(path, tmp_path):
 )
 def test_python_objects_in_yaml_are_refused_and_never_made(value, file, elsewhere):
     assert "cannot be read as YAML" in refused(file(f"name: pets\nshards: {value}\n"))
-    assert not (elsewhere / "work" / "made").exists()
+    assert not (elsewhere / "here" / "made").exists()
 
 
 # --- options -----------------------------------------------------------------------------------------------------------
