@@ -199,9 +199,9 @@ def print_table(results: dict[tuple[str, str], Quality], title: str, console: Co
     console.print(table)
     console.print(
         "size: concepts per archive. recall: mean share of the visible concepts that it\n"
-        "holds. top 3: that its three best and the caption hold. p@k: share of the k best\n"
-        "(or all, if fewer) that is visible. n@k: the same among concepts that the caption\n"
-        "does not mention, over scenes with at least k of them.",
+        "holds. top 3: that its three best and the caption hold. p@k: share of the k\n"
+        "best (or all, if fewer) that is visible. n@k: the same among concepts that the\n"
+        "caption does not mention, over scenes with at least k of them.",
         highlight=False,
         soft_wrap=True,
     )

@@ -161,7 +161,10 @@ def read_concepts(path: str) -> list[str]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise CurationError(f"{path}: not UTF-8") from None
-        entries = list(_csv_concepts(text, path)) if path.endswith(".csv") else text.splitlines()
+        try:
+            entries = list(_csv_concepts(text, path)) if path.endswith(".csv") else text.splitlines()
+        except csv.Error as error:
+            raise CurationError(f"{path}: not a csv table ({error})") from None
     unique: dict[tuple[str, ...], str] = {}
     for line, entry in enumerate(entries, 1):
         key = concept_key(entry)

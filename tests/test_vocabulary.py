@@ -299,6 +299,7 @@ def test_null_concepts_of_a_parquet_file_are_blank_lines(tmp_path):
         ("c.txt", "...\n", "1 to 4 words"),
         ("c.txt", b"caf\xe9\n", "UTF-8"),
         ("c.parquet", b"junk", "parquet"),
+        ("c.csv", b"concept,kept\nd\rog,true\n", "not a csv table"),  # found by fuzzing
     ],
 )
 def test_file_without_usable_concepts_is_an_error_naming_it(name, content, words, tmp_path):
