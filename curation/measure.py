@@ -200,8 +200,8 @@ def print_table(results: dict[tuple[str, str], Quality], title: str, console: Co
     console.print(
         "size: concepts per archive. recall: mean share of the visible concepts that it\n"
         "holds. top 3: that its three best and the caption hold. p@k: share of the k\n"
-        "best (or all, if fewer) that is visible. n@k: the same among concepts that the\n"
-        "caption does not mention, over scenes with at least k of them.",
+        "best (or all, if fewer) that is visible. n@k: the same among concepts that\n"
+        "the caption does not mention, over scenes with at least k of them.",
         highlight=False,
         soft_wrap=True,
     )
