@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -50,16 +50,8 @@ def hold(outputs: Outputs) -> Iterator[None]:
         lock.release()
 
 
-def _owner(outputs: Outputs) -> dict:
-    path = outputs.path(".owner.json")
-    if storage.is_remote(path) or not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _owner(outputs: Outputs) -> dict[str, Any]:
+    return storage.read_note(outputs.path(".owner.json"))
 
 
 def _holder(outputs: Outputs) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from curation import storage
 from curation.archive import FORMAT, read_metadata
-from curation.errors import CurationError
-from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, read_stats, row_count
+from curation.errors import CurationError, InputError
+from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, row_count
 from curation.progress import read_progress
 from curation.samples import metadata_path
 
@@ -36,11 +36,12 @@ PACKAGES = [
 def request(outputs: Outputs) -> str:
     """Identifies what a run is asked for: its configuration, and size and date of every input file.
 
-    Raises CurationError naming the first input file that is missing.
+    Raises CurationError naming the first input file that is missing, unless it is a shard and ``on_error`` is skip.
     """
-    files = [shard.path for shard in outputs.shards]
+    shards = [shard.path for shard in outputs.shards]
     if outputs.config.embeddings:
-        files += [metadata_path(path) for path in files]
+        shards += [metadata_path(path) for path in shards]
+    files = []
     if not outputs.config.vocabulary.built:
         files.append(outputs.config.vocabulary.source)
     if outputs.config.encoder.model.startswith("local-dir:"):
@@ -50,7 +51,15 @@ def request(outputs: Outputs) -> str:
         files.append(open_outputs(outputs.config.retrieval.data).manifest)
     with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
         versions = list(pool.map(storage.version, files))
+        versions += pool.map(_version_if_there if outputs.config.on_error == "skip" else storage.version, shards)
     return storage.digest(FORMAT, portable(outputs.config, outputs.folder), versions)
+
+
+def _version_if_there(path: str) -> dict[str, Any] | None:
+    try:
+        return storage.version(path)
+    except InputError:
+        return None
 
 
 def finished(outputs: Outputs) -> dict[str, Any] | None:
@@ -59,10 +68,7 @@ def finished(outputs: Outputs) -> dict[str, Any] | None:
     Raises CurationError for a missing input file.
     """
     asked = request(outputs)
-    try:
-        manifest = storage.read_json(outputs.manifest)
-    except CurationError:  # missing or damaged: not finished
-        return None
+    manifest = storage.read_note(outputs.manifest)  # missing or damaged: not finished
     written = set(storage.files_in(outputs.path("archives")))
     complete = all(shard.name + ".parquet" in written for shard in outputs.shards)
     return manifest if complete and manifest.get("fingerprint") == asked else None
@@ -79,7 +85,7 @@ def write_manifest(outputs: Outputs) -> None:
         for found in (embedded["embed"], embedded["concepts"], archived["archive"]):
             for name, count in found["counts"].items():
                 counts[name] = counts.get(name, 0) + count
-        for stage, spent in read_stats(outputs.stats(shard)).get("seconds", {}).items():
+        for stage, spent in storage.read_note(outputs.stats(shard)).get("seconds", {}).items():
             seconds[stage] = seconds.get(stage, 0) + spent
     for stage in ("candidates", "vocabulary", "index", "text index", "mentions"):
         for note in read_progress(outputs, stage):

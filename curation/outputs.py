@@ -136,7 +136,7 @@ def recorded(path: str, stage: str) -> dict[str, Any]:
     if not storage.exists(path):
         return {}
     try:
-        found = (storage.read_json(path) if path.endswith(".json") else read_metadata(path)).get(stage)
+        found = (storage.read_note(path) if path.endswith(".json") else read_metadata(path)).get(stage)
     except CurationError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -161,11 +161,3 @@ def blocks(path: str, columns: list[str], size: int) -> Iterator[pa.RecordBatch]
     """Row blocks of a Parquet file, in order, ``size`` rows each (the last may be shorter)."""
     with open_parquet(path) as file:
         yield from file.iter_batches(batch_size=size, columns=columns)
-
-
-def read_stats(path: str) -> dict[str, Any]:
-    """``stats/<shard>.json``; empty when it is missing or damaged, since nothing depends on it."""
-    try:
-        return storage.read_json(path)
-    except CurationError:
-        return {}

@@ -153,6 +153,14 @@ def read_json(path: str) -> dict[str, Any]:
     return found
 
 
+def read_note(path: str) -> dict[str, Any]:
+    """A JSON file on which no result depends, or that can be written again; empty when it is missing or damaged."""
+    try:
+        return read_json(path)
+    except CurationError:
+        return {}
+
+
 def files_in(folder: str) -> list[str]:
     """Names of the files in ``folder``, sorted; none when the folder is missing."""
     filesystem, inner = url_to_fs(folder)

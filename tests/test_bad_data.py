@@ -196,6 +196,16 @@ def test_a_shard_that_disappears_after_listing_is_named(data, tmp_path):
         run_stage(plan(outputs)[0], outputs, shard)
 
 
+def test_a_missing_shard_stops_the_run_or_costs_only_itself(data, finished, tmp_path, capfd):
+    os.remove(data.parent / "00001.tar")
+    assert "00001.tar: no such file" in failed(data, tmp_path / "out", capfd)
+    skip = ["--data", str(data), "--output", str(tmp_path / "out"), "--runner", "inprocess", "--on_error", "skip"]
+    assert main(skip) == 0
+    assert "no such file" in reasons(tmp_path / "out", "00001")[""]
+    keys = [[row["key"] for row in rows(folder, "00002")] for folder in (tmp_path / "out", finished)]
+    assert keys[0] == keys[1]
+
+
 def test_no_usable_sample_at_all_is_an_error(tiny_clip, tmp_path, capfd):
     write_tar(tmp_path / "a.tar", [("only.txt", b"an apple")])
     (tmp_path / "concepts.txt").write_text("apple\n")

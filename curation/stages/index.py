@@ -65,11 +65,7 @@ def _is_whole(outputs: Outputs, stage: str, path: str) -> bool:
 
 def _note(outputs: Outputs, stage: str, entry: dict[str, Any]) -> None:
     """Set one entry of index.json."""
-    try:
-        known = storage.read_json(outputs.index_json)
-    except CurationError:  # missing or damaged
-        known = {}
-    storage.write_json(outputs.index_json, known | {stage: entry})
+    storage.write_json(outputs.index_json, storage.read_note(outputs.index_json) | {stage: entry})
 
 
 def mentions(outputs: Outputs) -> None:

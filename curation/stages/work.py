@@ -7,7 +7,7 @@ from typing import Any
 from curation import storage
 from curation.archive import read_metadata
 from curation.errors import CurationError
-from curation.outputs import Outputs, changes, read_stats, recorded
+from curation.outputs import Outputs, changes, recorded
 from curation.progress import Progress
 from curation.samples import Shard
 
@@ -56,7 +56,7 @@ class Work:
         self._progress.finish("computed", self._reason)
         if self._shard:
             path = self._outputs.stats(self._shard)
-            stats = read_stats(path)
+            stats = storage.read_note(path)
             seconds = stats.get("seconds", {}) | {self._stage: round(self._progress.seconds, 3)}
             storage.write_json(path, stats | counts | {"seconds": seconds})
 
