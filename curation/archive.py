@@ -81,8 +81,10 @@ def write_table(path: str, table: pa.Table, metadata: dict[str, Any]) -> None:
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file. Raises CurationError when it is missing, or found damaged, in this block too."""
     with storage.open_file(path) as stream:
+        # Arrow opens a local file itself: its threads must not call Python's, which may be about to exit.
+        source = stream if storage.is_remote(path) else pa.OSFile(storage.local_path(path))
         try:
-            yield pq.ParquetFile(stream)
+            yield pq.ParquetFile(source, pre_buffer=False)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
                 raise

@@ -18,6 +18,7 @@ import yaml
 
 from curation import storage
 from curation.errors import CurationError
+from curation.index_choice import parse_bytes
 
 EXPANSIONS = ("vision", "caption", "text", "tagging")
 RANKINGS = ("cocu", "similarity", "support", "calibrated", "none")
@@ -45,6 +46,12 @@ def _nearest(word: str, choices: typing.Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def _check_device(key: str, value: str) -> None:
+    _require(
+        re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is not None, f"{key}: {value!r} is not auto, cpu, cuda or cuda:N"
+    )
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """The CLIP model that embeds images, captions and concepts."""
@@ -58,10 +65,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         """Check every value."""
         _one_of("encoder.precision", self.precision, PRECISIONS)
-        _require(
-            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
-            f"encoder.device: {self.device!r} is not auto, cpu, cuda or cuda:N",
-        )
+        _check_device("encoder.device", self.device)
         _require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
 
 
@@ -108,18 +112,27 @@ class RetrievalConfig:
     """Which images are an anchor's neighbours."""
 
     neighbors: int = option(8, "images (or captions, or tags) retrieved for an anchor: L of the paper")
-    index: str = option("auto", "auto (exact, Flat) or any FAISS factory string, such as IVF1024,Flat")
+    index: str = option("auto", "auto (exact for small data), or any FAISS factory string, such as IVF1024,Flat")
+    memory: str = option("16G", "memory that the index may take; auto chooses the finest one that fits")
+    recall: float = option(0.95, "share of the true neighbours that an approximate index has to find")
     search: str | None = option(
-        None, "FAISS search parameters, such as nprobe=32 (default: a sixteenth of IVF's lists)"
+        None, "FAISS search parameters, such as nprobe=32 (default: measured, the least that reaches the recall)"
     )
-    train_sample: int = option(262144, "vectors in the random sample that trains the index")
+    train_sample: int | None = option(None, "random vectors that train the index (default: 40 for each of its lists)")
+    device: str = option("auto", "device of the search: auto, cpu, cuda or cuda:N")
     data: str | None = option(None, "finished output folder whose images are retrieved, in place of the data's own")
     include_anchor: bool = option(True, "the anchor is its own first neighbour when the index holds it")
 
     def __post_init__(self) -> None:
         """Check every value."""
         _require(self.neighbors > 0, f"retrieval.neighbors: {self.neighbors} must be at least 1")
-        _require(self.train_sample > 0, f"retrieval.train_sample: {self.train_sample} must be at least 1")
+        _require(
+            self.train_sample is None or self.train_sample > 0,
+            f"retrieval.train_sample: {self.train_sample} must be at least 1",
+        )
+        _require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
+        parse_bytes(self.memory)
+        _check_device("retrieval.device", self.device)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from curation.similarity import normalise
 _loading = threading.Lock()
 
 
-def choose_device(requested: str, gpus: int) -> str:
-    """The device to compute on: a pure function of the request and the number of GPUs.
+def choose_device(requested: str, gpus: int, key: str = "encoder.device") -> str:
+    """The device to compute on: a pure function of the request and the number of GPUs. ``key`` names it in errors.
 
     Raises CurationError when a GPU is asked for that is not there.
     """
@@ -35,8 +35,8 @@ def choose_device(requested: str, gpus: int) -> str:
         return "cuda" if gpus else "cpu"
     if requested.startswith("cuda") and int(requested.partition(":")[2] or 0) >= gpus:
         raise CurationError(
-            f"encoder.device: {requested} was asked for, but torch sees {gpus} GPUs; "
-            "install the drivers and a CUDA build of torch, or set encoder.device to auto or cpu"
+            f"{key}: {requested} was asked for, but torch sees {gpus} GPUs; "
+            f"install the drivers and a CUDA build of torch, or set {key} to auto or cpu"
         )
     return requested
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.index import Mentions
+from curation.mentions import Mentions
 from curation.similarity import gather_rows
 
 FLOOR = np.float32(1e-4)  # of every s_cj: keeps ratios finite and positive when an encoder gives negative cosines

@@ -1,85 +1,232 @@
-"""The index of images (METHOD 2): nearest neighbours by cosine, and what the caption of every indexed image mentions."""
+"""The index of images (METHOD 2): built with FAISS, searched for nearest neighbours by cosine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import faiss
 import numpy as np
-import pyarrow as pa
+import torch
 
 from curation import storage
+from curation.encoder import has_fast_bf16
 from curation.errors import CurationError
+from curation.search import COLUMNS, Lists, search_lists
+
+TRAIN_SEED = 0
+MERGED_AT_ONCE = 1 << 28  # bytes of codes
 
 
-@dataclass(frozen=True)
-class Mentions:
-    """C(y_j) and t_c · f(x_j) for every indexed image j, as CSR arrays.
-
-    The similarity of an image to its own caption's concepts does not depend on the anchor that retrieves it, so it is
-    computed once here and not once for every anchor.
-    """
-
-    offsets: np.ndarray  # (N + 1,) int64
-    concepts: np.ndarray  # (P,) int32
-    similarities: np.ndarray  # (P,) float32
-
-    def __len__(self) -> int:
-        """N, the number of indexed images."""
-        return len(self.offsets) - 1
-
-
-def factory_string(index: str) -> str:
-    """The FAISS factory string of ``retrieval.index``: ``auto`` is the exact flat index."""
-    return "Flat" if index == "auto" else index
-
-
-def build_index(
-    blocks: Callable[[], Iterable[np.ndarray]], rows: int, dimension: int, factory: str, train_sample: int
-) -> faiss.Index:
-    """A FAISS inner-product index over unit vectors; position = row.
-
-    ``blocks()`` yields the (n, D) float32 blocks of the data, in order, and may be called twice: an index that needs
-    training is trained on ``train_sample`` random rows first. Raises CurationError when FAISS rejects the factory string
-    or there are too few rows to train it.
-    """
+def empty_index(factory: str, dimension: int) -> faiss.Index:
+    """A FAISS inner-product index without vectors. Raises CurationError when FAISS rejects the factory string."""
     try:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.train(_random_rows(blocks(), rows, train_sample))
-        for block in blocks():
-            index.add(block)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
-        raise CurationError(
-            f"retrieval.index: FAISS cannot build {factory} over {rows} vectors of {dimension} dimensions: {reason}"
-        ) from None
+        raise _rejected(factory, dimension, error) from None
+    if isinstance(index, faiss.IndexIVFScalarQuantizer):
+        index.by_residual = False  # a code is then the vector itself, and our search can read it
     return index
 
 
-def _random_rows(blocks: Iterable[np.ndarray], rows: int, size: int) -> np.ndarray:
-    chosen = np.sort(np.random.default_rng(0).choice(rows, min(size, rows), replace=False))
+def exact_index(vectors: np.ndarray) -> faiss.Index:
+    """The flat index of vectors (n, D) float32 that fit into memory."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, np.float32))
+    return index
+
+
+def train(index: faiss.Index, sample: np.ndarray, factory: str) -> None:
+    """Train an index on a random sample (n, D) float32, where it needs that. Raises CurationError for too few rows."""
+    if index.is_trained:
+        return
+    try:
+        index.train(sample)
+    except RuntimeError as error:
+        raise _rejected(factory, sample.shape[1], error, len(sample)) from None
+
+
+def _rejected(factory: str, dimension: int, error: RuntimeError, rows: int | None = None) -> CurationError:
+    reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
+    over = f" over {rows} vectors" if rows is not None else ""
+    return CurationError(f"retrieval.index: FAISS cannot build {factory}{over} of {dimension} dimensions: {reason}")
+
+
+def sample_rows(rows: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows to train on, and others held out as queries; both ascending.
+
+    Where there are too few rows for both to be apart, the queries are among those trained on.
+    """
+    order = np.random.default_rng(TRAIN_SEED).permutation(rows)
+    held_out, rest = order[:queries], order[queries:]
+    trained = rest[:size] if len(rest) >= size else order[:size]
+    return np.sort(trained), np.sort(held_out)
+
+
+def pick(blocks: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Ascending rows (R,) of vectors that come in (n, D) blocks."""
     parts, start = [], 0
     for block in blocks:
-        first, last = np.searchsorted(chosen, [start, start + len(block)])
-        parts.append(block[chosen[first:last] - start])
+        first, last = np.searchsorted(rows, [start, start + len(block)])
+        parts.append(block[rows[first:last] - start])
         start += len(block)
     return np.concatenate(parts)
 
 
+# --- filling an index in parts --------------------------------------------------------------------------------------------
+
+
+def fills_in_parts(index: faiss.Index) -> bool:
+    """Whether vectors can be encoded apart from the index and put into its lists later."""
+    inverted = faiss.try_extract_index_ivf(index)
+    return inverted is not None and isinstance(
+        faiss.downcast_InvertedLists(inverted.invlists), faiss.ArrayInvertedLists
+    )
+
+
+def encode(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
+    """The list number and code of each vector (n, D): (n, bytes) uint8, as FAISS' codecs write them."""
+    return index.sa_encode(np.ascontiguousarray(vectors, np.float32))
+
+
+def fill(index: faiss.Index, parts: Callable[[], Iterable[np.ndarray]]) -> None:
+    """Put the codes of :func:`encode` into an empty index; position = row. ``parts()`` may be called twice."""
+    inverted = faiss.extract_index_ivf(index)
+    lists = inverted.invlists
+    width = index.sa_code_size() - inverted.code_size  # of the list number
+    sizes = np.zeros(inverted.nlist, np.int64)
+    for codes in parts():
+        sizes += np.bincount(_numbers(codes, width), minlength=inverted.nlist)
+    for number in np.flatnonzero(sizes):
+        lists.resize(int(number), int(sizes[number]))
+    filled, row = np.zeros(inverted.nlist, np.int64), 0
+    for codes in _gathered(parts(), MERGED_AT_ONCE):
+        numbers = _numbers(codes, width)
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.searchsorted(numbers[order], np.arange(inverted.nlist + 1))
+        for number in np.flatnonzero(np.diff(bounds)):
+            chosen = order[bounds[number] : bounds[number + 1]]
+            to = slice(filled[number], filled[number] + len(chosen))
+            held, ids = list_content(inverted, int(number))
+            held[to], ids[to] = codes[chosen, width:], row + chosen
+            filled[number] = to.stop
+        row += len(codes)
+    index.ntotal = inverted.ntotal = row
+
+
+def _numbers(codes: np.ndarray, width: int) -> np.ndarray:
+    """List numbers (n,) int64: the first ``width`` bytes of each code, the lowest byte first."""
+    return codes[:, :width].astype(np.int64) @ (1 << 8 * np.arange(width))
+
+
+def _gathered(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Join small parts into ones of ``size`` bytes or a little more."""
+    held: list[np.ndarray] = []
+    for part in parts:
+        held.append(part)
+        if sum(item.nbytes for item in held) >= size:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
+
+
+def list_content(inverted: faiss.IndexIVF, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n, bytes) uint8 and ids (n,) int64 of an inverted list: views into the index."""
+    lists, size = inverted.invlists, inverted.invlists.list_size(number)
+    if not size:
+        return np.zeros((0, inverted.code_size), np.uint8), np.zeros(0, np.int64)
+    codes = faiss.rev_swig_ptr(lists.get_codes(number), size * inverted.code_size)
+    return codes.reshape(size, -1), faiss.rev_swig_ptr(lists.get_ids(number), size)
+
+
+# --- searching ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """An index that is open for searching: ours where its lists can be read, else by FAISS."""
+
+    faiss: faiss.Index
+    lists: Lists | None
+    bf16: bool
+    device: str
+
+    @property
+    def rows(self) -> int:
+        """Vectors in the index."""
+        return self.faiss.ntotal
+
+    def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        inverted = faiss.try_extract_index_ivf(self.faiss)
+        if self.lists is None:
+            return self.faiss.search(queries, size)
+        if inverted is None:
+            probes = np.broadcast_to(np.arange(self.lists.count), (len(queries), self.lists.count))
+        else:
+            probes = inverted.quantizer.search(queries, min(inverted.nprobe, inverted.nlist))[1]
+        return search_lists(queries, probes, self.lists, size, self.bf16, self.device)
+
+
+def searchable(index: faiss.Index, device: str = "cpu", bf16: bool | None = None) -> SearchIndex:
+    """An index ready for searching on ``device``. ``bf16``: compute products so; by default where a CPU is fast at it."""
+    # On GPUs the sums of bf16 products may be rounded too, beyond the margin of our search.
+    fast = device == "cpu" and has_fast_bf16(device) if bf16 is None else bf16
+    return SearchIndex(index, _lists(index, device, fast), fast, device)
+
+
+def _lists(index: faiss.Index, device: str, bf16: bool) -> Lists | None:
+    if isinstance(index, faiss.IndexFlat):
+        if not index.ntotal or (device == "cpu" and not bf16):
+            return None  # FAISS' own exact search in fp32 is as fast as matrix products can be
+        size = index.ntotal * index.d
+        vectors = torch.from_numpy(faiss.rev_swig_ptr(index.get_xb(), size).reshape(-1, index.d))
+        ids = np.arange(index.ntotal)
+
+        def chunk(number: int) -> tuple[torch.Tensor, np.ndarray]:
+            part = slice(number * COLUMNS, (number + 1) * COLUMNS)
+            return vectors[part], ids[part]
+
+        return Lists(-(-index.ntotal // COLUMNS), chunk)
+    dtype = _vector_type(index)
+    if dtype is None or not fills_in_parts(index):
+        return None
+
+    def inverted_list(number: int) -> tuple[torch.Tensor, np.ndarray]:
+        codes, ids = list_content(index, number)
+        return torch.from_numpy(codes.view(dtype)), ids
+
+    return Lists(index.nlist, inverted_list)
+
+
+def _vector_type(index: faiss.Index) -> type | None:
+    """The type of the vectors that inverted lists hold as they are; None where they are encoded in some other way."""
+    if type(index) is faiss.IndexIVFFlat:
+        return np.float32
+    if isinstance(index, faiss.IndexIVFScalarQuantizer) and not index.by_residual:
+        return np.float16 if index.sq.qtype == faiss.ScalarQuantizer.QT_fp16 else None
+    return None
+
+
+def effort(index: faiss.Index) -> tuple[str, int]:
+    """The FAISS parameter that trades time for recall, and its largest value; "" where there is none."""
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        return "nprobe", inverted.nlist
+    return ("efSearch", 4096) if isinstance(index, faiss.IndexHNSW) else ("", 0)
+
+
 def set_search(index: faiss.Index, search: str | None) -> None:
-    """Set FAISS search parameters ("nprobe=32"); without any, an IVF index probes a sixteenth of its lists.
+    """Set FAISS search parameters ("nprobe=32"), if any.
 
     Raises CurationError when FAISS does not know a parameter for this index.
     """
     if search is None:
-        inverted = faiss.try_extract_index_ivf(index)
-        if inverted is None:
-            return
-        search = f"nprobe={max(1, inverted.nlist // 16)}"
+        return
     try:
         if re.search(r"nprobe=0*(,|$)", search):
             raise RuntimeError("nprobe must be at least 1")
@@ -90,6 +237,9 @@ def set_search(index: faiss.Index, search: str | None) -> None:
         ) from None
 
 
+# --- on disk --------------------------------------------------------------------------------------------------------------
+
+
 def write_index(index: faiss.Index, path: str) -> None:
     """Write a FAISS index; it appears whole or not at all."""
     with storage.atomic_path(path) as local:
@@ -97,7 +247,7 @@ def write_index(index: faiss.Index, path: str) -> None:
 
 
 @lru_cache(maxsize=2)
-def _open(path: str, version: str, search: str | None) -> faiss.Index:
+def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
     reason = ""
     for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
@@ -106,11 +256,11 @@ def _open(path: str, version: str, search: str | None) -> faiss.Index:
             reason = str(error).splitlines()[-1]
         else:
             set_search(index, search)
-            return index
+            return searchable(index, device)
     raise CurationError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
 
 
-def open_index(path: str, search: str | None = None, size: int | None = None) -> faiss.Index:
+def open_index(path: str, search: str | None = None, size: int | None = None, device: str = "cpu") -> SearchIndex:
     """A searchable index, kept open for the life of the process.
 
     Memory-mapped, so that the worker processes of one machine share a single copy of the vectors. ``size``: bytes that
@@ -119,11 +269,14 @@ def open_index(path: str, search: str | None = None, size: int | None = None) ->
     version = storage.version(path)
     if size is not None and version["size"] != size:
         raise CurationError(f"{path}: has {version['size']} bytes, not {size}; delete it and run again")
-    return _open(path, str(version), search)
+    return _open(path, str(version), search, device)
+
+
+# --- the neighbours of anchors --------------------------------------------------------------------------------------------
 
 
 def nearest(
-    index: faiss.Index, queries: np.ndarray, anchors: np.ndarray, neighbors: int, include_anchor: bool
+    index: SearchIndex, queries: np.ndarray, anchors: np.ndarray, neighbors: int, include_anchor: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The neighbours R_i of a block of anchors, and their cosines (METHOD 2).
 
@@ -131,7 +284,7 @@ def nearest(
     Returns ids (B, L) int64, -1 where there are fewer than L, and cosines (B, L) float32.
     """
     # One more than L where the anchor is to be dropped from the answer.
-    cosines, ids = index.search(np.ascontiguousarray(queries, dtype=np.float32), neighbors + (not include_anchor))
+    cosines, ids = index.search(queries, neighbors + (not include_anchor))
     return choose_neighbours(ids, cosines, anchors, neighbors, include_anchor)
 
 
@@ -157,32 +310,3 @@ def choose_neighbours(
     if not include_anchor:
         ids = np.where(own, -1, ids)
     return ids[:, :neighbors].astype(np.int64), np.where(ids < 0, 0, cosines)[:, :neighbors].astype(np.float32)
-
-
-# --- mentions on disk --------------------------------------------------------------------------------------------------
-
-
-def write_mentions(mentions: Mentions, path: str) -> None:
-    """Write mentions as one Arrow IPC record batch, which :func:`open_mentions` maps without reading it."""
-    columns = {
-        "concepts": pa.LargeListArray.from_arrays(mentions.offsets, pa.array(mentions.concepts, pa.int32())),
-        "similarities": pa.LargeListArray.from_arrays(mentions.offsets, pa.array(mentions.similarities, pa.float32())),
-    }
-    batch = pa.record_batch(columns)
-    with storage.atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def open_mentions(path: str) -> Mentions:
-    """Map a file of :func:`write_mentions` into memory, kept open for the life of the process."""
-    return _open_mentions(path, str(storage.version(path)))
-
-
-@lru_cache(maxsize=2)
-def _open_mentions(path: str, version: str) -> Mentions:
-    try:
-        batch = pa.ipc.open_file(pa.memory_map(storage.local_path(path))).get_batch(0)
-    except pa.ArrowInvalid as error:
-        raise CurationError(f"{path}: not a whole Arrow file ({error}); delete it and run again") from None
-    concepts, similarities = batch.column(0), batch.column(1)
-    return Mentions(concepts.offsets.to_numpy(), concepts.values.to_numpy(), similarities.values.to_numpy())

@@ -11,7 +11,7 @@ from curation import storage
 from curation.archive import FORMAT, read_metadata
 from curation.errors import CurationError, InputError
 from curation.outputs import SHARD_FOLDERS, Outputs, open_outputs, portable, row_count
-from curation.progress import read_progress
+from curation.progress import WHOLE, read_progress, stages_begun
 from curation.samples import metadata_path
 
 PACKAGES = [
@@ -87,20 +87,31 @@ def write_manifest(outputs: Outputs) -> None:
                 counts[name] = counts.get(name, 0) + count
         for stage, spent in storage.read_note(outputs.stats(shard)).get("seconds", {}).items():
             seconds[stage] = seconds.get(stage, 0) + spent
-    for stage in ("candidates", "vocabulary", "index", "text index", "mentions"):
+    for stage in stages_begun(outputs):
         for note in read_progress(outputs, stage):
-            seconds[stage] = note["seconds"]
+            if note["part"] == WHOLE:
+                seconds[stage] = note["seconds"]
     counts["concepts"] = row_count(outputs.vocabulary)
+    index = storage.read_note(outputs.index_json)
     manifest = {
         "format": FORMAT,
         "fingerprint": request(outputs),
         "config": portable(outputs.config, outputs.folder),
         "vocabulary": outputs.config.vocabulary.source if outputs.config.vocabulary.built else "file",
         "counts": counts,
+        "index": {
+            name: {"factory": index[name]["parameters"]["factory"], **_tuned(index, name)}
+            for name in ("index", "text index")
+            if name in index
+        },
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
         "versions": versions(),
     }
     storage.write_json(outputs.manifest, manifest)
+
+
+def _tuned(index: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: index[f"tune {name}"][key] for key in ("search", "recall")}
 
 
 def versions() -> dict[str, str]:

@@ -22,11 +22,12 @@ from curation import encoder
 from curation.archive import open_parquet
 from curation.concepts import concept_key
 from curation.errors import CurationError
-from curation.index import build_index, open_index
+from curation.index import exact_index, searchable
 from curation.outputs import Outputs, open_outputs
 from curation.samples import read_sidecars
 from curation.similarity import row_numbers
-from curation.stages.archives import Curator, csr, open_curator, read_calibration
+from curation.stages.archives import Curator, open_curator, open_searched, read_calibration
+from curation.stages.work import csr
 from curation.vocabulary import embedding_matrix
 
 BLOCK = 4096
@@ -148,10 +149,10 @@ def arrange(world: World, curator: Curator, expansion: str, method: str) -> Cura
     changed = replace(config, archive=replace(config.archive, expansion=expansion, ranking=method, clusters=False))
     searched = None
     if expansion == "vision":
-        searched = open_index(outputs.index("image"), config.retrieval.search)
+        searched = open_searched(Outputs(changed, outputs.folder))
     elif expansion == "text":
         captions = encoder.load(config.encoder).encode_texts(world.captions)
-        searched = build_index(lambda: [captions], len(captions), captions.shape[1], "Flat", len(captions))
+        searched = searchable(exact_index(captions))
     return replace(
         curator, outputs=Outputs(changed, outputs.folder), calibration=read_calibration(outputs), index=searched
     )

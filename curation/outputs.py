@@ -17,7 +17,7 @@ from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.errors import CurationError
 from curation.samples import Shard, list_imports, list_shards
 
-SHARD_FOLDERS = ("archives", "captions", "embeddings", "nouns", "rejects", "visualness")
+SHARD_FOLDERS = ("archives", "captions", "embeddings", "image-codes", "nouns", "rejects", "text-codes", "visualness")
 
 
 @dataclass(frozen=True)

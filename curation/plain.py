@@ -7,9 +7,8 @@ import pyarrow as pa
 
 from curation.archive import open_parquet
 from curation.concepts import Matcher
-from curation.index import open_index
 from curation.outputs import Outputs, open_outputs, row_count
-from curation.stages.archives import read_calibration
+from curation.stages.archives import open_searched, read_calibration
 from curation.vocabulary import embedding_matrix, read_vocabulary
 
 FLOOR = 1e-4
@@ -68,7 +67,7 @@ class PlainCurator:
         config, kind = self._config.retrieval, INDEXES.get(self._config.archive.expansion)
         if kind is None:
             return [], True
-        index = open_index(self._outputs.index(kind), config.search)
+        index = open_searched(self._outputs).faiss
         cosines, ids = index.search(image[None].astype(np.float32), config.neighbors + 2)
         ranked = [(int(row), float(cosine)) for row, cosine in zip(ids[0], cosines[0], strict=True) if row >= 0]
         if anchor >= 0 and not config.include_anchor:

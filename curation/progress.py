@@ -11,6 +11,7 @@ from curation import storage
 from curation.outputs import Outputs
 
 INTERVAL = 0.5  # seconds between two notes of one worker
+WHOLE = "all"  # the part of a stage that runs once
 
 
 class Progress:
@@ -54,6 +55,12 @@ class Progress:
         with open(f"{self._path}.{os.getpid()}", "w", encoding="utf-8") as stream:
             json.dump(note, stream)
         os.replace(f"{self._path}.{os.getpid()}", self._path)
+
+
+def stages_begun(outputs: Outputs) -> list[str]:
+    """The stages that have notes, sorted."""
+    folder = outputs.path(".progress")
+    return [] if storage.is_remote(folder) or not os.path.isdir(folder) else sorted(os.listdir(folder))
 
 
 def read_progress(outputs: Outputs, stage: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ class Scores:
 
 def anchor_similarities(images: np.ndarray, texts: np.ndarray, expansion: Expansion) -> np.ndarray:
     """s_ci of every entry (P,), float32: t_c · f(x_i), at least FLOOR. images (B, D), texts (V, D): unit rows."""
-    return np.maximum(pair_similarities(images, texts, row_numbers(expansion.offsets), expansion.concepts), FLOOR)
+    return np.maximum(pair_similarities(images, texts, expansion.offsets, expansion.concepts), FLOOR)
 
 
 def rank(

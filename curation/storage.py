@@ -132,7 +132,7 @@ def atomic_path(path: str) -> Iterator[str]:
 
 def local_path(path: str) -> str:
     """A local path with the content of ``path``; remote files are copied once into fsspec's cache."""
-    return fsspec.open_local(f"simplecache::{path}") if is_remote(path) else path
+    return fsspec.open_local(f"simplecache::{path}") if is_remote(path) else url_to_fs(path)[1]
 
 
 def write_json(path: str, value: Any) -> None:

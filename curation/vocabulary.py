@@ -94,7 +94,7 @@ def image_text_sums(
     [images that mention it, sampled images, both] x [count, sum, sum of squares]. Sums of blocks add up.
     """
     rows = row_numbers(offsets)
-    similarity = pair_similarities(images, texts, rows, concepts).astype(np.float64)
+    similarity = pair_similarities(images, texts, offsets, concepts).astype(np.float64)
     sums = np.zeros((len(texts), 3, 3))
     sampled = np.isin(rows, sample)
     for kind, chosen in ((0, slice(None)), (2, sampled)):

@@ -86,8 +86,10 @@ def test_foreign_files_in_the_output_folder_are_left_alone(world, copy):
 
 # --- forecasts: what a change makes a run compute again ---
 
-EVERYTHING = {"embed", "candidates", "visualness", "vocabulary", "concepts", "index", "mentions", "archive"}
 VOCABULARY = {"candidates", "visualness", "vocabulary", "concepts", "mentions", "archive"}
+INDEX = {"train index", "fill index", "index", "tune index"}
+TEXT_INDEX = {"train text index", "fill text index", "text index", "tune text index"}
+EVERYTHING = VOCABULARY | INDEX | {"embed"}
 
 
 def computed(outputs: Outputs) -> set[str]:
@@ -101,10 +103,10 @@ def computed(outputs: Outputs) -> set[str]:
         ({"archive": {"ranking": "support"}}, {"archive"}, "ranking: True -> support"),
         ({"archive": {"seed": 1}}, {"archive"}, "seed: 0 -> 1"),
         ({"archive": {"expansion": "caption"}}, {"archive"}, "expansion: vision -> caption"),
-        ({"archive": {"expansion": "text"}}, {"captions", "text index", "archive"}, "captions computed"),
+        ({"archive": {"expansion": "text"}}, {"captions", "archive"} | TEXT_INDEX, "captions computed"),
         ({"retrieval": {"neighbors": 5}}, {"archive"}, "neighbors: 4 -> 5"),
-        ({"retrieval": {"neighbors": 4, "index": "HNSW8"}}, {"index", "archive"}, "factory: Flat -> HNSW8"),
-        ({"retrieval": {"neighbors": 4, "search": "nprobe=2"}}, {"archive"}, "search: None -> nprobe=2"),
+        ({"retrieval": {"neighbors": 4, "index": "HNSW8"}}, {"archive"} | INDEX, "factory: Flat -> HNSW8"),
+        ({"retrieval": {"neighbors": 4, "search": "nprobe=2"}}, {"tune index", "archive"}, "search: None -> nprobe=2"),
         ({"vocabulary": {"source": "other.txt"}}, VOCABULARY, "its inputs changed"),
         ({"vocabulary": {"source": "concepts.txt", "prompts": ["{c}"]}}, VOCABULARY, "prompts"),
         (
@@ -114,7 +116,7 @@ def computed(outputs: Outputs) -> set[str]:
         ),
         ({"vocabulary": {"source": "build", "min_count": 1}}, VOCABULARY | {"nouns"}, "nouns computed"),
         ({"caption": "text;txt"}, EVERYTHING - {"candidates"}, "caption: txt -> text;txt"),
-        ({"shards": ["00000.tar", "00002.tar"]}, VOCABULARY - {"candidates"} | {"index"}, "its inputs changed"),
+        ({"shards": ["00000.tar", "00002.tar"]}, VOCABULARY - {"candidates"} | INDEX, "its inputs changed"),
         ({"name": "renamed"}, set(), ""),
     ],
 )
@@ -141,7 +143,7 @@ def test_a_change_of_the_encoder_recomputes_everything(world, finished, tiny_cli
     ("lost", "stages"),
     [
         ("archives/00001.parquet", {"archive": {"00001"}}),
-        ("index/image.faiss", {"index": {"all"}, "archive": set(NAMES)}),
+        ("index/image.faiss", {"index": {"all"}, "tune index": {"all"}, "archive": set(NAMES)}),
         ("index/mentions.arrow", {"mentions": {"all"}, "archive": set(NAMES)}),
         (
             "calibration.parquet",

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import Entry, listed_archive, neighbours, retrieved_archive
 
-from curation import similarity as similarity_module
 from curation.expansion import Expansion, expand_listed, expand_retrieved, nearest_concepts
-from curation.index import Mentions, build_index, nearest
+from curation.index import exact_index, nearest, searchable
+from curation.mentions import Mentions
 from curation.ranking import anchor_similarities, descending, rank
-from curation.similarity import pair_similarities, row_numbers
+from curation.similarity import normalise, pair_similarities, row_numbers
 
 RANKINGS = ["cocu", "similarity", "support", "calibrated", "none"]
 EXACT = ["similarity", "support", "none"]  # no rounding: the order is the oracle's to the letter
@@ -37,7 +37,7 @@ class Case:
     def mentions(self) -> Mentions:
         offsets = np.cumsum([0, *map(len, self.captions)])
         concepts = np.array([c for caption in self.captions for c in sorted(caption)], np.int32)
-        return Mentions(offsets, concepts, pair_similarities(self.vectors, self.texts, row_numbers(offsets), concepts))
+        return Mentions(offsets, concepts, pair_similarities(self.vectors, self.texts, offsets, concepts))
 
     def slow(self, ranking: str, anchor_twice: bool = False) -> list[list[Entry]]:
         return [
@@ -132,7 +132,7 @@ def test_archives_of_a_searched_index_equal_the_slow_formula(held: bool, include
     captions = [set(random.choice(words, random.integers(0, 6), replace=False).tolist()) for _ in range(rows)]
     anchors = random.choice(rows, block, replace=False) if held else np.full(block, -1)
     images = vectors[anchors] if held else units(block)
-    index = build_index(lambda: [vectors[:30], vectors[30:]], rows, 16, "Flat", rows)
+    index = searchable(exact_index(vectors))
     found = nearest(index, images, anchors, size, include_anchor)[0]
     expected = [
         [row for row, _ in neighbours(vectors, image, anchor, size, include_anchor)]
@@ -352,17 +352,30 @@ def test_nearest_concepts_are_the_most_similar_with_ties_by_id(case: Case, size:
 # --- arithmetic ----------------------------------------------------------------------------------------------------------
 
 
-def test_similarity_of_a_pair_is_the_same_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similarity_of_a_pair_is_the_same_in_every_block() -> None:
     random = np.random.default_rng(0)
-    images, texts = (similarity_module.normalise(random.normal(size=(30, 100))) for _ in range(2))
-    rows, concepts = random.integers(0, 30, 500), random.integers(0, 30, 500)
-    whole = pair_similarities(images, texts, rows, concepts)
+    images, texts = (normalise(random.normal(size=(30, 100))) for _ in range(2))
+    lengths = random.integers(0, 30, 30)
+    offsets, concepts = np.concatenate([[0], np.cumsum(lengths)]), random.integers(0, 30, lengths.sum())
+    whole = pair_similarities(images, texts, offsets, concepts)
+    rows = row_numbers(offsets)
     np.testing.assert_allclose(whole, (images @ texts.T)[rows, concepts], atol=1e-6)
-    zero = np.zeros(1, int)
-    alone = [pair_similarities(images[[i]], texts[[c]], zero, zero)[0] for i, c in zip(rows, concepts, strict=True)]
+    one = np.array([0, 1])
+    alone = [pair_similarities(images[[i]], texts[[c]], one, one[:1])[0] for i, c in zip(rows, concepts, strict=True)]
     assert (whole == alone).all()
-    order = random.permutation(500)
-    assert (pair_similarities(images, texts, rows[order], concepts[order]) == whole[order]).all()
-    for pairs_at_once in (1, 7, 499):
-        monkeypatch.setattr(similarity_module, "PAIRS_AT_ONCE", pairs_at_once)
-        assert (pair_similarities(images, texts, rows, concepts) == whole).all()
+    for first, last in ((3, 4), (0, 17), (11, 30)):  # other blocks, and other orders within a row
+        part = slice(offsets[first], offsets[last])
+        found = pair_similarities(images[first:last], texts, offsets[first : last + 1] - offsets[first], concepts[part])
+        assert (found == whole[part]).all()
+    turned = np.concatenate([concepts[a:b][::-1] for a, b in pairwise(offsets)])
+    found = pair_similarities(images, texts, offsets, turned)
+    assert (np.concatenate([found[a:b][::-1] for a, b in pairwise(offsets)]) == whole).all()
+
+
+@given(lengths=st.lists(st.integers(0, 3), max_size=4))
+def test_no_pair_is_no_similarity(lengths: list[int]) -> None:
+    offsets = np.cumsum([0, *lengths])
+    images, texts = np.ones((len(lengths), 4), np.float32), np.ones((3, 4), np.float32)
+    concepts = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
+    found = pair_similarities(images, texts, offsets, concepts)
+    assert found.tolist() == [4.0] * offsets[-1]

@@ -20,7 +20,8 @@ from curation import config, storage
 from curation.archive import read_archive, read_metadata
 from curation.concepts import Matcher, tokens
 from curation.errors import CurationError
-from curation.index import Mentions, build_index, open_index, open_mentions, write_index, write_mentions
+from curation.index import exact_index, open_index, write_index
+from curation.mentions import Mentions, open_mentions, write_mentions
 from curation.outputs import open_outputs, recorded
 from curation.samples import Reject, Sample, read_samples
 from curation.vocabulary import noun_phrases, read_concepts
@@ -148,7 +149,7 @@ def test_a_cut_index_is_refused_by_its_size(tmp_path):
     import numpy as np
 
     vectors = np.eye(8, dtype=np.float32)
-    write_index(build_index(lambda: [vectors], 8, 8, "Flat", 8), str(tmp_path / "i.faiss"))
+    write_index(exact_index(vectors), str(tmp_path / "i.faiss"))
     write_mentions(Mentions(np.arange(9), np.zeros(8, np.int32), np.ones(8, np.float32)), str(tmp_path / "m.arrow"))
     whole = (tmp_path / "i.faiss").stat().st_size
     for name, read in (("i.faiss", lambda path: open_index(path, size=whole)), ("m.arrow", open_mentions)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -15,24 +14,34 @@ from slow_formula import neighbours as slow_neighbours
 
 from curation.errors import CurationError
 from curation.index import (
-    Mentions,
-    build_index,
+    SearchIndex,
     choose_neighbours,
+    effort,
+    empty_index,
+    encode,
+    exact_index,
+    fill,
+    fills_in_parts,
+    list_content,
     nearest,
     open_index,
-    open_mentions,
+    pick,
+    sample_rows,
+    searchable,
     set_search,
+    train,
     write_index,
-    write_mentions,
 )
+from curation.mentions import Mentions, open_mentions, write_mentions
+from curation.recall import exact_neighbours, recall, tune
 from curation.similarity import normalise
 
 # 24 unit vectors whose products are exactly 0, ±1/2 or ±1, so that ties are frequent and nothing is rounded.
 UNITS = np.concatenate([np.eye(4), -np.eye(4), np.array(list(product([0.5, -0.5], repeat=4)))]).astype(np.float32)
 
 
-def flat(vectors: np.ndarray) -> faiss.Index:
-    return build_index(lambda: [vectors], len(vectors), vectors.shape[1], "Flat", len(vectors))
+def flat(vectors: np.ndarray, bf16: bool | None = None) -> SearchIndex:
+    return searchable(exact_index(vectors), bf16=bf16)
 
 
 @st.composite
@@ -112,11 +121,12 @@ def test_choice_from_a_cut_search_has_the_anchor_and_the_best_cosines(
 
 
 @pytest.mark.parametrize("include_anchor", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
 @settings(max_examples=100, deadline=None)
 @given(search=searches())
-def test_nearest_in_a_flat_index_equals_brute_force(include_anchor: bool, search: tuple) -> None:
+def test_nearest_in_a_flat_index_equals_brute_force(include_anchor: bool, bf16: bool, search: tuple) -> None:
     vectors, queries, anchors, size = search
-    found = nearest(flat(vectors), queries, anchors, size, include_anchor)
+    found = nearest(flat(vectors, bf16), queries, anchors, size, include_anchor)
     assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=True)
 
 
@@ -168,12 +178,15 @@ def vectors() -> np.ndarray:
     return normalise(np.random.default_rng(5).normal(size=(240, 8)))
 
 
-def in_blocks(vectors: np.ndarray, *cuts: int) -> Callable[[], list[np.ndarray]]:
-    return lambda: np.split(vectors, cuts)
-
-
 def build(vectors: np.ndarray, factory: str) -> faiss.Index:
-    return build_index(in_blocks(vectors, 1, 100), len(vectors), vectors.shape[1], factory, 200)
+    """As the stages build it: trained on a sample, filled in parts where that is possible."""
+    index = empty_index(factory, vectors.shape[1])
+    train(index, vectors[:200], factory)
+    if fills_in_parts(index):
+        fill(index, lambda: [encode(index, part) for part in np.split(vectors, [1, 100])])
+    else:
+        index.add(vectors)
+    return index
 
 
 def overlap(found: np.ndarray, expected: np.ndarray) -> float:
@@ -182,7 +195,7 @@ def overlap(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_position_in_a_flat_index_is_the_row_whatever_the_blocks(vectors: np.ndarray) -> None:
-    ids, cosines = nearest(build(vectors, "Flat"), vectors, np.full(240, -1), 5, True)
+    ids, cosines = nearest(searchable(build(vectors, "Flat")), vectors, np.full(240, -1), 5, True)
     exact = vectors @ vectors.T
     assert (ids == np.argsort(-exact, axis=1)[:, :5]).all()
     np.testing.assert_allclose(cosines, -np.sort(-exact, axis=1)[:, :5], atol=1e-6)
@@ -194,6 +207,10 @@ def test_position_in_a_flat_index_is_the_row_whatever_the_blocks(vectors: np.nda
         ("Flat", None, 1),
         ("IVF4,Flat", "nprobe=4", 1),
         ("IVF4,Flat", None, 0.4),
+        ("IVF4,SQfp16", "nprobe=4", 0.98),
+        ("IVF4,SQ8", "nprobe=4", 0.9),
+        ("PCA6,IVF4,Flat", "nprobe=4", 0.5),
+        ("IVF4,PQ4x4fs", "nprobe=4", 0.2),
         ("HNSW8", "efSearch=64", 0.98),
         ("HNSW8", None, 0.9),
         ("SQ8", None, 0.9),
@@ -217,7 +234,7 @@ def test_inverted_index_with_all_lists_probed_equals_flat(include_anchor: bool, 
     index = build(vectors, "IVF4,Flat")
     set_search(index, "nprobe=4")
     anchors = np.arange(240)
-    ids, cosines = nearest(index, vectors, anchors, 7, include_anchor)
+    ids, cosines = nearest(searchable(index), vectors, anchors, 7, include_anchor)
     expected_ids, expected_cosines = nearest(flat(vectors), vectors, anchors, 7, include_anchor)
     assert (ids == expected_ids).all()
     np.testing.assert_allclose(cosines, expected_cosines, atol=1e-6)
@@ -226,29 +243,91 @@ def test_inverted_index_with_all_lists_probed_equals_flat(include_anchor: bool, 
 def test_search_of_one_list_still_has_the_anchor_and_pads(vectors: np.ndarray) -> None:
     index = build(vectors, "IVF4,Flat")
     set_search(index, "nprobe=1")
-    ids, _ = nearest(index, vectors[:30], np.arange(100, 130), 240, include_anchor=True)  # another row's vector
+    ids, _ = nearest(searchable(index), vectors[:30], np.arange(100, 130), 240, include_anchor=True)  # another's vector
     assert (ids[:, 0] == np.arange(100, 130)).all()
     assert (ids[:, -1] == -1).all()
 
 
-def test_inverted_index_probes_a_sixteenth_of_its_lists_unless_told(vectors: np.ndarray) -> None:
-    many = normalise(np.random.default_rng(0).normal(size=(1400, 4)))
-    index = build_index(in_blocks(many), 1400, 4, "IVF34,Flat", 1400)
-    set_search(index, None)
-    assert faiss.extract_index_ivf(index).nprobe == 2
-    set_search(index, "nprobe=5")
-    assert faiss.extract_index_ivf(index).nprobe == 5
-    few = build(vectors, "IVF4,Flat")
-    set_search(few, None)
-    assert faiss.extract_index_ivf(few).nprobe == 1
+@pytest.mark.parametrize(
+    "factory", ["IVF4,Flat", "IVF4,SQfp16", "IVF4,SQ8", "IVF4,PQ4x4", "PCA6,IVF4,Flat", "IVF4_HNSW8,Flat"]
+)
+@pytest.mark.parametrize("cuts", [(), (1, 100), (17, 17, 18, 239)])
+def test_index_filled_in_parts_is_the_one_that_faiss_fills(
+    factory: str, cuts: tuple[int, ...], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = empty_index(factory, 8), None
+    train(ours, vectors, factory)
+    theirs = faiss.clone_index(ours)
+    monkeypatch.setattr("curation.index.MERGED_AT_ONCE", 500)
+    fill(ours, lambda: [encode(ours, part) for part in np.split(vectors, cuts)])
+    theirs.add(vectors)
+    assert ours.ntotal == theirs.ntotal == 240
+    for number in range(4):
+        (codes, ids), (expected_codes, expected_ids) = (
+            list_content(faiss.extract_index_ivf(index), number) for index in (ours, theirs)
+        )
+        assert (ids == expected_ids).all()
+        if factory.startswith("PCA"):  # the last bit of a rotated vector depends on the block
+            np.testing.assert_allclose(codes.view(np.float32), expected_codes.view(np.float32), atol=1e-6)
+        else:
+            assert (codes == expected_codes).all()
 
 
-def test_trained_index_does_not_depend_on_the_cut_into_blocks(vectors: np.ndarray) -> None:
-    def centroids(*cuts: int) -> np.ndarray:
-        index = build_index(in_blocks(vectors, *cuts), 240, 8, "IVF4,Flat", 200)
-        return faiss.extract_index_ivf(index).quantizer.reconstruct_n(0, 4)
+def test_sample_and_held_out_queries_are_apart_where_there_are_enough_rows() -> None:
+    trained, queries = sample_rows(1000, 800, 100)
+    assert len(set(trained)) == 800
+    assert len(set(queries)) == 100
+    assert not set(trained) & set(queries)
+    assert (np.diff(trained) > 0).all()
+    trained, queries = sample_rows(50, 800, 100)
+    assert set(trained) == set(queries) == set(range(50))
 
-    assert (centroids() == centroids(3, 117, 118)).all()
+
+def test_rows_are_picked_from_blocks(vectors: np.ndarray) -> None:
+    rows = np.array([0, 3, 99, 100, 239])
+    for cuts in ((), (1, 100), (100,), (50, 50, 60)):
+        assert (pick(np.split(vectors, cuts), rows) == vectors[rows]).all()
+
+
+# --- recall --------------------------------------------------------------------------------------------------------------
+
+
+def test_exact_neighbours_do_not_depend_on_the_blocks(vectors: np.ndarray) -> None:
+    expected = np.sort(np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :7])
+    for cuts in ((), (3,), (100, 101, 200)):
+        assert (np.sort(exact_neighbours(np.split(vectors, cuts), vectors[:20], 7)) == expected).all()
+    few = exact_neighbours([vectors[:2], vectors[2:3]], vectors[:1], 5)
+    assert sorted(few[0].tolist()) == [-1, -1, 0, 1, 2]
+
+
+def test_recall_counts_the_expected_that_were_found() -> None:
+    expected, found = np.array([[1, 2], [3, -1]]), np.array([[2, 9, 8], [-1, -1, 3]])
+    assert recall(found, expected) == pytest.approx(2 / 3)
+
+
+@given(reached=st.integers(1, 300), largest=st.integers(1, 300))
+def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: int) -> None:
+    asked = []
+
+    def measure(setting: int) -> float:
+        asked.append(setting)
+        assert 1 <= setting <= largest
+        return 0.95 if setting >= reached else 0.5
+
+    setting, found = tune(measure, 0.95, largest)
+    if reached > largest:
+        assert (setting, found) == (largest, 0.5)
+    else:
+        assert found == 0.95
+        assert reached <= setting <= reached * 17 / 16 + 1
+    assert len(asked) < 20
+
+
+def test_effort_of_an_index() -> None:
+    assert effort(empty_index("IVF4,Flat", 8)) == ("nprobe", 4)
+    assert effort(empty_index("PCA4,IVF4,Flat", 8)) == ("nprobe", 4)
+    assert effort(empty_index("HNSW8", 8))[0] == "efSearch"
+    assert effort(empty_index("Flat", 8)) == ("", 0)
 
 
 @pytest.mark.parametrize("factory", ["Nonsense", "IVF4,Nonsense", "IVF500,Flat", "PQ3", ""])
@@ -303,8 +382,8 @@ def test_missing_index_and_mentions_are_errors_that_name_the_file(tmp_path: Path
 def test_index_written_again_is_opened_anew(vectors: np.ndarray, tmp_path: Path) -> None:
     path = str(tmp_path / "image.faiss")
     for rows in (20, 30):
-        write_index(flat(vectors[:rows]), path)
-        assert open_index(path).ntotal == rows
+        write_index(exact_index(vectors[:rows]), path)
+        assert open_index(path).rows == rows
 
 
 # --- mentions ------------------------------------------------------------------------------------------------------------

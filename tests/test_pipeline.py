@@ -8,16 +8,18 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, write_tar, write_world
 
+from curation import verify
 from curation.config import load
 from curation.errors import CurationError
 from curation.outputs import Outputs, open_outputs
-from curation.progress import read_progress
+from curation.progress import clear_progress, read_progress
 from curation.samples import Shard
 from curation.stages import plan, run_stage
 from pipelines.curate import main
@@ -189,6 +191,7 @@ def test_a_finished_run_is_found_finished(world, finished, capsys):
 def computed(outputs: Outputs) -> dict[str, list[str]]:
     """Run all stages without an engine; which parts of each stage were computed, not kept."""
     made = {}
+    clear_progress(outputs)
     for stage in plan(outputs):
         for shard in outputs.shards if stage.per_shard else [None]:
             run_stage(stage, outputs, shard)
@@ -217,6 +220,33 @@ def test_only_what_depends_on_a_change_is_computed_again(world, finished, tiny_c
         "archive": NAMES,
     }
     assert "index" in again(retrieval={"neighbors": 4, "index": "HNSW8"}, vocabulary={"source": "fewer.txt"})
+
+
+def test_an_approximate_index_is_filled_in_parts_tuned_and_kept(world, finished, tiny_clip, tmp_path):
+    retrieval = {"neighbors": 4, "index": "IVF2,SQfp16"}
+    path = write_world(world.parent / f"{tmp_path.name}.yaml", tiny_clip, retrieval=retrieval)
+    folder = copy(finished, tmp_path)
+    made = computed(Outputs(load(str(path)), str(folder)))
+    assert made == {
+        "train index": ["all"],
+        "fill index": NAMES,
+        "index": ["all"],
+        "tune index": ["all"],
+        "archive": NAMES,
+    }
+    notes = json.loads((folder / "index" / "index.json").read_text())
+    rows = sum(len(table) for table in tables(folder, "archives").values())
+    assert faiss.read_index(str(folder / "index" / "image.faiss")).ntotal == notes["index"]["rows"] == rows
+    assert notes["tune index"]["recall"] >= 0.95
+    assert notes["tune index"]["search"] in ("nprobe=1", "nprobe=2")
+    assert json.loads((folder / "manifest.json").read_text())["index"]["index"]["factory"] == "IVF2,SQfp16"
+    assert not (folder / "image-codes").exists()  # they are in the index now
+    (folder / "archives" / f"{NAMES[1]}.parquet").unlink()
+    assert computed(Outputs(load(str(path)), str(folder))) == {"archive": [NAMES[1]]}
+    (folder / "index" / "image.faiss").unlink()
+    again = computed(Outputs(load(str(path)), str(folder)))
+    assert again == {"fill index": NAMES, "index": ["all"]}
+    assert verify.main([str(folder)]) == 0
 
 
 def test_a_missing_or_damaged_file_is_made_again_and_nothing_else(world, finished, tmp_path):

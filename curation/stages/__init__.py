@@ -7,8 +7,12 @@ this package; here is what is read, what is written, and what it depends on.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
+
+from threadpoolctl import threadpool_limits
 
 from curation.errors import CurationError
 from curation.manifest import write_manifest
@@ -16,7 +20,8 @@ from curation.outputs import Outputs
 from curation.samples import Shard
 from curation.stages.archives import archive
 from curation.stages.embeddings import captions, concepts, embed
-from curation.stages.index import index_captions, index_images, mentions
+from curation.stages.index import CAPTIONS, IMAGES, Kind, encode, merge, train, tune_search
+from curation.stages.mentions import mentions
 from curation.stages.vocabulary import candidates, choose_vocabulary, nouns, visualness
 from curation.stages.work import Forecast
 
@@ -33,7 +38,8 @@ class Stage(NamedTuple):
 def plan(outputs: Outputs) -> list[Stage]:
     """The stages of a run, in order. Each needs the ones before it to be finished for all shards."""
     config = outputs.config
-    searched = {"text": "text index"}.get(config.archive.expansion, "index")
+    texts = config.archive.expansion == "text"
+    searched = (CAPTIONS if texts else IMAGES).stage("tune")
     steps = [
         (True, Stage("embed", embed, True, ())),
         (config.vocabulary.built, Stage("nouns", nouns, True, ("embed",))),
@@ -41,14 +47,25 @@ def plan(outputs: Outputs) -> list[Stage]:
         (True, Stage("visualness", visualness, True, ("embed", "candidates"))),
         (True, Stage("vocabulary", choose_vocabulary, False, ("visualness",))),
         (True, Stage("concepts", concepts, True, ("embed", "vocabulary"))),
-        (not config.retrieval.data, Stage("index", index_images, False, ("embed",))),
-        (config.archive.expansion == "text", Stage("captions", captions, True, ("embed",))),
-        (config.archive.expansion == "text", Stage("text index", index_captions, False, ("captions",))),
-        (True, Stage("mentions", mentions, False, ("embed", "vocabulary"))),
+        *((not config.retrieval.data, stage) for stage in index_stages(IMAGES)),
+        (texts, Stage("captions", captions, True, ("embed",))),
+        *((texts, stage) for stage in index_stages(CAPTIONS)),
+        (True, Stage("mentions", mentions, False, ("embed", "vocabulary", "concepts"))),
         (True, Stage("archive", archive, True, ("embed", "concepts", "vocabulary", "mentions", searched))),
         (True, Stage("manifest", write_manifest, False, ("archive",))),
     ]
     return [stage for needed, stage in steps if needed]
+
+
+def index_stages(kind: Kind) -> list[Stage]:
+    """The steps that build one kind of index."""
+    trained, filled, merged = (kind.stage(verb) for verb in ("train", "fill", ""))
+    return [
+        Stage(trained, partial(train, kind=kind), False, (kind.embedded_by,)),
+        Stage(filled, partial(encode, kind=kind), True, (kind.embedded_by, trained)),
+        Stage(merged, partial(merge, kind=kind), False, (trained, filled)),
+        Stage(kind.stage("tune"), partial(tune_search, kind=kind), False, ("embed", merged)),
+    ]
 
 
 def run_stage(stage: Stage, outputs: Outputs, shard: Shard | None = None) -> None:
@@ -63,7 +80,9 @@ def run_stage(stage: Stage, outputs: Outputs, shard: Shard | None = None) -> Non
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
     try:
-        stage.work(outputs, shard) if stage.per_shard else stage.work(outputs)
+        # numpy's BLAS has threads of its own
+        with threadpool_limits(1) if stage.per_shard else contextlib.nullcontext():
+            stage.work(outputs, shard) if stage.per_shard else stage.work(outputs)
     except (CurationError, Forecast):
         raise
     except Exception as error:

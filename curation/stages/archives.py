@@ -5,33 +5,38 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
 from curation import clustering, expansion, ranking, storage
 from curation.archive import FORMAT, SCHEMA, archive_batch, open_parquet, parquet_writer
-from curation.index import Mentions, nearest, open_index, open_mentions
+from curation.index import SearchIndex, nearest, open_index
+from curation.mentions import Mentions, open_mentions
 from curation.outputs import Outputs, blocks, record
 from curation.samples import Shard
 from curation.similarity import row_numbers
-from curation.stages.work import Work, fingerprint_of, vocabulary_content
+from curation.stages.index import CAPTIONS, IMAGES, search_device
+from curation.stages.work import Work, csr, fingerprint_of, vocabulary_content
 from curation.vocabulary import Vocabulary, embedding_matrix, read_vocabulary
 
-BLOCK = 1024  # anchors that are looked up, ranked and clustered at once
+BLOCK = 16384  # anchors that are looked up, ranked and clustered at once; the search gains from many
 
 
 def archive(outputs: Outputs, shard: Shard) -> None:
     """Write the concept archives of a shard."""
     config, path, source = outputs.config, outputs.of_shard("archives", shard), outputs.of_shard("embeddings", shard)
     notes = storage.read_json(outputs.index_json)
-    retrieval = asdict(config.retrieval)
-    parameters = asdict(config.archive) | {key: retrieval[key] for key in ("neighbors", "include_anchor", "search")}
+    searched = searched_index(outputs)
+    parameters = asdict(config.archive) | {
+        "neighbors": config.retrieval.neighbors,
+        "include_anchor": config.retrieval.include_anchor,
+        "search": searched["search"],
+    }
     inputs = [
         fingerprint_of(source, "embed"),
         vocabulary_content(outputs.vocabulary),
         notes["mentions"]["fingerprint"],
-        searched_index(outputs)["fingerprint"],
+        searched["fingerprint"],
     ]
     if config.archive.ranking_name == "calibrated":
         inputs.append(fingerprint_of(outputs.calibration, "vocabulary"))
@@ -67,7 +72,7 @@ class Curator:
     vocabulary: Vocabulary
     mentions: Mentions
     calibration: np.ndarray | None  # (V, 2), for the calibrated ranking
-    index: faiss.Index | None  # of images, or of captions for text-driven expansion; None where nothing is retrieved
+    index: SearchIndex | None  # of images, or of captions for text-driven expansion; None where nothing is retrieved
 
     def neighbours(self, images: np.ndarray, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """R_i, (B, L) int64 rows of the index, and cosines (B, L), for images (B, D) that are rows ``anchors`` (B,)."""
@@ -117,22 +122,29 @@ class Curator:
 def open_curator(outputs: Outputs) -> Curator:
     """Open what the stages before have written."""
     config = outputs.config
-    kind = {"vision": "image", "text": "text"}.get(config.archive.expansion)
-    size = searched_index(outputs)["bytes"]
+    retrieves = config.archive.expansion in ("vision", "text")
     return Curator(
         outputs,
         read_vocabulary(outputs.vocabulary),
         open_mentions(outputs.mentions),
         read_calibration(outputs) if config.archive.ranking_name == "calibrated" else None,
-        open_index(outputs.index(kind), config.retrieval.search, size) if kind else None,
+        open_searched(outputs) if retrieves else None,
     )
 
 
+def open_searched(outputs: Outputs) -> SearchIndex:
+    """The index that anchors are looked up in, with its search parameters set."""
+    found = searched_index(outputs)
+    return open_index(found["path"], found["search"], found["bytes"], search_device(outputs.config.retrieval))
+
+
 def searched_index(outputs: Outputs) -> dict[str, Any]:
-    """What index.json says of the index that anchors are looked up in: this run's, or that of ``retrieval.data``."""
+    """The index that anchors are looked up in, this run's or that of ``retrieval.data``: its note, path and search."""
     config = outputs.config
+    kind = CAPTIONS if config.archive.expansion == "text" else IMAGES
     notes = storage.read_json(storage.join(config.retrieval.data or outputs.folder, "index", "index.json"))
-    return notes["text index" if config.archive.expansion == "text" else "index"]
+    tuned = notes[kind.stage("tune")]["search"]
+    return notes[kind.stage("")] | {"path": outputs.index(kind.name), "search": config.retrieval.search or tuned}
 
 
 def read_calibration(outputs: Outputs) -> np.ndarray:
@@ -152,12 +164,6 @@ def first_row(outputs: Outputs, shard: Shard) -> int | None:
             return rows
         rows += item["rows"]
     raise KeyError(f"{shard.name} is not in {outputs.index_json}")
-
-
-def csr(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (B + 1,) int64, from 0, and values (P,) of an Arrow list column."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0], lists.flatten().to_numpy()
 
 
 def count_gains(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from curation import storage
 from curation.archive import read_metadata
 from curation.errors import CurationError
 from curation.outputs import Outputs, changes, recorded
-from curation.progress import Progress
+from curation.progress import WHOLE, Progress
 from curation.samples import Shard
 
 ROW_GROUP = 4096  # rows that are read and written at once
@@ -20,6 +23,12 @@ class Forecast(Exception):
     def __init__(self, fresh: bool, reason: str) -> None:
         super().__init__(reason)
         self.fresh, self.reason = fresh, reason
+
+
+def nothing_to_do(outputs: Outputs) -> None:
+    """Leave a stage that a part does not need. Raises Forecast where only that is asked for."""
+    if outputs.forecast:
+        raise Forecast(True, "")
 
 
 class Work:
@@ -43,7 +52,7 @@ class Work:
         self._reason = changes(found, record) or ("" if whole or not found else "a file is missing or damaged")
         if outputs.forecast:
             raise Forecast(self.fresh, self._reason)
-        self._progress = Progress(outputs, stage, shard.name if shard else "all")
+        self._progress = Progress(outputs, stage, shard.name if shard else WHOLE)
         if self.fresh:
             self._progress.finish("kept")
 
@@ -72,3 +81,9 @@ def fingerprint_of(path: str, stage: str, what: str = "fingerprint") -> str:
 def vocabulary_content(path: str) -> str:
     """Identifies the concepts and embeddings of ``vocabulary.parquet``, whatever they were chosen from."""
     return fingerprint_of(path, "vocabulary", "content")
+
+
+def csr(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (B + 1,) int64, from 0, and values (P,) of an Arrow list column."""
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], lists.flatten().to_numpy()
