@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ examples:
   python -m pipelines.curate --data cc12m
   python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
   python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
+  python -m pipelines.curate --data my.yaml --runner dask --dask_client_address tcp://scheduler:8786
 
 A run that was interrupted goes on where it stopped; a run that is finished is found finished. Options that the chosen
 Beam runner defines (such as --dask_client_address) are passed on to it.
@@ -68,9 +70,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--runner",
         default="DirectRunner",
-        help="DirectRunner: worker processes on this machine; inprocess: for debugging; or any Beam runner",
+        help="DirectRunner: worker processes on this machine; inprocess: for debugging; dask; portable; or any Beam runner",
     )
-    made.add_argument("--workers", type=int, help="worker processes of DirectRunner (default: one a core)")
+    made.add_argument("--workers", type=int, help="worker processes on this machine (default: one a core)")
     made.add_argument("--dry-run", action="store_true", help="print what would be kept and what computed, and why")
     values = made.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
@@ -80,11 +82,19 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def check_beam_arguments(arguments: list[str]) -> None:
-    """Raises CurationError for an option that neither we nor Beam know: Beam itself would ignore it."""
+def check_beam_arguments(arguments: list[str], runner: str) -> None:
+    """Raises CurationError for an option that neither we nor Beam's runner know: Beam itself would ignore it."""
     logging.disable(logging.WARNING)  # Beam warns of Google packages that nobody asked for
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from pipelines.dask import RUNNER
+
+    module = (RUNNER if runner == "dask" else runner).rpartition(".")[0]
+    if module:  # a runner's options are known when its module is
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise CurationError(f"runner {runner}: cannot be imported ({error})") from None
     logging.disable(logging.NOTSET)
     known = argparse.ArgumentParser(allow_abbrev=False)
     for section in PipelineOptions.__subclasses__():
@@ -119,7 +129,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     for name in ("data", "output", "runner", "workers", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
-        check_beam_arguments(beam_arguments)
+        check_beam_arguments(beam_arguments, given.runner)
     config = read_config(given.data, overrides)
     outputs = Outputs(config, given.output or config.output_folder)
     began = time.monotonic()

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -22,6 +23,7 @@ from curation.errors import CurationError
 from curation.outputs import Outputs
 from curation.progress import read_progress
 from curation.stages import plan
+from pipelines import dask
 from pipelines.beam import build
 
 GRACE = 3  # seconds
@@ -31,8 +33,8 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
     """Run the pipeline to its end.
 
     ``runner``: DirectRunner (worker processes on this machine, one a core unless ``workers`` says otherwise), inprocess
-    (no other processes, for debugging), or the name of any other Beam runner, which takes ``beam_arguments``.
-    Raises CurationError with the one line that tells what went wrong.
+    (no other processes, for debugging), dask, portable, or the name of any other Beam runner; ``beam_arguments`` are its
+    options. Raises CurationError with the one line that tells what went wrong.
     """
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CurationError below, not as Beam's logs of its stack.
@@ -40,8 +42,7 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
     count = min(workers or os.cpu_count() or 1, len(outputs.shards))
     with tempfile.TemporaryDirectory() as folder:
         watch = _WorkerWatch(outputs, folder)
-        engine, options = _engine(runner, count, beam_arguments or [], watch)
-        with watch:
+        with _engine(runner, count, beam_arguments or [], watch, len(outputs.shards)) as (engine, options), watch:
             try:
                 pipeline = beam.Pipeline(runner=engine, options=options)
                 build(pipeline, outputs)
@@ -52,18 +53,29 @@ def run(outputs: Outputs, runner: str, workers: int | None = None, beam_argument
         raise CurationError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
 
 
-def _engine(runner: str, workers: int, arguments: list[str], watch: _WorkerWatch) -> tuple[Any, PipelineOptions]:
+@contextlib.contextmanager
+def _engine(
+    runner: str, workers: int, arguments: list[str], watch: _WorkerWatch, shards: int
+) -> Iterator[tuple[Any, PipelineOptions]]:
+    """Beam's runner and options, and what has to run beside it."""
     if runner == "inprocess":
-        return FnApiRunner(), PipelineOptions(arguments)
-    if runner == "DirectRunner":
+        yield FnApiRunner(), PipelineOptions(arguments)
+    elif runner == "DirectRunner":
         # Beam's own DirectRunner would try Prism first, which downloads a program; and its option
         # --direct_running_mode=multi_processing would put another worker program in place of ours.
         program = f"{shlex.quote(sys.executable)} -m pipelines.worker {shlex.quote(watch.alive)}"
         command = f"exec {program} 2>>{shlex.quote(watch.log)}"
         worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
         options = [f"--direct_num_workers={workers}", *arguments]
-        return FnApiRunner(default_environment=worker), PipelineOptions(options)
-    return runner, PipelineOptions(arguments)
+        yield FnApiRunner(default_environment=worker), PipelineOptions(options)
+    elif runner == "dask":
+        with dask.options(arguments, workers, shards) as options:
+            yield dask.RUNNER, PipelineOptions(options)
+    elif runner == "portable":
+        # Where they are not given: a job server in this process, and workers in this process too.
+        yield "PortableRunner", PipelineOptions(["--job_endpoint=embed", "--environment_type=LOOPBACK", *arguments])
+    else:
+        yield runner, PipelineOptions(arguments)
 
 
 class _WorkerWatch:

@@ -1,0 +1,39 @@
+"""Dask as the engine: a scheduler that is there, or a cluster of worker processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from curation.errors import CurationError
+
+RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam knows it by the full name only
+GIVEN = ("--dask_client_address", "--dask_scheduler_file")
+
+
+@contextlib.contextmanager
+def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[str]]:
+    """Beam's options for Dask. Unless ``arguments`` name a scheduler, ``workers`` processes run here while the block lasts.
+
+    Raises CurationError when Dask is not installed.
+    """
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise CurationError("runner dask: Dask is not installed; run pip install 'cocu[dask]'") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors reach the user once, as one line
+    # Beam's default, a hundred partitions, would put few shards on one worker.
+    given = _names(arguments, "--dask_npartitions", "--dask_partition_size")
+    partitions = [] if given else [f"--dask_npartitions={shards}"]
+    if _names(arguments, *GIVEN):
+        yield partitions + arguments
+        return
+    with LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
+        with Client(cluster) as client:
+            client.run(logging.disable, logging.WARNING)  # Beam warns of Google packages when it is imported
+        yield [f"--dask_client_address={cluster.scheduler_address}", *partitions, *arguments]
+
+
+def _names(arguments: list[str], *options: str) -> bool:
+    return any(argument.split("=")[0] in options for argument in arguments)
