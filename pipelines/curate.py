@@ -172,6 +172,7 @@ def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str],
         clear_progress(outputs)
         with Monitor(outputs, console):
             run(outputs, given.runner, given.workers, beam_arguments)
+        remove_temporary(outputs)  # of workers that were lost while others went on
     print_counts(outputs, storage.read_json(outputs.manifest), console)
     print_stages(outputs, console)
     clear_progress(outputs)
