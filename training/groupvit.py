@@ -328,6 +328,14 @@ class GroupViT(nn.Module):
         """Features (T, D) of token ids (T, L), not normalised."""
         return self.text_projection(self.text(tokens))
 
+    def encode_texts(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Features (T_k, D) of several matrices of token ids (T_k, L_k), as if all were padded to one length.
+
+        Short prompts pass the tower apart from long captions, without padding; the batch norm sees them together.
+        """
+        features = torch.cat([self.text(matrix) for matrix in tokens])  # (ΣT_k, W)
+        return list(self.text_projection(features).split([len(matrix) for matrix in tokens]))
+
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode
         the groups would enter the statistics of the batch norm."""
