@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import storage
-from curation.archive.parquet import open_parquet
+from curation.archive.parquet import SCHEMA, open_parquet, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
 from curation.errors import CurationError
 
@@ -42,19 +42,18 @@ class ShardArchives:
 
 def read_shard(path: str) -> ShardArchives:
     """The archives of one shard. Raises CurationError when the file is missing or damaged."""
-    with open_parquet(path) as file:
-        table = file.read().combine_chunks()
+    table = read_archive(path)
+    if not table.schema.equals(SCHEMA):
+        raise CurationError(f"{path}: not a concept archive; expected the columns {', '.join(SCHEMA.names)}")
     lists = _whole(table["concepts"])
     entries = lists.flatten()
-    column = entries.field("concept").unify_dictionaries() if pa.types.is_dictionary(entries.type[0].type) else None
-    if column is None:
-        raise CurationError(f"{path}: not a concept archive (column concepts); run make curate again")
+    names = entries.field("concept")
     return ShardArchives(
         table["key"].to_pylist(),
         table["caption"].to_pylist(),
-        column.dictionary.to_pylist(),
+        names.dictionary.to_pylist(),
         _offsets(lists),
-        column.indices.to_numpy(),
+        names.indices.to_numpy(),
         *(entries.field(name).to_numpy() for name in ("score", "cluster", "support")),
     )
 
@@ -72,7 +71,7 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
     with open_parquet(vocabulary) as file:
         names = file.read(["concept"])["concept"].to_pylist()
     with open_parquet(embeddings) as file:
-        table = file.read(["key", "concepts"]).combine_chunks()
+        table = file.read(["key", "concepts"])
     if table["key"].to_pylist() != archives.keys:
         raise CurationError(f"{embeddings}: its keys are not those of the archives; run make curate again")
     lists = _whole(table["concepts"])
@@ -84,8 +83,8 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
 
 
 def _whole(column: pa.ChunkedArray) -> pa.ListArray:
-    chunks = column.chunks
-    return pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
+    """One array of all chunks; their dictionaries become one."""
+    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
 
 
 def _offsets(lists: pa.ListArray) -> np.ndarray:
