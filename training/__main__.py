@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from argparse import ArgumentParser
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -102,12 +103,18 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """End with one line."""
         text = " ".join(str(message).split())
-        unknown = re.search(r"(?:[Uu]nrecognized arguments?:|[Kk]ey ['\"]?|Option ['\"]?)\s*-*([\w.]+)", text)
-        known = [name for name in self.get_defaults().__dict__] if unknown else []
-        close = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
+        close = difflib.get_close_matches(unknown[1], option_names(self), n=1) if unknown else []
         hint = f" (did you mean {close[0]}?)" if close else ""
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}{hint}", highlight=False)
         sys.exit(2)
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """The dotted names of a parser's options, and of its subcommands'."""
+    names = [action.dest for action in parser._actions]
+    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
 
 
 def main(arguments: ArgsType = None) -> int:
@@ -125,7 +132,8 @@ def main(arguments: ArgsType = None) -> int:
             args=arguments,
         )
     except OURS as error:
-        message = str(error).strip().splitlines()[-1]
+        # From a worker process the message comes behind a stack.
+        message = re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
         return 1
     return 0
@@ -133,7 +141,8 @@ def main(arguments: ArgsType = None) -> int:
 
 def quiet() -> None:
     """Leave out what Lightning says to people who write training loops."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 
 

@@ -161,7 +161,7 @@ def seeds(keys: list[str], seed: int, epoch: int) -> np.ndarray:
     """A random number (B,) uint64 for every sample, from its key and the epoch."""
     padded = np.char.encode(np.array(keys, dtype=np.str_), "utf-8")
     width = -(-max(padded.dtype.itemsize, 1) // 8) * 8
-    words = padded.astype(f"S{width}").view(np.uint64).reshape(len(keys), -1)  # (B, W): the bytes, padded with zeros
+    words = padded.astype(f"S{width}").view("<u8").reshape(len(keys), -1)  # (B, W): the bytes, padded with zeros
     state = np.full(len(keys), _mix(_mix(np.uint64(seed)) ^ np.uint64(epoch)))
     for word in words.T:  # padding does not count, so that a key's number does not depend on the keys beside it
         state = np.where(word == 0, state, _mix(state ^ word))
