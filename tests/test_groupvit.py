@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, drop_path, tokenize
+from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
+from training.transformer import drop_path
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
 TINY = GroupViTConfig(

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.transformer import MLP, Attention, Block, TokenMLP
+
 END_OF_TEXT = 49407  # of CLIP's byte pair encoding; also the largest id
 LARGEST_SCALE = 100.0  # clamp of the logit scale, as in CLIP
 
@@ -76,93 +78,19 @@ class GroupEncoding(NamedTuple):
         return product.unflatten(2, self.grid)
 
 
-class Attention(nn.Module):
-    """Multi-head attention; the three input projections are one matrix, so that self-attention is one product."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, queries: Tensor, keys: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, Q, W) from queries (B, Q, W) over keys (B, K, W), the queries themselves by default.
-
-        ``mask``: bool, True where a query may look, broadcast to (B, heads, Q, K).
-        """
-        width = queries.shape[-1]
-        if keys is None:
-            q, k, v = self.qkv(queries).chunk(3, dim=-1)  # 3 x (B, Q, W)
-        else:
-            q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])  # (B, Q, W)
-            k, v = F.linear(keys, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)  # 2 x (B, K, W)
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, ., W / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, Q, W)
-
-
-class MLP(nn.Module):
-    """Two linear layers; ``quick``: with the sigmoid approximation of GELU that CLIP's text tower uses."""
-
-    def __init__(self, width: int, hidden: int, out: int, quick: bool = False) -> None:
-        super().__init__()
-        self.up, self.down, self.quick = nn.Linear(width, hidden), nn.Linear(hidden, out), quick
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., out) from (..., width)."""
-        x = self.up(x)
-        return self.down(x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x))
-
-
-class TokenMLP(MLP):
-    """An MLP over the tokens in place of the channels: (B, T, W) -> (B, out, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, out, W) from (B, T, W)."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero the branch x (B, ...) for a random part of the batch in training, and scale up the rest."""
-    if not training or rate == 0:
-        return x
-    keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - rate)
-    return x * keep / (1 - rate)
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int, hidden: int, rate: float = 0.0, quick: bool = False) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width), MLP(width, hidden, width, quick)
-        self.rate = rate
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, W) from (B, T, W)."""
-        x = x + drop_path(self.attention(self.norm1(x), mask=mask), self.rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.rate, self.training)
-
-    def at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Causal output (B, W) of x (B, T, W) at one position (B,) of each row: the others are not computed."""
-        rows = torch.arange(len(x), device=x.device)
-        mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
-        normed = self.norm1(x)
-        here = x[rows, positions][:, None]  # (B, 1, W)
-        here = here + self.attention(normed[rows, positions][:, None], normed, mask[:, None, None])
-        return (here + self.mlp(self.norm2(here)))[:, 0]
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of a tensor's shape, dtype and device."""
+    return -torch.empty_like(like).exponential_().log()
 
 
 def assign(logits: Tensor, training: bool) -> Tensor:
     """Hard assignment (B, G, N), in {0, 1}, of N segments to G groups; in training drawn at random, with the soft gradient.
 
-    ``logits`` (B, G, N) must be float32: drawn in bfloat16, Gumbel noise has the wrong mean and no tail.
+    ``logits`` (B, G, N) must be float32 or wider: drawn in bfloat16, Gumbel noise has the wrong mean and no tail.
     """
     if not training:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-    gumbel = -torch.empty_like(logits).exponential_().log()
-    soft = (logits + gumbel).softmax(1)
+    soft = (logits + gumbel_noise(logits)).softmax(1)
     hard = torch.zeros_like(logits).scatter_(1, soft.argmax(1, keepdim=True), 1.0)
     return hard + soft - soft.detach()
 
@@ -183,13 +111,13 @@ class Grouping(nn.Module):
         self.norm_out, self.mlp_out = nn.LayerNorm(width), MLP(width, over_channels, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """New segments (B, G, W) and soft assignment (B, G, N), float32, from x (B, N, W) and tokens (B, G, W)."""
+        """New segments (B, G, W) and soft assignment (B, G, N), float32 at least, from x (B, N, W) and tokens (B, G, W)."""
         x = self.norm_x(x)
         tokens = self.norm_mixed(self.mix(self.norm_tokens(tokens)))  # (B, G, W)
         tokens = tokens + self.look(tokens, x)
         tokens = self.norm_looked(tokens + self.mlp_look(self.norm_look(tokens)))  # (B, G, W)
         scores = self.query(tokens) @ self.key(x).transpose(1, 2)  # (B, G, N)
-        logits = scores.float() * x.shape[-1] ** -0.5
+        logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) * x.shape[-1] ** -0.5
         chosen = assign(logits, self.training)  # (B, G, N)
         # One is added to the number of segments: a group that gets none keeps its token, without a division by zero.
         mean = (chosen / (chosen.sum(2, keepdim=True) + 1)).to(x.dtype)
@@ -343,6 +271,17 @@ class GroupViT(nn.Module):
         both = torch.cat([segments, segments.mean(1, keepdim=True)], 1)  # (B, G + 1, W)
         projected = self.image_projection(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (B, G + 1, D)
         return GroupEncoding(projected[:, :-1], projected[:, -1], assignments, grid)
+
+    @property
+    def recompute(self) -> bool:
+        """Whether the backward pass computes the insides of transformer blocks again, which saves memory for time."""
+        return any(block.recompute for block in self.modules() if isinstance(block, Block))
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.recompute = value
 
     @property
     def scale(self) -> Tensor:
