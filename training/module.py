@@ -14,6 +14,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from evaluation.benchmark import Benchmark, read_benchmark
+from evaluation.errors import AbsentError
 from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_samples
 from training.batches import Batch
@@ -111,8 +112,11 @@ class GroupViTModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Find the benchmark before the first step. Raises EvaluationError or AbsentError when it is not there."""
         if self.validation.benchmark and self.benchmark is None:
-            self.benchmark = read_benchmark(self.validation.benchmark, self.validation.data_root)
-            list_samples(self.benchmark)
+            try:
+                self.benchmark = read_benchmark(self.validation.benchmark, self.validation.data_root)
+                list_samples(self.benchmark)
+            except AbsentError as error:
+                raise AbsentError(f"model.validation.benchmark: {error}; set it to null to train without") from None
         if self.compiled and stage == "fit":
             self.encode_image, self.encode_texts = map(torch.compile, (self.model.encode_image, self.model.encode_texts))
 

@@ -95,8 +95,8 @@ def usable(shard: Shard, required: bool, counts: Counter[str]) -> Iterator[tuple
             yield {"__key__": sample["__key__"], "image": image, "caption": text}, row
         elif row >= 0:
             raise CurationError(
-                f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is not "
-                f"the one that was curated into {archive.folder}; run make curate again"
+                f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is cut "
+                f"off or is not the one that was curated into {archive.folder}"
             )
         else:
             counts["unusable"] += 1
