@@ -19,7 +19,8 @@ TEXTS = ["a photo of a red fox.", "grass", "A photo of a siamese cat, 2 dogs & a
 
 # What a norm, or the softmax over groups, takes away again: their gradient is zero but for rounding.
 WITHOUT_EFFECT = (
-    "mix.down.bias", "projector.1.down.bias", "grouping.query.bias", "projection.0.bias", "image.norm.bias", "text.norm.bias",
+    "mix.down.bias", "projector.1.down.bias", "grouping.query.bias", "projection.0.bias", "image.norm.bias",
+    "text.norm.bias",
 )  # fmt: skip
 
 

@@ -203,7 +203,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids to the feature of the end of text."""
+    """Token ids to the feature of the end of text. Several matrices of ids may differ in length."""
 
     def __init__(self, config: GroupViTConfig) -> None:
         super().__init__()
@@ -215,15 +215,22 @@ class TextTower(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(T, W) from token ids (T, L), L at most the context; each row ends in END_OF_TEXT, then anything."""
-        length = tokens.shape[1]
-        x = self.tokens(tokens) + self.positions[:length]  # (T, L, W)
-        end = (tokens == END_OF_TEXT).int().argmax(1)  # (T,): the first one
+    def forward(self, *matrices: Tensor) -> Tensor:
+        """(ΣT_k, W) from token ids (T_k, L_k), L_k at most the context; each row ends in END_OF_TEXT, then anything."""
+        # One look-up for all, since its gradient is as large as the whole table.
+        embedded = self.tokens(torch.cat([ids.flatten() for ids in matrices])).split([ids.numel() for ids in matrices])
+        ends = [self.encode(ids, x.view(*ids.shape, -1)) for ids, x in zip(matrices, embedded, strict=True)]
+        return self.norm(torch.cat(ends))  # (ΣT_k, W)
+
+    def encode(self, ids: Tensor, embedded: Tensor) -> Tensor:
+        """What the blocks make of the end of text: (T, W) from token ids (T, L) and their embeddings (T, L, W)."""
+        length = ids.shape[1]
+        x = embedded + self.positions[:length]  # (T, L, W)
+        end = (ids == END_OF_TEXT).int().argmax(1)  # (T,): the first one
         mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.norm(self.blocks[-1].at(x, end))  # (T, W)
+        return self.blocks[-1].at(x, end)  # (T, W)
 
 
 class GroupViT(nn.Module):
@@ -261,8 +268,8 @@ class GroupViT(nn.Module):
 
         Short prompts pass the tower apart from long captions, without padding; the batch norm sees them together.
         """
-        features = torch.cat([self.text(matrix) for matrix in tokens])  # (ΣT_k, W)
-        return list(self.text_projection(features).split([len(matrix) for matrix in tokens]))
+        features = self.text_projection(self.text(*tokens))  # (ΣT_k, D)
+        return list(features.split([len(matrix) for matrix in tokens]))
 
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode
