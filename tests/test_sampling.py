@@ -31,11 +31,11 @@ def many(sampler):
 
 
 def cluster_probabilities():
-    return dict(zip(range(3), softmax([SCORES[CLUSTERS == cluster].mean() for cluster in range(3)]), strict=True))
+    return dict(zip(range(3), softmax([SCORES[cluster == CLUSTERS].mean() for cluster in range(3)]), strict=True))
 
 
 def within(cluster):
-    members = np.flatnonzero(CLUSTERS == cluster)
+    members = np.flatnonzero(cluster == CLUSTERS)
     return dict(zip(members.tolist(), softmax(SCORES[members]), strict=True))
 
 
@@ -59,7 +59,9 @@ def frequencies(drawn):
 def assert_close(found, expected):
     for outcome in {*found, *expected}:
         chance = expected.get(outcome, 0)
-        assert found.get(outcome, 0) == pytest.approx(chance, abs=4.5 * np.sqrt(chance * (1 - chance) / DRAWS) + 1e-12), outcome
+        assert found.get(outcome, 0) == pytest.approx(
+            chance, abs=4.5 * (chance * (1 - chance) / DRAWS) ** 0.5 + 1e-12
+        ), outcome
 
 
 def test_cluster_draws_follow_the_formula():
@@ -185,7 +187,8 @@ def test_prompts_put_concepts_into_templates_and_captions_where_there_are_too_fe
         used = [row[place] for row in made]
         assert {*used} == {template.replace("{c}", name) for template in templates()}
         assert max(used.count(text) for text in {*used}) < 100  # 50 expected
-    assert prompts(Sampler(prompt="just {c}"), numbers[:1], drawn[:1], ["dog", "cat"], ["x"]) == [["just cat", "just dog", "x"]]
+    fixed = Sampler(prompt="just {c}")
+    assert prompts(fixed, numbers[:1], drawn[:1], ["dog", "cat"], ["x"]) == [["just cat", "just dog", "x"]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_rate_warms_up_and_falls_as_the_formula_says(uninterrupted):
     rates = [float(row[4]) for row in losses(uninterrupted).values()]
     assert rates[9] == max(rates) == pytest.approx(1.6e-3)
     assert rates[0] == pytest.approx(1.6e-3 / 10)
-    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[9:]))
     assert 4e-5 < rates[-1] < 8e-5
 
 
@@ -145,7 +146,7 @@ def test_validation_is_zero_shot_segmentation(config, tmp_path, capsys):
     checkpoint = output / "checkpoints" / "best.ckpt"
     assert evaluation(["--checkpoint", str(checkpoint), "--benchmarks", str(benchmark), "--output", str(results),
                        "--device", "cpu"]) == 0  # fmt: skip
-    measured = json.loads(results.read_text())["benchmarks"][0]["miou"]
+    measured = json.loads(results.read_text())["benchmarks"]["mine"]["miou"]
     with open(output / "logs" / "version_0" / "metrics.csv") as stream:
         logged = [float(row["val/miou"]) for row in csv.DictReader(stream) if row.get("val/miou")]
     assert logged == [pytest.approx(measured, rel=1e-5)]
@@ -172,17 +173,25 @@ def test_compiled_towers_give_the_same_losses(config, uninterrupted, tmp_path, m
     import functools
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    assert fit(config, tmp_path / "run", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0",
+    assert fit(config, tmp_path / "run", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0",
                "--model.compile", "true") == 0  # fmt: skip
-    for step, row in losses(tmp_path / "run").items():
-        assert float(row[0]) == pytest.approx(float(losses(uninterrupted)[step][0]), rel=1e-4)
+    assert float(losses(tmp_path / "run")[0][0]) == pytest.approx(float(losses(uninterrupted)[0][0]), rel=1e-5)
 
 
 def test_two_processes_train_one_model(config, tmp_path):
     """A real run over gloo: both ranks end with the same weights, and no sample is seen twice."""
     output = tmp_path / "run"
     command = [sys.executable, "-m", "training", "fit", "--config", str(config), "--output", str(output)]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1", "--data.batch_size", "4"]
+    command += [
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.max_epochs",
+        "1",
+        "--data.batch_size",
+        "4",
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "batch 4 x 2 devices" in run.stdout
@@ -234,7 +243,9 @@ def flat(values: dict, prefix: str = "") -> dict[str, object]:
 
 @pytest.mark.parametrize("data", ["cc3m", "cc12m", "cc3m_cc12m_yfcc14m", "scenes"])
 def test_a_configuration_differs_from_its_baseline_in_the_sampler_only(data):
-    curated, baseline = (flat(yaml.safe_load((CONFIGS / f"{name}_{data}.yaml").read_text())) for name in ("cocu", "groupvit"))
+    curated, baseline = (
+        flat(yaml.safe_load((CONFIGS / f"{name}_{data}.yaml").read_text())) for name in ("cocu", "groupvit")
+    )
     different = {key for key in {*curated, *baseline} if curated.get(key) != baseline.get(key)}
     assert different == {"data.sampler.kind", "output"}
     assert (curated["data.sampler.kind"], baseline["data.sampler.kind"]) == ("cluster", "caption")

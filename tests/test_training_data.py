@@ -24,6 +24,7 @@ from training.stream import Sample, Shard, Stream, count_rows, usable
 from training.text import pad
 
 TOTAL = SHARDS * ROWS
+CLUSTER = Sampler()
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,9 @@ def copy(finished, world, tmp_path):
     return tmp_path / "data", tmp_path / "out"
 
 
-def batches(shards, *, epoch=0, done=0, rank=0, ranks=1, workers=1, batch_size=8, sampler=Sampler(), shuffle=20, plain=True):
+def batches(
+    shards, *, epoch=0, done=0, rank=0, ranks=1, workers=1, batch_size=8, sampler=CLUSTER, shuffle=20, plain=True
+):
     stream = Stream(shards, sampler, shuffle, 0)
     plan = Plan(tuple(count_rows(shards, True)), batch_size, ranks, workers)
     transform = partial(plain_transform, 32) if plain else partial(Augmentation().transform, 32)
@@ -85,7 +88,9 @@ def test_archives_as_arrays_are_those_of_the_file(finished):
     archives = read_shard(path)
     for row, written in enumerate(pq.read_table(path).to_pylist()):
         part = slice(archives.offsets[row], archives.offsets[row + 1])
-        assert [archives.names[number] for number in archives.concepts[part]] == [c["concept"] for c in written["concepts"]]
+        assert [archives.names[number] for number in archives.concepts[part]] == [
+            c["concept"] for c in written["concepts"]
+        ]
         assert archives.score[part].tolist() == [concept["score"] for concept in written["concepts"]]
         assert archives.cluster[part].tolist() == [concept["cluster"] for concept in written["concepts"]]
 
@@ -104,7 +109,10 @@ def test_caption_concepts_are_those_that_the_caption_mentions(archive):
         (lambda members: members[3:], r"000000 is missing|out of order"),
         (lambda members: members[:-3], r"000023 is missing, 1 of 24 archives have no sample"),
         (lambda members: members[3:6] + members[:3] + members[6:], "000001 is out of order"),
-        (lambda members: [*members, ("new.jpg", jpeg()), ("new.txt", b"an apple")], "new has no archive in .*00000.parquet"),
+        (
+            lambda members: [*members, ("new.jpg", jpeg()), ("new.txt", b"an apple")],
+            "new has no archive in .*00000.parquet",
+        ),
         (lambda members: [*members, *members[:3]], "000000 is out of order"),
     ],
 )
@@ -147,11 +155,11 @@ def test_without_required_archives_captions_serve_and_are_counted(copy):
 
 def test_missing_archives_and_runs_are_named(copy, tmp_path):
     _, out = copy
-    with pytest.raises(CurationError, match="no manifest.json, so no finished curation; run make curate first"):
+    with pytest.raises(CurationError, match=r"no manifest.json, so no finished curation; run make curate first"):
         ConceptArchive.open(str(tmp_path))
     (out / "archives" / "00001.parquet").unlink()
     archive = ConceptArchive.open(str(out))
-    with pytest.raises(CurationError, match="00001.parquet: no such file"):
+    with pytest.raises(CurationError, match=r"00001.parquet: no such file"):
         _ = archive.rows
     shutil.rmtree(out / "embeddings")
     with pytest.raises(CurationError, match="sampler kind caption needs"):
@@ -210,7 +218,9 @@ def test_draws_and_augmentation_do_not_depend_on_workers_or_order(shards):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_where_the_run_stopped(shards, workers):
     whole = batches(shards, workers=max(workers, 1), plain=False)
-    expected = [batch for epoch in (0, 1) for batch in Loader(whole, workers, lambda epoch=epoch: epoch * whole.plan.steps)]
+    expected = [
+        batch for epoch in (0, 1) for batch in Loader(whole, workers, lambda epoch=epoch: epoch * whole.plan.steps)
+    ]
     steps = whole.plan.steps
     assert len(expected) == 2 * steps
     assert not same(expected[0], expected[steps])
@@ -242,8 +252,11 @@ def test_texts_are_as_long_as_the_longest_and_equal_clips_tokens(shards):
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_or_replaced():
-    good, bad = Sample("a.tar: good", 1, jpeg(), "an apple", ["x"]), Sample("a.tar: bad", 2, b"no jpeg", "a boat", ["y"])
-    with pytest.raises(UndecodableError, match="a.tar: bad: image cannot be decoded .not an image"):
+    good, bad = (
+        Sample("a.tar: good", 1, jpeg(), "an apple", ["x"]),
+        Sample("a.tar: bad", 2, b"no jpeg", "a boat", ["y"]),
+    )
+    with pytest.raises(UndecodableError, match=r"a.tar: bad: image cannot be decoded .not an image"):
         collate([good, bad], plain_transform(32), 77, True, Counter())
     counts = Counter()
     batch = collate([bad, good, bad], plain_transform(32), 77, False, counts)
@@ -264,9 +277,9 @@ def test_augmentation_is_timms_and_validation_is_the_whole_picture():
     names = [type(step).__name__ for step in Augmentation().transform(32).transforms]
     assert names[0] == "RandomResizedCropAndInterpolation" and {"RandAugment", "RandomErasing"} < set(names)
     assert "ColorJitter" in [type(step).__name__ for step in Augmentation(policy=None).transform(32).transforms]
-    with pytest.raises(ValueError, match="smallest_crop 0.9 and largest_crop 0.5"):
+    with pytest.raises(ValueError, match=r"smallest_crop 0.9 and largest_crop 0.5"):
         Augmentation(smallest_crop=0.9, largest_crop=0.5)
-    with pytest.raises(ValueError, match="augmentation.erasing: 2 is no probability"):
+    with pytest.raises(ValueError, match=r"augmentation.erasing: 2 is no probability"):
         Augmentation(erasing=2)
 
 
@@ -289,7 +302,12 @@ def test_several_data_sets_are_mixed(finished, world):
     data.setup("fit")
     assert sum(data.plan.rows) == 2 * TOTAL
     with_tars = ArchiveDataModule(
-        str(finished), [str(world.parent / "00000.tar")], image="jpg", caption="txt", batch_size=8, require_archives=False
+        str(finished),
+        [str(world.parent / "00000.tar")],
+        image="jpg",
+        caption="txt",
+        batch_size=8,
+        require_archives=False,
     )
     with_tars.workers = 1
     with_tars.setup("fit")

@@ -26,7 +26,13 @@ from training.module import SCORE, GroupViTModule, NotFiniteError
 from training.plan import PlanError
 from training.progress import TrainingProgress
 
-OURS = (CurationError, EvaluationError, CheckpointError, PlanError, NotFiniteError)
+
+class ConfigError(ValueError):
+    """Values of a configuration that do not fit together."""
+
+
+OURS = (CurationError, EvaluationError, CheckpointError, PlanError, NotFiniteError, ConfigError)
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # we show our own
 
 DESCRIPTION = """\
 Train GroupViT on image-text shards and their concept archives.
@@ -67,6 +73,13 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("save_every", "last_checkpoint.every_n_train_steps")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer. Raises ConfigError for values that do not fit together."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with loggers into the output folder unless the configuration names others."""
@@ -125,7 +138,10 @@ def main(arguments: ArgsType = None) -> int:
             GroupViTModule,
             ArchiveDataModule,
             seed_everything_default=0,
-            trainer_defaults={"callbacks": [TrainingProgress()], "enable_progress_bar": False, "enable_model_summary": False},
+            trainer_defaults={
+                "callbacks": [TrainingProgress()],
+                **QUIET,
+            },
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": DESCRIPTION, "prog": "python -m training"},
             parser_class=Parser,

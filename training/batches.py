@@ -48,9 +48,7 @@ def decode(sample: Sample, transform: Transform) -> Tensor:
         raise UndecodableError(f"{sample.where}: image cannot be decoded ({reason})") from None
 
 
-def collate(
-    samples: list[Sample], transform: Transform, context: int, required: bool, counts: Counter[str]
-) -> Batch:
+def collate(samples: list[Sample], transform: Transform, context: int, required: bool, counts: Counter[str]) -> Batch:
     """A batch of samples. An image that cannot be decoded is an error where ``required``, else its sample is replaced by
     the next one of the batch, and counted."""
     pixels: list[Tensor | None] = []
@@ -121,4 +119,6 @@ class Loader:
         """The rest of the epoch that the run is in."""
         epoch, done = divmod(self._done(), len(self))
         batches = replace(self._batches, epoch=epoch, done=done)
-        yield from DataLoader(batches, batch_size=None, num_workers=self._processes, pin_memory=torch.cuda.is_available())
+        yield from DataLoader(
+            batches, batch_size=None, num_workers=self._processes, pin_memory=torch.cuda.is_available()
+        )

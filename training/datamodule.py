@@ -25,8 +25,8 @@ class ArchiveDataModule(LightningDataModule):
         shards: list[str] | None = None,
         image: str = "jpg;png;jpeg;webp",
         caption: str = "txt;text",
-        sampler: Sampler = Sampler(),  # noqa: B008: frozen
-        augmentation: Augmentation = Augmentation(),  # noqa: B008
+        sampler: Sampler = Sampler(),
+        augmentation: Augmentation = Augmentation(),
         batch_size: int = 256,
         workers: int = 4,
         shuffle: int = 5000,
@@ -46,7 +46,7 @@ class ArchiveDataModule(LightningDataModule):
             batch_size: samples of one step on one device.
             workers: processes that read for each device; 0 reads in the training process itself.
             shuffle: samples in the shuffle buffer of each worker; the order of shards is random anyway.
-            require_archives: a sample without an archive is an error; if false, it is trained on by its caption and counted.
+            require_archives: a sample without an archive is an error; if false, its caption serves, and it is counted.
             validation_shards: tars that are not trained on, for retrieval accuracy; else one batch of the training data.
             seed: of the order, the augmentation and the draws from archives.
         """
@@ -60,9 +60,13 @@ class ArchiveDataModule(LightningDataModule):
             if value < least:
                 raise CurationError(f"data.{name}: {value} must be at least {least}")
         if not self.folders and not self.tars:
-            raise CurationError("data.archives: missing; name the output folder of make curate, such as artifacts/cc12m")
+            raise CurationError(
+                "data.archives: missing; name the output folder of make curate, such as artifacts/cc12m"
+            )
         if self.tars and require_archives:
-            raise CurationError("data.shards: these tars have no archives; set data.require_archives to false to use them")
+            raise CurationError(
+                "data.shards: these tars have no archives; set data.require_archives to false to use them"
+            )
         self.shards: tuple[Shard, ...] = ()
         self.plan: Plan | None = None
 

@@ -37,7 +37,7 @@ class OptimizerConfig:
         rate: peak learning rate for a global batch of ``reference_batch``; it is scaled in proportion to the real one.
         final_rate: learning rate at the end of the cosine, scaled likewise.
         reference_batch: global batch that the rates are meant for.
-        warmup_epochs: epochs of linear warm-up, of ``trainer.max_epochs``; the same share where max_steps ends a run earlier.
+        warmup_epochs: epochs of linear warm-up, of ``trainer.max_epochs``; the same share of a run that max_steps ends.
         weight_decay: of weight matrices and embeddings; norms, biases and scales do not decay.
         betas: of AdamW.
     """
@@ -79,9 +79,9 @@ class GroupViTModule(LightningModule):
 
     def __init__(
         self,
-        model: GroupViTConfig = GroupViTConfig(),  # noqa: B008: frozen
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-        validation: ValidationConfig = ValidationConfig(),  # noqa: B008
+        model: GroupViTConfig = GroupViTConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        validation: ValidationConfig = ValidationConfig(),
         prompt_weight: float = 1.0,
         compile: bool = False,
         recompute: bool = False,
@@ -104,8 +104,7 @@ class GroupViTModule(LightningModule):
         self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.optimizer, self.validation = optimizer, validation
         self.prompt_weight, self.compiled, self.seed = prompt_weight, compile, seed
-        if recompute:
-            self.model.recompute_activations()
+        self.model.recompute = recompute
         self.encode_image, self.encode_texts = self.model.encode_image, self.model.encode_texts
         self.benchmark: Benchmark | None = None
 
@@ -118,7 +117,9 @@ class GroupViTModule(LightningModule):
             except AbsentError as error:
                 raise AbsentError(f"model.validation.benchmark: {error}; set it to null to train without") from None
         if self.compiled and stage == "fit":
-            self.encode_image, self.encode_texts = map(torch.compile, (self.model.encode_image, self.model.encode_texts))
+            self.encode_image, self.encode_texts = map(
+                torch.compile, (self.model.encode_image, self.model.encode_texts)
+            )
 
     @property
     def prompt_scale(self) -> Tensor:
@@ -128,7 +129,9 @@ class GroupViTModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what is random in the model by step and rank, so that a resumed run draws what an uninterrupted one does."""
         step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, step, self.global_rank]).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.seed, step, self.global_rank]).generate_state(1, np.uint64)[0] >> 1)
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -155,8 +158,8 @@ class GroupViTModule(LightningModule):
         self.log_dict(logged, batch_size=len(image))
         if self.global_step % self.trainer.log_every_n_steps == 0 and not loss.isfinite():
             raise NotFiniteError(
-                f"the loss is {loss.item()} at step {self.global_step}; lower model.optimizer.rate, lengthen warmup_epochs, or "
-                "set trainer.precision to 32-true"
+                f"the loss is {loss.item()} at step {self.global_step}; lower model.optimizer.rate, lengthen its "
+                "warmup_epochs, or set trainer.precision to 32-true"
             )
         return loss
 
@@ -184,13 +187,15 @@ class GroupViTModule(LightningModule):
             score = self.trainer.callback_metrics.get("val/retrieval_accuracy", torch.tensor(0.0))
             self.log(SCORE, 100 * score)
             return
-        share = Share(self.global_rank, self.trainer.world_size, dist.group.WORLD if self.trainer.world_size > 1 else None)
+        share = Share(
+            self.global_rank, self.trainer.world_size, dist.group.WORLD if self.trainer.world_size > 1 else None
+        )
         limit = 2 * self.trainer.world_size if self.trainer.sanity_checking else self.validation.limit
         scores = evaluate(
             self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share
         ).scores
         # In float32, Lightning's type for metrics, an mIoU keeps seven digits.
-        self.log_dict({"val/miou": scores.miou, "val/pixel_accuracy": scores.accuracy, SCORE: scores.miou})
+        self.log_dict({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy, SCORE: scores.miou})
 
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 
@@ -208,7 +213,7 @@ class GroupViTModule(LightningModule):
 
 
 def warmup_steps(warmup_epochs: float, max_epochs: int | None, total: int, epoch_steps: float) -> int:
-    """Steps of warm-up: its share of ``max_epochs``, taken of the ``total`` steps; without max_epochs (-1), its own epochs."""
+    """Steps of warm-up: its share of ``max_epochs``, of ``total`` steps; without max_epochs (-1), its own epochs."""
     if max_epochs is None or max_epochs < 1:
         return round(warmup_epochs * epoch_steps)
     return round(total * min(warmup_epochs / max_epochs, 1.0))

@@ -51,8 +51,8 @@ class Plan:
             )
         if not self.batches_each:
             raise PlanError(
-                f"data.batch_size: {self.batch_size} is more than the {sum(self.rows) // self.readers} samples that each of "
-                f"{self.ranks} ranks x {self.workers} workers gets; lower it, or data.workers"
+                f"data.batch_size: {self.batch_size} is more than the {sum(self.rows) // self.readers} samples that each "
+                f"of {self.ranks} ranks x {self.workers} workers gets; lower it, or data.workers"
             )
 
     @property
@@ -85,7 +85,7 @@ class Plan:
         return found
 
     def resumed(self, worker: int, done: int) -> tuple[int, int]:
-        """Which part worker number ``worker`` takes, and how many of its batches are done, after ``done`` steps of an epoch.
+        """Which part a worker takes, and how many of its batches are done, after ``done`` steps of an epoch.
 
         A loader takes batches from its workers in turn, from worker 0 on; the next part in turn therefore goes to it.
         """

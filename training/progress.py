@@ -34,7 +34,9 @@ class TrainingProgress(Callback):
         self._counts: Counter[str] = Counter()
         self._seen = self._first = 0
         self._waited = self._worked = 0.0
-        self._step = self._last = self._logged = 0.0  # mean seconds of a step; end of the last one; time of the last line
+        self._step = self._last = self._logged = (
+            0.0  # mean seconds of a step; end of the last one; time of the last line
+        )
         self._validated: list[dict[str, float]] = []
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:

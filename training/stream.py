@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from webdataset import shuffle
 
-from curation.archive import ConceptArchive, CurationError, Sampler, ShardArchives, Source, join, prompts, read_tar, seeds
+from curation.archive import (
+    ConceptArchive,
+    CurationError,
+    Sampler,
+    ShardArchives,
+    Source,
+    join,
+    read_tar,
+    seeds,
+)
 from training.plan import Span
 
 
@@ -95,8 +104,8 @@ def usable(shard: Shard, required: bool, counts: Counter[str]) -> Iterator[tuple
             yield {"__key__": sample["__key__"], "image": image, "caption": text}, row
         elif row >= 0:
             raise CurationError(
-                f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is cut "
-                f"off or is not the one that was curated into {archive.folder}"
+                f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
+                f"cut off or is not the one that was curated into {archive.folder}"
             )
         else:
             counts["unusable"] += 1

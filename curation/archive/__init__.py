@@ -1,10 +1,10 @@
 """Concept archives: how they lie on disk, and how to read, sample and join them. Light to import: no Beam, no torch.
 
-    parquet.py     the files: one Parquet file per shard, one row per sample
-    folder.py      what a curation run has written, found again: shards, counts, archives
-    shard.py       the archives of one shard as arrays
-    sampling.py    concepts and prompts drawn from archives, seeded by (epoch, key)
-    joining.py     samples of a tar beside their archives, matched by key
+parquet.py     the files: one Parquet file per shard, one row per sample
+folder.py      what a curation run has written, found again: shards, counts, archives
+shard.py       the archives of one shard as arrays
+sampling.py    concepts and prompts drawn from archives, seeded by (epoch, key)
+joining.py     samples of a tar beside their archives, matched by key
 """
 
 from curation.archive.folder import ConceptArchive, Source, list_sources

@@ -56,14 +56,16 @@ class ConceptArchive:
         """
         config = self.manifest["config"]
         if not config.get("shards"):
-            raise CurationError(f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards")
+            raise CurationError(
+                f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards"
+            )
         base = self.folder if storage.is_remote(self.folder) else os.path.abspath(self.folder)
         patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]
         return list_sources([storage.resolve(item, base) for item in patterns], config["image"], config["caption"])
 
     @cached_property
     def rows(self) -> list[int]:
-        """How many archives each shard has, in the order of :attr:`sources`. Raises CurationError when a file is missing."""
+        """Archives of each shard, in the order of :attr:`sources`. Raises CurationError when a file is missing."""
 
         def count(source: Source) -> int:
             with open_parquet(self.path("archives", source.name)) as file:

@@ -48,25 +48,27 @@ class Sampler:
         if self.concepts < 1:
             raise CurationError(f"sampler.concepts: {self.concepts} must be at least 1")
         if not self.temperature > 0:
-            raise CurationError(f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones")
+            raise CurationError(
+                f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones"
+            )
         if self.kind == "top" and self.replacement:
             raise CurationError("sampler.replacement: the best concepts are not drawn; leave it out with kind top")
         if self.prompt is not None and "{c}" not in self.prompt:
             raise CurationError(f"sampler.prompt: {self.prompt!r} has no {{c}} for the concept")
 
-    def draw(
-        self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray
-    ) -> np.ndarray:
+    def draw(self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray) -> np.ndarray:
         """Entries drawn from each archive: positions (B, M) int64 into the entries, -1 where an archive has too few.
 
-        seeds (B,) uint64 from :func:`seeds`; offsets (B + 1,), score (P,) float32, cluster (P,) int: the archives as CSR, in
-        descending score. For kind caption the entries are the caption's concepts, and their scores do not matter.
+        seeds (B,) uint64 from :func:`seeds`; offsets (B + 1,), score (P,) float32, cluster (P,) int: the archives as CSR,
+        in descending score. For kind caption the entries are the caption's concepts, and their scores do not matter.
         """
         archives = _Archives(seeds, offsets, score, cluster, self.temperature)
         if self.kind == "top":
             order = np.arange(len(score))
         elif self.replacement:
-            return np.stack([_first(self._ordered(archives, index), archives, 1)[:, 0] for index in range(self.concepts)], 1)
+            return np.stack(
+                [_first(self._ordered(archives, index), archives, 1)[:, 0] for index in range(self.concepts)], 1
+            )
         else:
             order = self._ordered(archives, 0)
         return _first(order, archives, self.concepts)
@@ -149,7 +151,10 @@ def prompts(
     counter = np.arange(drawn.shape[1], dtype=np.uint64)
     chosen = (uniform(seeds[:, None], TEMPLATE_STREAM, counter) * len(known)).astype(np.int64)  # (B, M)
     return [
-        [caption if entry < 0 else known[number].replace("{c}", names[entry]) for number, entry in zip(*row, strict=True)]
+        [
+            caption if entry < 0 else known[number].replace("{c}", names[entry])
+            for number, entry in zip(*row, strict=True)
+        ]
         for caption, *row in zip(captions, chosen.tolist(), drawn.tolist(), strict=True)
     ]
 
