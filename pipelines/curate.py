@@ -22,10 +22,13 @@ from curation.lock import hold
 from curation.manifest import finished, remove_temporary
 from curation.outputs import Outputs
 from curation.progress import clear_progress
+from pipelines.demo.progress import make_with_progress
+from pipelines.demo.world import FOLDER
 from pipelines.summary import print_counts, print_forecast, print_stages
 
 EPILOG = """\
 examples:
+  python -m pipelines.curate --data demo
   python -m pipelines.curate --data cc12m
   python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
   python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
@@ -131,6 +134,8 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if beam_arguments:
         check_beam_arguments(beam_arguments, given.runner)
     config = read_config(given.data, overrides)
+    if given.data == "demo" and "shards" not in overrides:
+        _prepare_demo(given.dry_run, console)
     outputs = Outputs(config, given.output or config.output_folder)
     began = time.monotonic()
 
@@ -147,6 +152,13 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     _run(outputs, given, beam_arguments, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
+
+
+def _prepare_demo(dry_run: bool, console: Console) -> None:
+    if not dry_run:
+        make_with_progress(FOLDER, console)
+    elif not os.path.exists(FOLDER):
+        raise CurationError(f"{FOLDER}: the demo world is not made yet; run without --dry-run first")
 
 
 def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
