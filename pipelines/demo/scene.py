@@ -1,4 +1,4 @@
-"""One scene: two to four things on one or two kinds of stuff, with the class of every pixel. Random numbers in, arrays out."""
+"""One scene: two to four things on one or two kinds of stuff, and the class of every pixel. Pure: arrays out."""
 
 from __future__ import annotations
 
