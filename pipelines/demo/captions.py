@@ -25,7 +25,7 @@ BEHIND = {
     "sky": "under the sky",
     "night": "at night",
     "water": "in the water",
-    "brick": "before a brick wall",
+    "brick": "against the bricks",
     "wood": "on wood",
 }
 SAY_TWO, SAY_STUFF = 0.4, 0.2

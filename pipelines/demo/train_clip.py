@@ -50,13 +50,13 @@ PREPROCESS = {
 class Recipe:
     """How the model is trained."""
 
-    steps: int = 1600
+    steps: int = 1000
     batch: int = 128
     first: float = 0.15  # share of the steps with single things only
     single: float = 0.15  # share of single things after that
-    scenes: int = 20000
-    singles: int = 4000
-    held_out: int = 1000
+    scenes: int = 12000
+    singles: int = 2000
+    held_out: int = 600
     rate: float = 1.5e-3
     warm_up: int = 100
     decay: float = 0.05
@@ -174,8 +174,8 @@ def train(recipe: Recipe) -> tuple[torch.nn.Module, dict[str, float]]:
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
         mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
-        if (step + 1) % 100 == 0:
-            found = judge(model, tokenizer, held_out) if (step + 1) % 200 == 0 else {}
+        if (step + 1) % 50 == 0:
+            found = judge(model, tokenizer, held_out) if (step + 1) % 100 == 0 else {}
             shown = "".join(f"  {name} {value:.3f}" for name, value in found.items())
             print(f"step {step + 1}  {time.monotonic() - began:.0f} s  loss {mean_loss:.3f}{shown}", flush=True)
     with torch.no_grad():  # tokens that it never saw mean nothing; zeros say so, and take no room in a package
