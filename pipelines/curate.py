@@ -148,8 +148,11 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if manifest:
         console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
         print_counts(outputs, manifest, console)
+        if not storage.exists(outputs.path("report.html")):
+            _write_report(outputs, console)
         return
     _run(outputs, given, beam_arguments, console)
+    _write_report(outputs, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
 
@@ -159,6 +162,21 @@ def _prepare_demo(dry_run: bool, console: Console) -> None:
         make_with_progress(FOLDER, console)
     elif not os.path.exists(FOLDER):
         raise CurationError(f"{FOLDER}: the demo world is not made yet; run without --dry-run first")
+
+
+def _write_report(outputs: Outputs, console: Console) -> None:
+    """The archives are finished, with or without a page about them: what goes wrong here is said, and is no failure."""
+    from curation import report
+
+    try:
+        path = report.write(outputs)
+    except CurationError as error:
+        again = f"python -m curation.report {outputs.folder}"
+        console.print(
+            f"[yellow]no report:[/] {escape(str(error))}; try again with {again}", highlight=False, soft_wrap=True
+        )
+    else:
+        console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
 
 
 def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
