@@ -13,7 +13,7 @@ import numpy as np
 from curation import storage
 from curation.outputs import Outputs
 from curation.report.examples import Example, Picture, add_images, add_neighbours, choose, read_examples
-from curation.report.survey import Candidate, Survey, random_shards, read_candidates, survey
+from curation.report.survey import Candidate, Survey, count_concepts, random_shards, read_candidates
 
 SEED = 0
 EXAMPLE_SHARDS = 6  # that the examples come from
@@ -40,16 +40,24 @@ def collect(outputs: Outputs) -> Report:
     add_neighbours(outputs, examples)
     add_images(outputs, examples, notes)
     return Report(
-        storage.read_json(outputs.manifest), survey(outputs, list(counts)), read_candidates(outputs), examples, notes
+        storage.read_json(outputs.manifest),
+        count_concepts(outputs, list(counts)),
+        read_candidates(outputs),
+        examples,
+        notes,
     )
+
+
+def page_of(outputs: Outputs) -> str:
+    """The page of a finished run, as HTML. Raises CurationError."""
+    from curation.report.page import render
+
+    return render(outputs.config, collect(outputs))
 
 
 def write(outputs: Outputs) -> str:
     """Write ``report.html``; returns its path. Raises CurationError."""
-    from curation.report.page import render
-
-    path = outputs.path("report.html")
-    page = render(outputs.config, collect(outputs))
+    path, page = outputs.path("report.html"), page_of(outputs)
     with storage.atomic_write(path) as stream:
         stream.write(page.encode("utf-8"))
     return path

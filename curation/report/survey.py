@@ -56,7 +56,7 @@ def random_shards(outputs: Outputs, rng: np.random.Generator, least: int) -> dic
     return counts
 
 
-def survey(outputs: Outputs, shards: list[Shard]) -> Survey:
+def count_concepts(outputs: Outputs, shards: list[Shard]) -> Survey:
     """Count concepts in the captions and archives of these shards."""
     names = concept_names(outputs)
     width = 1

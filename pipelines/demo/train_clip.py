@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pipelines.demo.captions import full_caption, indefinite
-from pipelines.demo.scene import CLASSES, draw
+from pipelines.demo.drawn import HELD_OUT, IMAGE, SCENES, SINGLE, Drawn, draw_many
+from pipelines.demo.scene import CLASSES
 
-SCENES, SINGLE, HELD_OUT = 3, 4, 5  # streams of random numbers; the world's own are 1 and 2
-IMAGE, CONTEXT = 64, 32
+CONTEXT = 32  # tokens
 MODEL = {
     "embed_dim": 128,
     "vision_cfg": {
@@ -61,35 +57,6 @@ class Recipe:
     warm_up: int = 100
     decay: float = 0.05
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Scenes in memory: N pictures with what is visible in each."""
-
-    pictures: np.ndarray  # (N, IMAGE, IMAGE, 3) uint8
-    objects: list[tuple[str, ...]]
-    stuff: list[tuple[str, ...]]
-
-    def visible(self) -> np.ndarray:
-        """(N, classes) bool: what is visible in each."""
-        pairs = zip(self.objects, self.stuff, strict=True)
-        return np.array([[name in objects or name in stuff for name in CLASSES] for objects, stuff in pairs])
-
-
-def draw_many(seed: int, stream: int, count: int, processes: int = 2) -> Drawn:
-    """``count`` scenes of a stream of random numbers, in the size that the model sees."""
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(partial(_draw_one, seed, stream), range(count), chunksize=100))
-    pictures, objects, stuff = zip(*found, strict=True)
-    return Drawn(np.stack(pictures), list(objects), list(stuff))
-
-
-def _draw_one(seed: int, stream: int, number: int) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    rng = np.random.default_rng([seed, stream, number])
-    scene = draw(rng, 1, rng.uniform(0.9, 1.3)) if stream == SINGLE else draw(rng)
-    small = Image.fromarray(scene.picture).resize((IMAGE, IMAGE), Image.Resampling.BICUBIC)
-    return np.asarray(small), scene.objects, scene.stuff
 
 
 def say(rng: np.random.Generator, objects: tuple[str, ...], stuff: tuple[str, ...]) -> str:
@@ -135,7 +102,7 @@ def judge(model, tokenizer, held_out: Drawn) -> dict[str, float]:
     }
 
 
-def train(recipe: Recipe) -> tuple[torch.nn.Module, dict[str, float]]:
+def train(recipe: Recipe, processes: int = 2) -> tuple[torch.nn.Module, dict[str, float]]:
     """The trained model, and how well it does on held-out scenes."""
     import open_clip
     from open_clip.loss import ClipLoss
@@ -143,9 +110,9 @@ def train(recipe: Recipe) -> tuple[torch.nn.Module, dict[str, float]]:
     rng = np.random.default_rng([recipe.seed, SCENES])
     torch.manual_seed(recipe.seed)
     print("drawing", flush=True)
-    scenes = draw_many(recipe.seed, SCENES, recipe.scenes)
-    singles = draw_many(recipe.seed, SINGLE, recipe.singles)
-    held_out = draw_many(recipe.seed, HELD_OUT, recipe.held_out)
+    scenes = draw_many(recipe.seed, SCENES, recipe.scenes, processes)
+    singles = draw_many(recipe.seed, SINGLE, recipe.singles, processes)
+    held_out = draw_many(recipe.seed, HELD_OUT, recipe.held_out, processes)
     model = open_clip.model.CLIP(**MODEL).to(memory_format=torch.channels_last).train()
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT)
     groups = [
@@ -224,10 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"(default: {value})")
+    parser.add_argument("--processes", type=int, default=2, help="that draw scenes (default: 2)")
     given = vars(parser.parse_args(arguments))
-    folder = given.pop("folder")
+    folder, processes = given.pop("folder"), given.pop("processes")
     recipe = Recipe(**given)
-    model, found = train(recipe)
+    model, found = train(recipe, processes)
     save(model, folder, recipe, found)
     print(f"{folder}: {found}")
     return 0

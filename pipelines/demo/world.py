@@ -55,6 +55,9 @@ class WorldConfig:
                 raise CurationError(f"{name}: {getattr(self, name)} must be at least 1")
 
 
+DEMO = WorldConfig()  # the world of `make curate`
+
+
 def ensure_world(
     folder: str,
     config: WorldConfig | None = None,
@@ -66,7 +69,7 @@ def ensure_world(
     ``progress(done, total)`` is called as scenes get done. The content depends on ``config`` alone, never on ``processes``.
     Raises CurationError when the extra ``demo`` is not installed, or the folder holds something else.
     """
-    config = config or WorldConfig()
+    config = config or DEMO
     if is_made(folder, config):
         return False
     if os.path.exists(folder) and not os.path.isfile(os.path.join(folder, MARKER)):
