@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CurationError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing is left behind", highlight=False)
+        return 130
     if not made:
         print(f"{given.folder}: made already, nothing to do")
     return 0

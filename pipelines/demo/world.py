@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,10 +120,15 @@ def _run(tasks: list[Callable[[], int]], processes: int) -> Iterator[int]:
     if processes == 1:
         yield from (task() for task in tasks)
         return
-    # Spawned: a process that is forked from one with threads may hang.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(task) for task in tasks]):
-            yield future.result()
+    # Spawned: a process that is forked from one with threads may hang. Ctrl-C is for this process to deal with.
+    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=ignore) as pool:
+        try:
+            for future in as_completed([pool.submit(task) for task in tasks]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def scene_and_caption(seed: int, stream: int, number: int) -> tuple[Scene, str, list[str]]:
