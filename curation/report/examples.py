@@ -37,6 +37,7 @@ class Picture:
     caption: str = ""
     image: str = ""  # data URI; empty where there is none
     visible: set[tuple[str, ...]] | None = None  # concepts by the data set's own truth, where its sidecars tell
+    attribution: str = ""  # whom the sidecar credits
 
 
 @dataclass
@@ -166,16 +167,20 @@ def show(run: Outputs, shard: Shard, pictures: list[Picture], side: int) -> None
         if image is None:
             raise InputError(f"{shard.path}: no image of {picture.key} any more; was the file changed since the run?")
         picture.image = thumbnail(image, side)
-        picture.visible = truth(fields.get("json", b""))
+        sidecar = read_sidecar(fields.get("json", b""))
+        picture.visible, picture.attribution = truth(sidecar), str(sidecar.get("attribution", ""))
 
 
-def truth(sidecar: bytes) -> set[tuple[str, ...]] | None:
-    """What a json sidecar says is visible, as ``curation.measure`` reads it; None where it says nothing of it."""
+def read_sidecar(content: bytes) -> dict[str, Any]:
+    """A json sidecar that holds an object; empty for any other, since the page needs none."""
     try:
-        found = json.loads(sidecar or b"null")
+        found = json.loads(content or b"{}")
     except ValueError:
-        return None
-    if not isinstance(found, dict):
-        return None
-    lists = [found[name] for name in ("objects", "stuff") if isinstance(found.get(name), list)]
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def truth(sidecar: dict[str, Any]) -> set[tuple[str, ...]] | None:
+    """What a sidecar says is visible, as ``curation.measure`` reads it; None where it says nothing of it."""
+    lists = [sidecar[name] for name in ("objects", "stuff") if isinstance(sidecar.get(name), list)]
     return {concept_key(name) for names in lists for name in names if isinstance(name, str)} if lists else None

@@ -15,6 +15,7 @@ from curation.report.survey import Survey
 
 COLOURS = 8  # of clusters; more than that take turns
 CONCEPTS_SHOWN = 12  # of an archive
+CREDITS = 40
 
 
 def render(config: CurationConfig, report: Report) -> str:
@@ -59,7 +60,7 @@ def render(config: CurationConfig, report: Report) -> str:
 {vocabulary(report.candidates, report.survey, config)}
 </section>
 </main>
-<footer><p>{ending(config, report.manifest)}</p></footer>
+<footer><p>{ending(config, report.manifest)}</p>{credits(report.examples)}</footer>
 </body>
 </html>
 """
@@ -71,7 +72,7 @@ def lead(config: CurationConfig, counts: dict[str, int]) -> str:
     before, after = counts["caption_concepts"] / rows, counts["archive_concepts"] / rows
     return (
         f"A caption names <b>{before:.1f}</b> concepts of the vocabulary on average, an archive holds <b>{after:.1f}</b>. "
-        f"<b>{counts['gained'] / rows:.0%}</b> of the images gained concepts that their captions leave out."
+        f"<b>{counts['gained'] / rows:.1%}</b> of the images gained concepts that their captions leave out."
     )
 
 
@@ -196,3 +197,10 @@ def ending(config: CurationConfig, manifest: dict) -> str:
         f"cocu {manifest.get('versions', {}).get('cocu', '')}".strip(),
     ]
     return text(" · ".join(parts), 400)
+
+
+def credits(examples: list[Example]) -> str:
+    """Whom the sidecars of the pictures credit."""
+    pictures = [example.picture for example in examples] + [p for example in examples for _, p in example.neighbours]
+    named = dict.fromkeys(picture.attribution for picture in pictures if picture.attribution)
+    return "".join(f"<p>{text(name, 400)}</p>" for name in list(named)[:CREDITS])

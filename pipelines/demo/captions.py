@@ -28,7 +28,7 @@ BEHIND = {
     "brick": "against the bricks",
     "wood": "on wood",
 }
-SAY_TWO, SAY_STUFF = 0.4, 0.2
+SAY_TWO, SAY_STUFF = 0.4, 0.3
 
 
 def indefinite(noun: str, adjective: str = "") -> str:

@@ -1,6 +1,6 @@
 """The demo world on disk: training scenes as webdataset tars, validation scenes in PASCAL VOC's layout. Made once.
 
-FOLDER/train/{00000..00007}.tar      key.jpg, key.txt (caption), key.json (truth: objects, stuff, mentioned, area)
+FOLDER/train/{00000..00007}.tar      key.jpg, key.txt (caption), key.json (truth)
 FOLDER/val/                          JPEGImages, SegmentationClass, ImageSets/Segmentation/val.txt, classes.txt
 FOLDER/concepts.txt                  the names of all things and stuff
 FOLDER/ATTRIBUTION.txt               whose drawings these are
@@ -34,7 +34,7 @@ from pipelines.demo.captions import caption
 from pipelines.demo.scene import CLASSES, Scene, draw
 
 FOLDER = os.path.join("artifacts", "demo-world")
-RECIPE = 1  # raised with every change of what is drawn, so that a world of another recipe is made again
+RECIPE = 2  # raised with every change of what is drawn, so that a world of another recipe is made again
 TRAINING, VALIDATION = 1, 2  # streams of random numbers
 QUALITY = 90  # of JPEGs
 MARKER = "world.json"
@@ -146,13 +146,14 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def truth(scene: Scene, text: str, mentioned: list[str]) -> dict[str, Any]:
-    """What the json sidecar says."""
+    """What the json sidecar says: what is visible and what share of the picture it has, what is mentioned, whose drawings."""
     return {
         "caption": text,
         "objects": list(scene.objects),
         "stuff": list(scene.stuff),
         "mentioned": mentioned,
         "area": scene.area,
+        "attribution": attribution(),
     }
 
 
