@@ -12,11 +12,11 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from results import RESULTS, write_section
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +26,6 @@ from evaluation.inference import KEPT, Classes, View, embed_classes, prepare, se
 from evaluation.windows import boxes
 from training.groupvit import GroupViT, GroupViTConfig
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TITLE = "## Evaluation"
 LARGE = (2048, 1536)  # width, height of the image whose memory is measured
 LIMIT = 2.0  # GB above the model
@@ -145,18 +144,6 @@ def report(rows: list[tuple[str, float, float, float]], gigabytes: float, batch_
         f"Peak memory above the model, 171 classes, one image of {LARGE[0]} x {LARGE[1]} at full size: {gigabytes:.2f} GB.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def write_section(path: Path, title: str, text: str) -> None:
-    """Put ``text`` in place of the section of that title, or at the end."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Measurements\n"
-    start = old.find(title + "\n")
-    if start < 0:
-        path.write_text(old.rstrip("\n") + "\n\n" + text, encoding="utf-8")
-        return
-    end = old.find("\n## ", start + len(title))
-    rest = "" if end < 0 else old[end:]
-    path.write_text(old[:start] + text + rest, encoding="utf-8")
 
 
 def main() -> int:
