@@ -194,8 +194,12 @@ def merged(found: list[dict[str, object]]) -> list[dict[str, str]]:
     return ordered
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and len(sys.argv) > 2:
     import json
-    rows = int(sys.argv[1]); folder = Path(sys.argv[2]); folder.mkdir(exist_ok=True)
+
+    rows = int(sys.argv[1])
+    folder = Path(sys.argv[2])
+    folder.mkdir(exist_ok=True)
     line = measure(rows, folder, sys.argv[3:])
-    print(json.dumps(line, indent=1)); merged([line])
+    print(json.dumps(line, indent=1))
+    merged([line])
