@@ -12,12 +12,13 @@ import os
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, conditions, publish, table
 
 from curation import encoder, storage
 from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
@@ -65,8 +66,8 @@ def write_tar(path: Path, images: list[bytes]) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[float, float, str, float]:
-    """Images/s of the bare model and of the stage, the arithmetic, and kilobytes an image."""
+def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.ndarray, np.ndarray, str, float]:
+    """Images/s of the bare model and of the stage, each by the clock and by processor time; the arithmetic; kB an image."""
     images = [jpeg(number) for number in range(min(count, 64))] * -(-count // 64)
     write_model(folder / "model")
     write_tar(folder / "00000.tar", images[:count])
@@ -99,9 +100,14 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[floa
     torch.set_num_threads(1)
     model.encode_images(ready)
     whole()  # hashes the weights, once a process
-    alone, staged = in_turns([bare, whole], rounds)
+    best = np.full((2, 2), np.inf)
+    for _ in range(rounds):
+        for number, work in enumerate((bare, whole)):
+            began = np.array([time.perf_counter(), time.process_time()])
+            work()
+            best[number] = np.minimum(best[number], np.array([time.perf_counter(), time.process_time()]) - began)
     padded = BATCH * -(-count // BATCH)
-    return padded / alone, count / staged, model.precision, sum(map(len, images[:count])) / count / 1e3
+    return padded / best[0], count / best[1], model.precision, sum(map(len, images[:count])) / count / 1e3
 
 
 def main() -> int:
@@ -109,9 +115,10 @@ def main() -> int:
     parser = arguments(__file__, "The embedding stage, against the bare model.")
     parser.add_argument("--precision", default="auto", help="fp32, bf16 or fp16 (default: auto)")
     given = parser.parse_args()
-    count, rounds = (2048, 3) if given.full else (512, 2)
+    count, rounds = (2048, 3) if given.full else (256, 2)
     with tempfile.TemporaryDirectory() as folder:
         alone, staged, precision, kilobytes = measure(Path(folder), count, rounds, given.precision)
+    ratio = staged / alone  # the clock flatters the stage where other processes want the core: it has more threads
     return publish(
         "Embedding",
         [
@@ -120,14 +127,14 @@ def main() -> int:
             f"tar, batches of {BATCH}; all of it on one core, the best of {rounds} rounds in turn. The stage reads and "
             "hashes the tar, decodes, resizes, embeds and writes Parquet.",
             table(
-                ["", "images/s", "ratio"],
+                ["", "images/s", "ratio", "images a second of processor time", "ratio"],
                 [
-                    ["bare model on ready tensors", f"{alone:.1f}", "1"],
-                    ["stage `embed`", f"{staged:.1f}", f"{staged / alone:.2f}"],
+                    ["bare model on ready tensors", f"{alone[0]:.1f}", "1", f"{alone[1]:.1f}", "1"],
+                    ["stage `embed`", f"{staged[0]:.1f}", f"{ratio[0]:.2f}", f"{staged[1]:.1f}", f"{ratio[1]:.2f}"],
                 ],
             ),
         ],
-        {f"the stage at least {RATIO} of the bare model ({staged / alone:.2f})": staged >= RATIO * alone},
+        {f"the stage at least {RATIO} of the bare model, by either measure ({min(ratio):.2f})": min(ratio) >= RATIO},
     )
 
 
