@@ -6,19 +6,25 @@ OUT ?=
 CKPT ?=
 BENCHMARKS ?=
 DATA_ROOT ?=
+CONFIG ?=
 ARGS ?=
 
 BIN := .venv/bin
 
+# What make train reads: the configuration of that name, or the paper's with the archives of DATA.
+NAME := $(basename $(notdir $(DATA)))
+OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure verify eval test faults bench lint clean
+.PHONY: help setup curate show measure verify train eval test faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
 	@echo "Variables of curate: DATA (cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
+	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
 	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS, DATA_ROOT (default: data), ARGS."
-	@echo "All options: make curate ARGS=--help, make eval ARGS=--help"
+	@echo "All options: make curate ARGS=--help, make train ARGS=--help, make eval ARGS=--help"
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "CoCu needs Python 3.11 or newer; set PYTHON=")'
@@ -44,6 +50,11 @@ measure: .venv/installed ## compare every expansion and ranking with the truth i
 
 verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.verify '$(OUT)' $(ARGS)
+
+train: $(if $(CONFIG),,named) .venv/installed ## GroupViT on images, captions and archives: make train DATA=cc12m [CONFIG=file] [OUT=archives] [ARGS="..."]
+	@$(BIN)/python -m training fit $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
+		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
+		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)') $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
 
 eval: .venv/installed ## zero-shot segmentation: make eval CKPT=last.ckpt BENCHMARKS=voc,my.yaml [DATA_ROOT=data] [ARGS="..."]
 	@$(if $(BENCHMARKS)$(findstring -h,$(ARGS)),,$(error name benchmarks, such as make eval BENCHMARKS=voc,ade20k, or BENCHMARKS=mine.yaml))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, drop_path, tokenize
+from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
+from training.transformer import drop_path
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
 TINY = GroupViTConfig(
@@ -174,3 +175,20 @@ def test_importing_the_model_loads_neither_open_clip_nor_transformers():
     root = Path(__file__).parent.parent
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert not {"open_clip", "transformers", "lightning", "apache_beam"} & set(loaded.split())
+
+
+def test_texts_of_several_lengths_equal_one_padded_matrix_in_training_mode():
+    torch.manual_seed(0)
+    model = GroupViT(TINY).train().double()
+    captions, prompts = tokenize(["a cat sits on a red mat in the sun", "a dog", "grass"]), tokenize(["fox", "sky"] * 3)
+    assert captions.shape[1] > prompts.shape[1]
+    found = model.encode_texts([captions, prompts])
+    assert [len(part) for part in found] == [3, 6]
+    statistics = model.text_projection[1].running_mean.clone()
+    model.text_projection[1].reset_running_stats()
+    padded = [torch.nn.functional.pad(part, (0, 77 - part.shape[1])) for part in (captions, prompts)]
+    together = model.encode_text(torch.cat(padded))
+    torch.testing.assert_close(torch.cat(found), together, atol=1e-12, rtol=0)
+    torch.testing.assert_close(model.text_projection[1].running_mean, statistics, atol=1e-12, rtol=0)
+    apart = model.encode_text(captions)
+    assert (apart - found[0]).abs().max() > 0.01  # or else the batch norm would not matter here

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-END_OF_TEXT = 49407  # of CLIP's byte pair encoding; also the largest id
+from training.transformer import MLP, Attention, Block, TokenMLP
+
+START_OF_TEXT, END_OF_TEXT = 49406, 49407  # of CLIP's byte pair encoding; the largest ids
 LARGEST_SCALE = 100.0  # clamp of the logit scale, as in CLIP
 
 
@@ -76,93 +78,19 @@ class GroupEncoding(NamedTuple):
         return product.unflatten(2, self.grid)
 
 
-class Attention(nn.Module):
-    """Multi-head attention; the three input projections are one matrix, so that self-attention is one product."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, queries: Tensor, keys: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, Q, W) from queries (B, Q, W) over keys (B, K, W), the queries themselves by default.
-
-        ``mask``: bool, True where a query may look, broadcast to (B, heads, Q, K).
-        """
-        width = queries.shape[-1]
-        if keys is None:
-            q, k, v = self.qkv(queries).chunk(3, dim=-1)  # 3 x (B, Q, W)
-        else:
-            q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])  # (B, Q, W)
-            k, v = F.linear(keys, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)  # 2 x (B, K, W)
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, ., W / heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, Q, W)
-
-
-class MLP(nn.Module):
-    """Two linear layers; ``quick``: with the sigmoid approximation of GELU that CLIP's text tower uses."""
-
-    def __init__(self, width: int, hidden: int, out: int, quick: bool = False) -> None:
-        super().__init__()
-        self.up, self.down, self.quick = nn.Linear(width, hidden), nn.Linear(hidden, out), quick
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., out) from (..., width)."""
-        x = self.up(x)
-        return self.down(x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x))
-
-
-class TokenMLP(MLP):
-    """An MLP over the tokens in place of the channels: (B, T, W) -> (B, out, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, out, W) from (B, T, W)."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero the branch x (B, ...) for a random part of the batch in training, and scale up the rest."""
-    if not training or rate == 0:
-        return x
-    keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - rate)
-    return x * keep / (1 - rate)
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int, hidden: int, rate: float = 0.0, quick: bool = False) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.mlp = nn.LayerNorm(width), MLP(width, hidden, width, quick)
-        self.rate = rate
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, W) from (B, T, W)."""
-        x = x + drop_path(self.attention(self.norm1(x), mask=mask), self.rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.rate, self.training)
-
-    def at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Causal output (B, W) of x (B, T, W) at one position (B,) of each row: the others are not computed."""
-        rows = torch.arange(len(x), device=x.device)
-        mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
-        normed = self.norm1(x)
-        here = x[rows, positions][:, None]  # (B, 1, W)
-        here = here + self.attention(normed[rows, positions][:, None], normed, mask[:, None, None])
-        return (here + self.mlp(self.norm2(here)))[:, 0]
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of a tensor's shape, dtype and device."""
+    return -torch.empty_like(like).exponential_().log()
 
 
 def assign(logits: Tensor, training: bool) -> Tensor:
     """Hard assignment (B, G, N), in {0, 1}, of N segments to G groups; in training drawn at random, with the soft gradient.
 
-    ``logits`` (B, G, N) must be float32: drawn in bfloat16, Gumbel noise has the wrong mean and no tail.
+    ``logits`` (B, G, N) must be float32 or wider: drawn in bfloat16, Gumbel noise has the wrong mean and no tail.
     """
     if not training:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-    gumbel = -torch.empty_like(logits).exponential_().log()
-    soft = (logits + gumbel).softmax(1)
+    soft = (logits + gumbel_noise(logits)).softmax(1)
     hard = torch.zeros_like(logits).scatter_(1, soft.argmax(1, keepdim=True), 1.0)
     return hard + soft - soft.detach()
 
@@ -183,13 +111,13 @@ class Grouping(nn.Module):
         self.norm_out, self.mlp_out = nn.LayerNorm(width), MLP(width, over_channels, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """New segments (B, G, W) and soft assignment (B, G, N), float32, from x (B, N, W) and tokens (B, G, W)."""
+        """New segments (B, G, W) and soft assignment (B, G, N), float32 at least, from x (B, N, W) and tokens (B, G, W)."""
         x = self.norm_x(x)
         tokens = self.norm_mixed(self.mix(self.norm_tokens(tokens)))  # (B, G, W)
         tokens = tokens + self.look(tokens, x)
         tokens = self.norm_looked(tokens + self.mlp_look(self.norm_look(tokens)))  # (B, G, W)
         scores = self.query(tokens) @ self.key(x).transpose(1, 2)  # (B, G, N)
-        logits = scores.float() * x.shape[-1] ** -0.5
+        logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) * x.shape[-1] ** -0.5
         chosen = assign(logits, self.training)  # (B, G, N)
         # One is added to the number of segments: a group that gets none keeps its token, without a division by zero.
         mean = (chosen / (chosen.sum(2, keepdim=True) + 1)).to(x.dtype)
@@ -275,7 +203,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids to the feature of the end of text."""
+    """Token ids to the feature of the end of text. Several matrices of ids may differ in length."""
 
     def __init__(self, config: GroupViTConfig) -> None:
         super().__init__()
@@ -287,15 +215,22 @@ class TextTower(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(T, W) from token ids (T, L), L at most the context; each row ends in END_OF_TEXT, then anything."""
-        length = tokens.shape[1]
-        x = self.tokens(tokens) + self.positions[:length]  # (T, L, W)
-        end = (tokens == END_OF_TEXT).int().argmax(1)  # (T,): the first one
+    def forward(self, *matrices: Tensor) -> Tensor:
+        """(ΣT_k, W) from token ids (T_k, L_k), L_k at most the context; each row ends in END_OF_TEXT, then anything."""
+        # One look-up for all, since its gradient is as large as the whole table.
+        embedded = self.tokens(torch.cat([ids.flatten() for ids in matrices])).split([ids.numel() for ids in matrices])
+        ends = [self.encode(ids, x.view(*ids.shape, -1)) for ids, x in zip(matrices, embedded, strict=True)]
+        return self.norm(torch.cat(ends))  # (ΣT_k, W)
+
+    def encode(self, ids: Tensor, embedded: Tensor) -> Tensor:
+        """What the blocks make of the end of text: (T, W) from token ids (T, L) and their embeddings (T, L, W)."""
+        length = ids.shape[1]
+        x = embedded + self.positions[:length]  # (T, L, W)
+        end = (ids == END_OF_TEXT).int().argmax(1)  # (T,): the first one
         mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.norm(self.blocks[-1].at(x, end))  # (T, W)
+        return self.blocks[-1].at(x, end)  # (T, W)
 
 
 class GroupViT(nn.Module):
@@ -328,6 +263,14 @@ class GroupViT(nn.Module):
         """Features (T, D) of token ids (T, L), not normalised."""
         return self.text_projection(self.text(tokens))
 
+    def encode_texts(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Features (T_k, D) of several matrices of token ids (T_k, L_k), as if all were padded to one length.
+
+        Short prompts pass the tower apart from long captions, without padding; the batch norm sees them together.
+        """
+        features = self.text_projection(self.text(*tokens))  # (ΣT_k, D)
+        return list(features.split([len(matrix) for matrix in tokens]))
+
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode
         the groups would enter the statistics of the batch norm."""
@@ -335,6 +278,17 @@ class GroupViT(nn.Module):
         both = torch.cat([segments, segments.mean(1, keepdim=True)], 1)  # (B, G + 1, W)
         projected = self.image_projection(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (B, G + 1, D)
         return GroupEncoding(projected[:, :-1], projected[:, -1], assignments, grid)
+
+    @property
+    def recompute(self) -> bool:
+        """Whether the backward pass computes the insides of transformer blocks again, which saves memory for time."""
+        return any(block.recompute for block in self.modules() if isinstance(block, Block))
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.recompute = value
 
     @property
     def scale(self) -> Tensor:

@@ -105,4 +105,6 @@ def read_metadata(path: str) -> dict[str, Any]:
 def read_archive(path: str) -> pa.Table:
     """The archives of one shard: key, caption, concepts, in the order of the tar."""
     with open_parquet(path) as file:
-        return file.read()
+        # Arrow cannot read a dictionary inside a struct over several row groups at once.
+        groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+        return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()

@@ -1,0 +1,141 @@
+"""``python benchmarks/training_speed.py``: a training step on CoCu's load against one with Hugging Face's GroupViT.
+
+Both have the paper's sizes and the same weights. Images are noise; each comes with a caption and three prompts.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+from results import arguments, conditions, in_turns, publish, table
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GroupViTConfig as TheirConfig
+from transformers import GroupViTModel
+
+from training.checkpoint import to_huggingface
+from training.groupvit import GroupViT, tokenize
+from training.loss import contrastive_losses
+from training.optimizer import adamw, parameter_groups
+
+PROMPTS = 3  # of each image
+CLIP = 5.0
+DECAY, RATE = 0.05, 1e-4
+WORDS = """man woman child dog cat horse street house beach mountain table chair window flower tree river bridge boat red
+green old young small large wooden bright sitting standing holding walking near behind under with in on at the a"""
+CONCEPTS = "dog, red panda, traffic light, wooden table, sea, coffee cup, grass, snow, bicycle, church tower"
+MARKS = {  # (precision, texts of Hugging Face's model): how many times as fast ours must be
+    ("fp32", "padded"): 1.6,
+    ("bf16", "padded"): 1.8,
+    ("bf16", "trimmed"): 1.1,
+}
+
+
+def texts(count: int) -> tuple[list[str], list[str]]:
+    """Captions of 5 to 20 words, and prompts as CoCu makes them: a concept in one of the ImageNet templates."""
+    rng = random.Random(0)
+    captions = [" ".join(rng.choices(WORDS.split(), k=rng.randint(5, 20))) for _ in range(count)]
+    prompts = [rng.choice(OPENAI_IMAGENET_TEMPLATES)(rng.choice(CONCEPTS.split(", "))) for _ in range(count * PROMPTS)]
+    return captions, prompts
+
+
+def ours(model: GroupViT, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool) -> Callable[[], None]:
+    """A training step as ``python -m training`` does it."""
+    model = model.train()
+    optimizer = adamw(parameter_groups(model, DECAY), RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            image = model.encode_image(pixels)
+            captions, prompts = model.encode_texts(matrices)
+        losses = contrastive_losses(image, captions, prompts.unflatten(0, (-1, PROMPTS)), model.scale, model.scale)
+        (losses.caption + losses.prompts).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    return step
+
+
+def theirs(model: GroupViTModel, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool) -> Callable[[], None]:
+    """A training step with Hugging Face's model, the loss written plainly and PyTorch's default AdamW."""
+    model = model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
+    count = len(pixels)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            image = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+            text = torch.cat([model.text_model(input_ids=matrix).pooler_output for matrix in matrices])
+            text = model.text_projection(text)
+        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        logits = model.logit_scale.exp() * image @ text.T  # (B, B + B·M)
+        places = torch.arange(count)
+        loss = (F.cross_entropy(logits[:, :count], places) + F.cross_entropy(logits[:, :count].T, places)) / 2
+        target = torch.eye(count).repeat_interleave(PROMPTS, 1) / PROMPTS  # (B, B·M)
+        to_images = F.cross_entropy(logits[:, count:].T, places.repeat_interleave(PROMPTS))
+        loss = loss + (F.cross_entropy(logits[:, count:], target) + to_images) / 2
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    return step
+
+
+def measure(batch: int, rounds: int) -> tuple[dict[tuple[str, str], float], tuple[int, int]]:
+    """Seconds a step of each (precision, whose and which texts), and the longest caption and prompt in tokens."""
+    torch.manual_seed(0)
+    model = GroupViT()
+    hugging = GroupViTModel(TheirConfig())
+    hugging.load_state_dict(to_huggingface(model))
+    pixels = torch.randn(batch, 3, model.config.image_size, model.config.image_size)
+    captions, prompts = texts(batch)
+    trimmed = [tokenize(captions), tokenize(prompts)]
+    padded = [torch.cat([F.pad(ids, (0, model.config.text_context - ids.shape[1])) for ids in trimmed])]
+    works = {}
+    for precision in ("fp32", "bf16"):
+        bf16 = precision == "bf16"
+        works[precision, "padded"] = theirs(hugging, pixels, padded, bf16)
+        works[precision, "trimmed"] = theirs(hugging, pixels, trimmed, bf16)
+        works[precision, "ours"] = ours(model, pixels, trimmed, bf16)
+    for work in works.values():
+        work()  # warm up: the state of the optimizers is made
+    seconds = in_turns(list(works.values()), rounds)
+    return dict(zip(works, seconds, strict=True)), (trimmed[0].shape[1], trimmed[1].shape[1])
+
+
+def main() -> int:
+    """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
+    parser = arguments(__file__, "Seconds of a training step, against Hugging Face's GroupViT.")
+    given = parser.parse_args()
+    batch, rounds = (16, 4) if given.full else (8, 2)
+    torch.set_num_threads(1)
+    seconds, (longest_caption, longest_prompt) = measure(batch, rounds)
+    rows = []
+    for precision in ("fp32", "bf16"):
+        padded, trimmed, mine = (seconds[precision, kind] for kind in ("padded", "trimmed", "ours"))
+        rows.append([precision, *(f"{value:.2f}" for value in (padded, trimmed, mine))])
+        rows[-1] += [f"{padded / mine:.2f}", f"{trimmed / mine:.2f}"]
+    text = (
+        f"GroupViT of the paper's sizes in training mode, batches of {batch} images of 224 px with a caption and {PROMPTS} "
+        "prompts each, on one thread: forward pass, losses, backward pass, clipping and AdamW. Hugging Face's model with "
+        f"PyTorch's default AdamW, all texts padded to 77 tokens, or trimmed to the longest caption ({longest_caption}) "
+        f"and prompt ({longest_prompt}) of the batch as ours are. bf16 is autocast. Best of {rounds} rounds in turn."
+    )
+    header = ["", "theirs padded, s", "theirs trimmed, s", "ours, s", "padded / ours", "trimmed / ours"]
+    marks = {
+        f"{precision}: at least {ratio} times as fast as Hugging Face's with {kind} texts": (
+            seconds[precision, kind] >= ratio * seconds[precision, "ours"]
+        )
+        for (precision, kind), ratio in MARKS.items()
+    }
+    return publish("Training step", [conditions("torch", "transformers"), text, table(header, rows)], marks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

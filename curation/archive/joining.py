@@ -1,0 +1,81 @@
+"""The samples of a tar beside their archives, matched by key; the tar is streamed and never rewritten."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from curation import storage
+from curation.archive.folder import ConceptArchive, Source
+from curation.errors import CurationError
+
+Sample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
+
+
+def read_tar(path: str, fields: Iterable[str]) -> Iterator[Sample]:
+    """The samples of a tar, in order, with the named fields: what webdataset's own readers give.
+
+    Of two members of one name the first counts. Raises InputError when the file is missing.
+    """
+    from webdataset import tariterators  # imports torch, which only reading needs
+
+    wanted = tuple("." + field.lower() for field in fields)
+    with storage.open_file(path) as stream:
+        members = tariterators.tar_file_iterator(stream, select_files=lambda name: name.lower().endswith(wanted))
+        named = (member | {"__url__": path} for member in members)
+        yield from tariterators.group_by_keys(named, handler=_is_repeated)
+
+
+def _is_repeated(error: Exception) -> bool:
+    """Whether to go on: after a second member of one name, not after anything else."""
+    if isinstance(error, ValueError) and "duplicate file name" in str(error):
+        return True
+    raise error
+
+
+def join(
+    samples: Iterable[Sample],
+    archive: ConceptArchive,
+    source: Source,
+    keys: list[str],
+    required: bool = True,
+    counts: Counter[str] | None = None,
+) -> Iterator[tuple[Sample, int]]:
+    """Each sample of a tar with the row of its archive; -1 for a sample without one, where ``required`` is false.
+
+    keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out. ``counts``:
+    where to count them ("rejected") and samples without an archive ("without archive").
+    Raises CurationError with shard and key when a sample is out of order, has no archive, or is missing from the tar.
+    """
+    counts = Counter() if counts is None else counts
+    rejected = archive.rejected(source.name)
+    rows: dict[str, int] | None = None
+    row = 0
+    for sample in samples:
+        key = sample["__key__"]
+        if row < len(keys) and key == keys[row]:
+            yield sample, row
+            row += 1
+            continue
+        if key in rejected:
+            counts["rejected"] += 1
+            continue
+        rows = {known: number for number, known in enumerate(keys)} if rows is None else rows
+        if key in rows:
+            raise CurationError(
+                f"{source.path}: {key} is out of order: the tar is not the one that was curated into {archive.folder}; "
+                "run make curate again"
+            )
+        if required:
+            raise CurationError(
+                f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run make curate again, "
+                "or set require_archives to false to train on its caption alone"
+            )
+        counts["without archive"] += 1
+        yield sample, -1
+    if row < len(keys):
+        raise CurationError(
+            f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
+            f"cut off or is not the one that was curated into {archive.folder}"
+        )

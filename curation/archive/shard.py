@@ -1,0 +1,92 @@
+"""The archives of one shard as arrays, ready to be sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from curation import storage
+from curation.archive.parquet import SCHEMA, open_parquet, read_archive
+from curation.archive.sampling import Sampler, prompts, seeds
+from curation.errors import CurationError
+
+
+@dataclass(frozen=True)
+class ShardArchives:
+    """N archives as CSR arrays, in the order of the tar. ``names``: concept names, by concept id."""
+
+    keys: list[str]
+    captions: list[str]
+    names: list[str]
+    offsets: np.ndarray  # (N + 1,) int64
+    concepts: np.ndarray  # (P,) int32, in descending score within an archive
+    score: np.ndarray  # (P,) float32
+    cluster: np.ndarray  # (P,) int16
+    support: np.ndarray  # (P,) int16
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.keys)
+
+    def prompts(self, sampler: Sampler, seed: int, epoch: int) -> list[list[str]]:
+        """M prompts for every row, as the sampler draws them in this epoch."""
+        if not self.keys:
+            return []
+        numbers = seeds(self.keys, seed, epoch)
+        drawn = sampler.draw(numbers, self.offsets, self.score, self.cluster)
+        named = np.where(drawn < 0, -1, self.concepts[drawn]) if len(self.concepts) else drawn
+        return prompts(sampler, numbers, named, self.names, self.captions)
+
+
+def read_shard(path: str) -> ShardArchives:
+    """The archives of one shard. Raises CurationError when the file is missing or damaged."""
+    table = read_archive(path)
+    if not table.schema.equals(SCHEMA):
+        raise CurationError(f"{path}: not a concept archive; expected the columns {', '.join(SCHEMA.names)}")
+    lists = _whole(table["concepts"])
+    entries = lists.flatten()
+    names = entries.field("concept")
+    return ShardArchives(
+        table["key"].to_pylist(),
+        table["caption"].to_pylist(),
+        names.dictionary.to_pylist(),
+        _offsets(lists),
+        names.indices.to_numpy(),
+        *(entries.field(name).to_numpy() for name in ("score", "cluster", "support")),
+    )
+
+
+def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchives) -> ShardArchives:
+    """The concepts that each caption mentions, in place of the archives: C(y), from a shard's embeddings file.
+
+    Raises CurationError when the file is missing or its rows are not those of the archives.
+    """
+    if not storage.exists(embeddings):
+        raise CurationError(
+            f"{embeddings}: missing, but sampler kind caption needs the concepts that captions mention; copy embeddings/ "
+            "and vocabulary.parquet beside archives/, or curate with archive.expansion: caption"
+        )
+    with open_parquet(vocabulary) as file:
+        names = file.read(["concept"])["concept"].to_pylist()
+    with open_parquet(embeddings) as file:
+        table = file.read(["key", "concepts"])
+    if table["key"].to_pylist() != archives.keys:
+        raise CurationError(f"{embeddings}: its keys are not those of the archives; run make curate again")
+    lists = _whole(table["concepts"])
+    concepts = lists.flatten().to_numpy()
+    nothing = np.zeros(len(concepts), np.int16)
+    return ShardArchives(
+        archives.keys, archives.captions, names, _offsets(lists), concepts, nothing.astype(np.float32), nothing, nothing
+    )
+
+
+def _whole(column: pa.ChunkedArray) -> pa.ListArray:
+    """One array of all chunks; their dictionaries become one."""
+    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
+
+
+def _offsets(lists: pa.ListArray) -> np.ndarray:
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64)

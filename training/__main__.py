@@ -1,0 +1,176 @@
+"""``python -m training``: fit, validate and test GroupViT, with Lightning's command line."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from argparse import ArgumentParser
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from rich.markup import escape
+
+from curation.archive import CurationError
+from evaluation.errors import EvaluationError
+from training.checkpoint import CheckpointError
+from training.datamodule import ArchiveDataModule
+from training.module import SCORE, GroupViTModule, NotFiniteError
+from training.plan import PlanError
+from training.progress import TrainingProgress
+
+
+class ConfigError(ValueError):
+    """Values of a configuration that do not fit together."""
+
+
+OURS = (CurationError, EvaluationError, CheckpointError, PlanError, NotFiniteError, ConfigError)
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # we show our own
+
+DESCRIPTION = """\
+Train GroupViT on image-text shards and their concept archives.
+
+  python -m training fit --config training/configs/cocu_cc12m.yaml
+  python -m training fit --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
+  python -m training fit --config training/configs/cocu_cc12m.yaml --ckpt_path last        (go on after an interruption)
+  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
+  python -m training fit --help       (every option)
+"""
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with one output folder, best and last checkpoints, TensorBoard and CSV logs, and one seed."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own options, and what follows from them."""
+        parser.add_argument("--output", default="artifacts/training", help="folder of checkpoints and logs")
+        parser.add_argument(
+            "--save_every", type=int, default=1000, help="steps between two writes of checkpoints/last.ckpt"
+        )
+        common = {"auto_insert_metric_name": False, "enable_version_counter": False}
+        parser.add_lightning_class_args(ModelCheckpoint, "best_checkpoint")
+        parser.set_defaults(
+            {f"best_checkpoint.{key}": value for key, value in {
+                "monitor": SCORE, "mode": "max", "filename": "best", "save_weights_only": False, **common,
+            }.items()}
+        )  # fmt: skip
+        parser.add_lightning_class_args(ModelCheckpoint, "last_checkpoint")
+        parser.set_defaults(
+            {f"last_checkpoint.{key}": value for key, value in {
+                "save_top_k": 0, "save_last": True, **common,
+            }.items()}
+        )  # fmt: skip
+        parser.link_arguments("output", "trainer.default_root_dir")
+        for name in ("best_checkpoint", "last_checkpoint"):
+            parser.link_arguments("output", f"{name}.dirpath", compute_fn=checkpoints_in)
+        parser.link_arguments("save_every", "last_checkpoint.every_n_train_steps")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer. Raises ConfigError for values that do not fit together."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with loggers into the output folder unless the configuration names others."""
+        config = self.config[self.config.subcommand]
+        if config.trainer.logger in (None, True) and "logger" not in kwargs:
+            written = self.config.subcommand == "fit" and not config.trainer.fast_dev_run
+            kwargs["logger"] = loggers(config.output) if written else False
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Lightning's hook: what fit, validate or test is called with. "best" and "last" are files of the output folder."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("ckpt_path") in ("best", "last"):
+            path = os.path.join(checkpoints_in(self.config[subcommand].output), kwargs["ckpt_path"] + ".ckpt")
+            if not os.path.isfile(path):
+                raise CheckpointError(f"{path}: no such checkpoint; train first, or name another --output")
+            kwargs["ckpt_path"] = path
+        return kwargs
+
+    def before_fit(self) -> None:
+        """Refuse to write over another run's checkpoints."""
+        config = self.config.fit
+        last = os.path.join(checkpoints_in(config.output), "last.ckpt")
+        if os.path.exists(last) and config.ckpt_path is None and not config.trainer.fast_dev_run:
+            raise CheckpointError(
+                f"{last}: an earlier run is here; add --ckpt_path last to go on with it, or name another --output"
+            )
+
+
+def checkpoints_in(output: str) -> str:
+    """The folder of a run's checkpoints."""
+    return os.path.join(output, "checkpoints")
+
+
+def loggers(output: str) -> list[Any]:
+    """TensorBoard and CSV, side by side in ``output/logs/version_N``."""
+    board = TensorBoardLogger(output, name="logs")
+    return [board, CSVLogger(output, name="logs", version=board.version)]
+
+
+class Parser(LightningArgumentParser):
+    """Suggests the nearest option for one that does not exist."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """End with one line."""
+        text = " ".join(str(message).split())
+        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
+        close = difflib.get_close_matches(unknown[1], option_names(self), n=1) if unknown else []
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}{hint}", highlight=False)
+        sys.exit(2)
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """The dotted names of a parser's options, and of its subcommands'."""
+    names = [action.dest for action in parser._actions]
+    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
+
+
+def main(arguments: ArgsType = None) -> int:
+    """Run; returns the exit code."""
+    quiet()
+    try:
+        TrainingCLI(
+            GroupViTModule,
+            ArchiveDataModule,
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [TrainingProgress()],
+                **QUIET,
+            },
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"description": DESCRIPTION, "prog": "python -m training"},
+            parser_class=Parser,
+            args=arguments,
+        )
+    except OURS as error:
+        # From a worker process the message comes behind a stack.
+        message = re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+        return 1
+    return 0
+
+
+def quiet() -> None:
+    """Leave out what Lightning says to people who write training loops."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""GroupViT as Lightning trains it: the step, the optimizer, and validation by zero-shot segmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from evaluation.benchmark import Benchmark, read_benchmark
+from evaluation.errors import AbsentError
+from evaluation.evaluate import Share, evaluate
+from evaluation.layout import list_samples
+from training.batches import Batch
+from training.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
+from training.loss import contrastive_losses
+from training.optimizer import adamw, learning_rate, parameter_groups, scaled
+
+SCORE = "val/score"  # what the best checkpoint is chosen by: mIoU, or retrieval accuracy without a benchmark
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is not a number. The message is one line with what to try."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule; the defaults are the paper's.
+
+    Attributes:
+        rate: peak learning rate for a global batch of ``reference_batch``; it is scaled in proportion to the real one.
+        final_rate: learning rate at the end of the cosine, scaled likewise.
+        reference_batch: global batch that the rates are meant for.
+        warmup_epochs: epochs of linear warm-up, of ``trainer.max_epochs``; the same share of a run that max_steps ends.
+        weight_decay: of weight matrices and embeddings; norms, biases and scales do not decay.
+        betas: of AdamW.
+    """
+
+    rate: float = 1.6e-3
+    final_rate: float = 4e-5
+    reference_batch: int = 4096
+    warmup_epochs: float = 2.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if not 0 <= self.final_rate <= self.rate:
+            raise ValueError(f"optimizer: final_rate {self.final_rate} must be between 0 and rate {self.rate}")
+        if self.reference_batch < 1 or self.warmup_epochs < 0 or self.weight_decay < 0:
+            raise ValueError("optimizer: reference_batch, warmup_epochs and weight_decay must not be negative")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Zero-shot segmentation during training.
+
+    Attributes:
+        benchmark: name of a packaged benchmark, such as voc, or a YAML file; null for none.
+        data_root: folder of the packaged benchmarks' data.
+        limit: images to evaluate; null for all.
+        batch_size: windows encoded together.
+    """
+
+    benchmark: str | None = None
+    data_root: str = "data"
+    limit: int | None = None
+    batch_size: int = 32
+
+
+class GroupViTModule(LightningModule):
+    """Trains GroupViT by image-caption and image-prompt contrast."""
+
+    def __init__(
+        self,
+        model: GroupViTConfig = GroupViTConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        validation: ValidationConfig = ValidationConfig(),
+        prompt_weight: float = 1.0,
+        compile: bool = False,
+        recompute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            model: sizes of GroupViT.
+            optimizer: AdamW and its schedule.
+            validation: zero-shot segmentation during training.
+            prompt_weight: weight of the multi-label loss beside the image-caption loss; at 0 prompts are not even encoded.
+            compile: torch.compile of both towers: slow to start, some ten percent faster afterwards.
+            recompute: compute activations again in the backward pass rather than keep them: less memory, more time.
+            seed: of the random grouping and drop path, for each step apart.
+        """
+        super().__init__()
+        self.save_hyperparameters({"model": dataclasses.asdict(model)}, logger=False)
+        self.model = GroupViT(model)
+        self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.optimizer, self.validation = optimizer, validation
+        self.prompt_weight, self.compiled, self.seed = prompt_weight, compile, seed
+        self.model.recompute = recompute
+        self.encode_image, self.encode_texts = self.model.encode_image, self.model.encode_texts
+        self.benchmark: Benchmark | None = None
+
+    def setup(self, stage: str) -> None:
+        """Find the benchmark before the first step. Raises EvaluationError or AbsentError when it is not there."""
+        if self.validation.benchmark and self.benchmark is None:
+            try:
+                self.benchmark = read_benchmark(self.validation.benchmark, self.validation.data_root)
+                list_samples(self.benchmark)
+            except AbsentError as error:
+                raise AbsentError(f"model.validation.benchmark: {error}; set it to null to train without") from None
+        if self.compiled and stage == "fit":
+            self.encode_image, self.encode_texts = map(
+                torch.compile, (self.model.encode_image, self.model.encode_texts)
+            )
+
+    @property
+    def prompt_scale(self) -> Tensor:
+        """The factor of cosines of images and prompts, at most 100."""
+        return self.prompt_logit_scale.exp().clamp(max=LARGEST_SCALE)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what is random in the model by step and rank, so that a resumed run draws what an uninterrupted one does."""
+        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.seed, step, self.global_rank]).generate_state(1, np.uint64)[0] >> 1)
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        image = self.encode_image(batch.pixels)  # (B, D)
+        if self.prompt_weight:
+            captions, prompts = self.encode_texts([batch.captions, batch.prompts])  # (B, D), (B·M, D)
+            prompts = prompts.unflatten(0, (len(image), -1))  # (B, M, D)
+        else:
+            (captions,), prompts = self.encode_texts([batch.captions]), None
+        losses = contrastive_losses(
+            image,
+            captions,
+            prompts,
+            self.model.scale,
+            self.prompt_scale,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        loss = losses.caption if prompts is None else losses.caption + self.prompt_weight * losses.prompts
+        logged = {"train/loss": loss, "train/caption_loss": losses.caption, "train/retrieval_accuracy": losses.accuracy}
+        if prompts is not None:
+            logged |= {"train/prompt_loss": losses.prompts, "train/prompt_scale": self.prompt_scale}
+        logged |= {"train/scale": self.model.scale, "train/rate": self.optimizers().param_groups[0]["lr"]}
+        self.log_dict(logged, batch_size=len(image))
+        if self.global_step % self.trainer.log_every_n_steps == 0 and not loss.isfinite():
+            raise NotFiniteError(
+                f"the loss is {loss.item()} at step {self.global_step}; lower model.optimizer.rate, lengthen its "
+                "warmup_epochs, or set trainer.precision to 32-true"
+            )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Retrieval accuracy within a batch: how often a caption is the nearest one to its own image, and vice versa."""
+        captions = self.model.encode_text(batch.captions)
+        losses = contrastive_losses(
+            self.model.encode_image(batch.pixels),
+            captions,
+            None,
+            self.model.scale,
+            None,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        self.log_dict(
+            {"val/caption_loss": losses.caption, "val/retrieval_accuracy": losses.accuracy},
+            batch_size=len(captions),
+            sync_dist=True,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Zero-shot segmentation; every rank evaluates its share of the images."""
+        if self.benchmark is None:
+            score = self.trainer.callback_metrics.get("val/retrieval_accuracy", torch.tensor(0.0))
+            self.log(SCORE, 100 * score)
+            return
+        share = Share(
+            self.global_rank, self.trainer.world_size, dist.group.WORLD if self.trainer.world_size > 1 else None
+        )
+        limit = 2 * self.trainer.world_size if self.trainer.sanity_checking else self.validation.limit
+        scores = evaluate(
+            self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share
+        ).scores
+        # In float32, Lightning's type for metrics, an mIoU keeps seven digits.
+        self.log_dict({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy, SCORE: scores.miou})
+
+    test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with the rates scaled to the global batch, and a schedule by the step."""
+        config, trainer = self.optimizer, self.trainer
+        batch = trainer.datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        peak, final = (scaled(rate, batch, config.reference_batch) for rate in (config.rate, config.final_rate))
+        total = int(trainer.estimated_stepping_batches)
+        warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, trainer.num_training_batches)
+        made = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
+        factor = lambda step: learning_rate(step, total, warmup, peak, final) / peak  # noqa: E731
+        schedule = torch.optim.lr_scheduler.LambdaLR(made, factor)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warmup_steps(warmup_epochs: float, max_epochs: int | None, total: int, epoch_steps: float) -> int:
+    """Steps of warm-up: its share of ``max_epochs``, of ``total`` steps; without max_epochs (-1), its own epochs."""
+    if max_epochs is None or max_epochs < 1:
+        return round(warmup_epochs * epoch_steps)
+    return round(total * min(warmup_epochs / max_epochs, 1.0))

@@ -1,0 +1,156 @@
+"""What a person sees while a model trains: what it is made of, how fast it goes, how long it still takes, and a summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from training.batches import Batch
+
+LOG_EVERY = 30  # seconds between two lines where there is no terminal
+SMOOTHING = 0.98  # weight of the past in the mean time of a step
+
+
+class TrainingProgress(Callback):
+    """Shows steps, samples per second, time left and the share of time that was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            auto_refresh=False,
+        )
+        self._counts: Counter[str] = Counter()
+        self._seen = self._first = 0
+        self._waited = self._worked = 0.0
+        self._step = self._last = self._logged = (
+            0.0  # mean seconds of a step; end of the last one; time of the last line
+        )
+        self._validated: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say what is about to be trained."""
+        data, size = trainer.datamodule, sum(value.numel() for value in module.parameters()) / 1e6
+        images = sum(data.plan.rows)
+        accumulated = trainer.accumulate_grad_batches
+        batch = f"{data.batch_size} x {trainer.world_size} devices" + (f" x {accumulated}" if accumulated > 1 else "")
+        self._print(
+            trainer,
+            f"Training GroupViT ({size:.1f} M parameters) on {module.device.type}, {trainer.precision}, sampler "
+            f"{data.sampler.kind}\n{images:,} samples in {len(data.shards):,} shards; batch {batch}; "
+            f"{data.plan.steps:,} steps an epoch; {data.workers} workers a device -> {trainer.default_root_dir}",
+        )
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        if trainer.is_global_zero and self._console.is_terminal:
+            self._bar.start()
+        self._first = trainer.global_step
+        self._task = self._bar.add_task("", total=self._total(trainer), epoch="", note="")
+        self._last = self._logged = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """The batch is there."""
+        self._began = time.monotonic()
+        self._waited += self._began - self._last
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count and show."""
+        now = time.monotonic()
+        step = now - self._last
+        self._worked += now - self._began
+        self._step = SMOOTHING * self._step + (1 - SMOOTHING) * step if self._step else step
+        self._last = now
+        self._seen += len(batch.pixels) * trainer.world_size
+        self._counts.update(batch.counts)
+        if trainer.is_global_zero:
+            self._show(trainer, now, float(outputs["loss"]) if self._due(now) else None)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Remember the scores; the time was not spent on data."""
+        self._last = time.monotonic()
+        if not trainer.sanity_checking:
+            scores = {
+                name.removeprefix("val/"): float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val/") and name != "val/score"
+            }
+            self._validated.append({"step": trainer.global_step, **scores})
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
+            self._print(trainer, f"step {trainer.global_step:,}: {shown}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """The table at the end."""
+        self._bar.stop()
+        if not trainer.is_global_zero:
+            return
+        steps, seconds = trainer.global_step - self._first, max(self._worked + self._waited, 1e-9)
+        table = Table(title="Training", show_header=False, title_justify="left")
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        table.add_row("steps", f"{trainer.global_step:,}" + (f" ({steps:,} of them now)" if self._first else ""))
+        table.add_row("samples seen", f"{self._seen:,}")
+        table.add_row("samples/s", f"{self._seen / seconds:,.1f}")
+        table.add_row("waited for data", f"{self._waited / seconds:.1%}")
+        for name, count in self._counts.items():
+            table.add_row(f"samples {name}", f"{count:,}")
+        for name, value in trainer.callback_metrics.items():
+            if name in ("train/loss", "val/miou", "val/pixel_accuracy", "val/retrieval_accuracy"):
+                table.add_row(f"last {name}", f"{float(value):.4f}")
+        for callback in trainer.checkpoint_callbacks:
+            if callback.best_model_score is not None:
+                table.add_row(f"best {callback.monitor}", f"{float(callback.best_model_score):.2f}")
+                table.add_row("best checkpoint", callback.best_model_path)
+            elif callback.last_model_path:
+                table.add_row("last checkpoint", callback.last_model_path)
+        self._console.print(table)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._bar.stop()
+
+    def _due(self, now: float) -> bool:
+        return self._console.is_terminal or now - self._logged >= LOG_EVERY
+
+    def _show(self, trainer: Trainer, now: float, loss: float | None) -> None:
+        if loss is None:
+            return
+        total, spent = self._total(trainer), self._worked + self._waited
+        left = (total - trainer.global_step) * self._step * trainer.accumulate_grad_batches if total else None
+        rate = self._seen / spent
+        note = f"loss {loss:.3f}, {rate:,.0f} samples/s, waited for data {self._waited / spent:.0%}"
+        note += f", left {clock(left)}" if left is not None else ""
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=trainer.global_step, epoch=trainer.current_epoch, note=note)
+            self._bar.refresh()
+        else:
+            self._print(trainer, f"epoch {trainer.current_epoch}, step {trainer.global_step:,}/{total or '?'}: {note}")
+        self._logged = now
+
+    def _total(self, trainer: Trainer) -> int | None:
+        steps = trainer.estimated_stepping_batches
+        return int(steps) if steps not in (-1, float("inf")) else None
+
+    def _print(self, trainer: Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,141 @@
+"""What one worker reads in an epoch: samples of tars, joined with their archives, with prompts drawn for them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from webdataset import shuffle
+
+from curation.archive import (
+    ConceptArchive,
+    CurationError,
+    Sampler,
+    ShardArchives,
+    Source,
+    join,
+    read_tar,
+    seeds,
+)
+from training.plan import Span
+
+
+class Sample(NamedTuple):
+    """An image-text pair before it is decoded."""
+
+    where: str  # path of the tar and key, for messages
+    seed: int  # decides its augmentation: from epoch and key
+    image: bytes
+    caption: str
+    prompts: list[str]  # M
+
+
+class Shard(NamedTuple):
+    """A tar, and the curation run that holds its archives, if any."""
+
+    source: Source
+    archive: ConceptArchive | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How samples are read.
+
+    ``required``: a sample without an archive is an error, rather than trained on by its caption alone.
+    """
+
+    shards: tuple[Shard, ...]
+    sampler: Sampler
+    shuffled: int  # samples in the shuffle buffer; 0 to keep the order
+    seed: int
+    required: bool = True
+
+    def read(self, spans: list[Span], epoch: int, reader: int, counts: Counter[str]) -> Iterator[Sample]:
+        """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number).
+
+        ``counts``: where to count samples that were left out or have no archive.
+        """
+        samples = (sample for span in spans for sample in self._span(span, epoch, counts))
+        if not self.shuffled:
+            return samples
+        rng = random.Random(f"{self.seed} {epoch} {reader}")
+        return iter(shuffle(self.shuffled, initial=self.shuffled, rng=rng)(samples))
+
+    def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
+        shard = self.shards[span.shard]
+        drawn = self._prompts(shard, epoch) if shard.archive else []
+        for place, (sample, row) in enumerate(usable(shard, self.required, counts)):
+            if place >= span.last:
+                return
+            if place < span.first:
+                continue
+            key, caption = sample["__key__"], sample["caption"]
+            chosen = drawn[row] if row >= 0 else [caption] * self.sampler.concepts
+            number = int(seeds([key], self.seed, epoch)[0])
+            yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
+
+    def _prompts(self, shard: Shard, epoch: int) -> list[list[str]]:
+        archives = read_archives(shard.archive, shard.source.name, self.sampler.kind == "caption")
+        return archives.prompts(self.sampler, self.seed, epoch)
+
+
+def usable(shard: Shard, required: bool, counts: Counter[str]) -> Iterator[tuple[dict, int]]:
+    """The samples of a shard that can be trained on, each with the row of its archive (-1 for none), in order.
+
+    Their ``image`` and ``caption`` are the first of the configured fields that are present.
+    """
+    source, archive = shard
+    images, captions = source.image.lower().split(";"), source.caption.lower().split(";")
+    samples = read_tar(source.path, [*images, *captions])
+    if archive is None:
+        joined = ((sample, -1) for sample in samples)
+    else:
+        keys = read_archives(archive, source.name, False).keys
+        joined = join(samples, archive, source, keys, required, counts)
+    for sample, row in joined:
+        image = next((sample[name] for name in images if name in sample), None)
+        caption = next((sample[name] for name in captions if name in sample), None)
+        text = _text(caption)
+        if image is not None and text:
+            yield {"__key__": sample["__key__"], "image": image, "caption": text}, row
+        elif row >= 0:
+            raise CurationError(
+                f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
+                f"cut off or is not the one that was curated into {archive.folder}"
+            )
+        else:
+            counts["unusable"] += 1
+
+
+def _text(content: bytes | None) -> str:
+    """A caption; empty where there is none or it is not UTF-8, which curation rejects too."""
+    try:
+        return (content or b"").decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return ""
+
+
+@lru_cache(maxsize=4)
+def _read(folder: str, name: str, mentioned: bool) -> ShardArchives:
+    return ConceptArchive.open(folder).read(name, mentioned)
+
+
+def read_archives(archive: ConceptArchive, name: str, mentioned: bool) -> ShardArchives:
+    """The archives of a shard; the last ones are kept."""
+    return _read(archive.folder, name, mentioned)
+
+
+def count_rows(shards: tuple[Shard, ...], required: bool) -> list[int]:
+    """Usable samples of each shard: from the archives where each sample must have one, else by reading the tars once."""
+    if required:
+        known = {
+            (archive.folder, source.name): rows
+            for archive in {shard.archive.folder: shard.archive for shard in shards}.values()
+            for source, rows in zip(archive.sources, archive.rows, strict=True)
+        }
+        return [known[shard.archive.folder, shard.source.name] for shard in shards]
+    return [sum(1 for _ in usable(shard, False, Counter())) for shard in shards]

@@ -1,0 +1,111 @@
+"""The parts of a transformer: attention, MLPs, and the pre-norm block that both towers are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q·kᵀ / √d)·v: (B, heads, Q, d) from q (B, heads, Q, d), k and v (B, heads, K, d)."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # The backward pass of PyTorch's fused kernel takes two to seven times as long as this in bfloat16 on a CPU.
+    scores = (q * q.shape[-1] ** -0.5).contiguous() @ k.transpose(2, 3)  # (B, heads, Q, K)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1) @ v.contiguous()
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the three input projections are one matrix, so that self-attention is one product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, keys: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, W) from queries (B, Q, W) over keys (B, K, W), the queries themselves by default.
+
+        ``mask``: bool, True where a query may look, broadcast to (B, heads, Q, K).
+        """
+        width = queries.shape[-1]
+        if keys is None:
+            q, k, v = self.qkv(queries).chunk(3, dim=-1)  # 3 x (B, Q, W)
+        else:
+            q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])  # (B, Q, W)
+            k, v = F.linear(keys, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)  # 2 x (B, K, W)
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, ., W / heads)
+        mixed = attend(q, k, v, mask)  # (B, heads, Q, W / heads)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, Q, W)
+
+
+class MLP(nn.Module):
+    """Two linear layers; ``quick``: with the sigmoid approximation of GELU that CLIP's text tower uses."""
+
+    def __init__(self, width: int, hidden: int, out: int, quick: bool = False) -> None:
+        super().__init__()
+        self.up, self.down, self.quick = nn.Linear(width, hidden), nn.Linear(hidden, out), quick
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., out) from (..., width)."""
+        x = self.up(x)
+        return self.down(x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x))
+
+
+class TokenMLP(MLP):
+    """An MLP over the tokens in place of the channels: (B, T, W) -> (B, out, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, out, W) from (B, T, W)."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Zero the branch x (B, ...) for a random part of the batch in training, and scale up the rest."""
+    if not training or rate == 0:
+        return x
+    keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * (keep / (1 - rate))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, hidden: int, rate: float = 0.0, quick: bool = False) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width), MLP(width, hidden, width, quick)
+        self.rate, self.recompute = rate, False  # recompute: keep only the input for the backward pass
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, W) from (B, T, W)."""
+        return self._run(self._everywhere, x, mask)
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Causal output (B, W) of x (B, T, W) at one position (B,) of each row: the others are not computed."""
+        return self._run(self._at, x, positions)
+
+    def _run(self, compute: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(compute, *inputs, use_reentrant=False)
+        return compute(*inputs)
+
+    def _everywhere(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + drop_path(self.attention(self.norm1(x), mask=mask), self.rate, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.rate, self.training)
+
+    def _at(self, x: Tensor, positions: Tensor) -> Tensor:
+        rows = torch.arange(len(x), device=x.device)
+        mask = torch.arange(x.shape[1], device=x.device) <= positions[:, None]  # (B, T)
+        normed = self.norm1(x)
+        here = x[rows, positions][:, None]  # (B, 1, W)
+        here = here + self.attention(normed[rows, positions][:, None], normed, mask[:, None, None])
+        return (here + self.mlp(self.norm2(here)))[:, 0]
