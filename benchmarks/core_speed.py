@@ -6,6 +6,7 @@ a set of concepts, a score for each, k-means. Both run in one thread over the sa
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from typing import NamedTuple
@@ -110,7 +111,7 @@ def block_archives(anchors: np.ndarray, index: SearchIndex, data: Data) -> list[
     labels = cluster_archives(expanded.offsets, concepts, data.texts)
     return [
         {int(concepts[at]): (float(values[at]), int(labels[at])) for at in range(start, end)}
-        for start, end in zip(expanded.offsets[:-1], expanded.offsets[1:], strict=True)
+        for start, end in itertools.pairwise(expanded.offsets)
     ]
 
 
@@ -122,7 +123,7 @@ def main() -> int:
     probes, tried = tuned_probes(inverted, data.vectors)
     flat, lists = exact_index(data.vectors), probed(inverted, probes)
     offsets = data.mentions.offsets.tolist()
-    said = [data.mentions.concepts[start:end].tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
+    said = [data.mentions.concepts[start:end].tolist() for start, end in itertools.pairwise(offsets)]
     some, few, many = (np.arange(count) for count in ((400, 8192, 16384) if given.full else (100, 4096, 16384)))
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
@@ -158,10 +159,11 @@ def main() -> int:
         [
             conditions("faiss-cpu", "scikit-learn", "torch", "numpy"),
             f"{ROWS:,} synthetic images of {DIMENSION} dimensions, {VOCABULARY:,} concepts, L = {NEIGHBOURS}, "
-            f"{len(ranked) / len(many):.1f} concepts an archive; one thread, the best of some rounds in turn. The loop asks an "
-            f"exact index one query at a time and clusters by scikit-learn's KMeans with {RESTARTS} restarts. Its archives have "
-            f"the same concepts and scores as ours from the exact index in {equal:.1%} of {len(some)} cases; our clusters have "
-            f"{looser:.4f} of its inertia. Inverted lists: {inverted.nlist}, {probes} probed, recall {tried[probes]:.3f}.",
+            f"{len(ranked) / len(many):.1f} concepts an archive; one thread, best of some rounds in turn. The loop asks "
+            f"an exact index one query at a time and clusters by scikit-learn's KMeans with {RESTARTS} restarts. Its "
+            f"archives have the same concepts and scores as ours from the exact index in {equal:.1%} of {len(some)} cases; "
+            f"our clusters have {looser:.4f} of its inertia. Inverted lists: {inverted.nlist}, {probes} probed, recall "
+            f"{tried[probes]:.3f}.",
             table(
                 ["step", "us an archive", "the loop takes, times"],
                 [

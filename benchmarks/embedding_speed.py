@@ -1,7 +1,8 @@
 """``python benchmarks/embedding_speed.py``: the stage that embeds images, against the bare model on ready tensors.
 
-A ViT-B-32 of random weights, JPEGs of 256 pixels in a tar. Both run on one and the same core, as a worker process does where
-there is one for each core: reading the tar, hashing it, decoding, resizing and writing then take their time from the model.
+A ViT-B-32 of random weights, JPEGs of 256 pixels in a tar. Both run on one and the same core, as a worker process does
+where there is one for each core: reading the tar, hashing it, decoding, resizing and writing then take their time from the
+model.
 """
 
 from __future__ import annotations

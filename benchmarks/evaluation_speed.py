@@ -5,7 +5,6 @@ The model has the paper's sizes and random weights, sharpened so that its groups
 
 from __future__ import annotations
 
-import argparse
 import platform
 import re
 import resource
@@ -16,7 +15,7 @@ import time
 import numpy as np
 import torch
 from PIL import Image
-from results import RESULTS, write_section
+from results import RESULTS, arguments, write_section
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -148,10 +147,8 @@ def report(rows: list[tuple[str, float, float, float]], gigabytes: float, batch_
 
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a figure misses its mark."""
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/evaluation_speed.py", description="Speed and memory of evaluation."
-    )
-    parser.add_argument("--images", type=int, default=2, help="images of each benchmark (default: 2)")
+    parser = arguments(__file__, "Speed and memory of evaluation.")
+    parser.add_argument("--images", type=int, help="images of each benchmark (default: 2; 8 with --full)")
     parser.add_argument("--batch-size", type=int, default=16, help="windows encoded together (default: 16)")
     parser.add_argument("--memory", action="store_true", help="print only the memory that one large image takes, in GB")
     given = parser.parse_args()
@@ -161,7 +158,7 @@ def main() -> int:
     # Memory first, in a process that has done nothing else.
     command = [sys.executable, __file__, "--memory", "--batch-size", str(given.batch_size)]
     gigabytes = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    rows = speed(given.images, given.batch_size)
+    rows = speed(given.images or (8 if given.full else 2), given.batch_size)
     text = report(rows, gigabytes, given.batch_size)
     write_section(RESULTS, TITLE, text)
     print(text)

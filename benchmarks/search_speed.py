@@ -43,7 +43,7 @@ def inverted_index(vectors: np.ndarray) -> faiss.Index:
 
 
 def tuned_probes(index: faiss.Index, vectors: np.ndarray) -> tuple[int, dict[int, float]]:
-    """The fewest probes that reach RECALL, and the recall of all that were tried, as the stage ``tune index`` finds them."""
+    """The fewest probes that reach RECALL, and the recall of all that were tried, as ``tune index`` finds them."""
     _, held_out = sample_rows(len(vectors), 0, 1000)
     expected = exact_neighbours([vectors], vectors[held_out], NEIGHBOURS + 1)
     expected[expected == held_out[:, None]] = -1
@@ -125,8 +125,8 @@ def main() -> int:
             conditions("faiss-cpu", "torch", "numpy"),
             f"{ROWS:,} synthetic images of {DIMENSION} dimensions, {len(queries):,} of them as queries in blocks of up to "
             f"{BLOCK:,}, L = {NEIGHBOURS}; one thread, best of {rounds} rounds in turn. Products in {products}. "
-            f"Recall {RECALL} takes {best} of {index.nlist} lists ({tried[best]:.3f}). FAISS: `index.search` with all queries "
-            f"of a block at once. Memory of the search above its input: {half:.0f} MB for {BLOCK // 2:,} queries, "
+            f"Recall {RECALL} takes {best} of {index.nlist} lists ({tried[best]:.3f}). FAISS: `index.search` with all "
+            f"queries of a block at once. Memory of the search above its input: {half:.0f} MB for {BLOCK // 2:,} queries, "
             f"{whole:.0f} MB for {BLOCK:,} (numpy's arrays; those of torch are bounded by one product).",
             table(
                 ["search", "FAISS, us a query", "ours", "ratio", "same sets"],

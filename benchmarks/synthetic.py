@@ -2,9 +2,9 @@
 
 An image shows a *head* concept, drawn from a Zipf distribution, and some of the head's companions. Its vector is a mean
 that all images share, plus the directions of what it shows, plus noise, both of decaying spectrum: neighbours show the same
-things, and inverted lists mean something, as they would not in pure noise. They are harder to find than those of a small CLIP
-that was trained on small pictures: an eighth of the lists of 12,000 images has to be probed for a recall of 0.95, not a
-thirtieth. A caption names one to three of the concepts.
+things, and inverted lists mean something, as they would not in pure noise. They are harder to find than those of a small
+CLIP that was trained on small pictures: an eighth of the lists of 12,000 images has to be probed for a recall of 0.95, not
+a thirtieth. A caption names one to three of the concepts.
 """
 
 from __future__ import annotations
