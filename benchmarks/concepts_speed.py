@@ -10,7 +10,6 @@ import itertools
 import re
 import sys
 import unicodedata
-from collections import Counter
 from importlib import metadata
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -19,10 +18,12 @@ from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.util import ngrams
 from results import arguments, conditions, in_turns, publish, table
 
-from curation.concepts import LONGEST, Matcher, _noun_tables, concept_key, singular
+from curation.concepts import LONGEST, Matcher, concept_key, singular
+from curation.config import VocabularyConfig
+from curation.vocabulary import choose_candidates, count_nouns
 
 RATIO = 10.0  # microseconds a caption, theirs to ours
-VOCABULARY = 10_000
+SAMPLE = 3000  # captions whose nouns are the vocabulary
 ROUNDS = 5
 
 
@@ -65,15 +66,9 @@ def by_ngrams(caption: str, tokenizer: Tokenizer, concepts: dict[tuple[str, ...]
     return found
 
 
-def vocabulary(captions: list[str], tokenizer: Tokenizer) -> list[str]:
-    """The most frequent n-grams of WordNet's nouns, each once: single words and compounds."""
-    nouns, counts = _noun_tables()[1], Counter()
-    for caption in captions:
-        words = list(map(singular, tokenizer.words(caption)))
-        for length in range(1, LONGEST + 1):
-            counts.update(gram for gram in ngrams(words, length) if all(word in nouns for word in gram))
-    names = (" ".join(gram) for gram, _ in counts.most_common())
-    return list({concept_key(name): name for name in itertools.islice(names, VOCABULARY)}.values())
+def vocabulary(captions: list[str]) -> list[str]:
+    """The most frequent nouns and noun compounds of some captions, as ``vocabulary.source: build`` finds them."""
+    return choose_candidates(count_nouns(captions[:: len(captions) // SAMPLE + 1], VocabularyConfig().tagger), 1)
 
 
 def main() -> int:
@@ -83,7 +78,7 @@ def main() -> int:
     given = parser.parse_args()
     tokenizer = Tokenizer()
     captions = given.captions.read_text(encoding="utf-8").splitlines() if given.captions else sentences()
-    names = vocabulary(captions, tokenizer)
+    names = vocabulary(captions)
     matcher, concepts = Matcher(names), {concept_key(name): number for number, name in enumerate(names)}
 
     theirs = [by_ngrams(caption, tokenizer, concepts) for caption in captions]

@@ -122,19 +122,21 @@ class Matcher:
         """Ids of the concepts that a caption mentions, each once, in order of mention (at one place, longest first)."""
         starts = self._starts
         words = tokens(caption)
+        singulars: tuple[str, ...] = ()  # of all words, once one of them begins a longer concept
         found: dict[int, None] = {}
         for position, word in enumerate(words):
             start = starts[word]
             if start is None:
                 continue
-            if start.lengths:
-                following = tuple(map(singular, words[position + 1 : position + start.lengths[0]]))
-                for length in start.lengths:
-                    identifier = start.longer.get(following[: length - 1])
+            lengths, longer, alone = start
+            if lengths:
+                singulars = singulars or tuple(map(singular, words))
+                for length in lengths:
+                    identifier = longer.get(singulars[position + 1 : position + length])
                     if identifier is not None:
                         found[identifier] = None
-            if start.alone is not None:
-                found[start.alone] = None
+            if alone is not None:
+                found[alone] = None
         return list(found)
 
     def match_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
