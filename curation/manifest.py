@@ -98,6 +98,7 @@ def write_manifest(outputs: Outputs) -> None:
         "fingerprint": request(outputs),
         "config": portable(outputs.config, outputs.folder),
         "vocabulary": outputs.config.vocabulary.source if outputs.config.vocabulary.built else "file",
+        "shards": [shard.name for shard in outputs.shards],
         "counts": counts,
         "index": {
             name: {"factory": index[name]["parameters"]["factory"], **_tuned(index, name)}
