@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
-from training.transformer import drop_path
+from training.transformer import attend, drop_path
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
 TINY = GroupViTConfig(
@@ -192,3 +192,25 @@ def test_texts_of_several_lengths_equal_one_padded_matrix_in_training_mode():
     torch.testing.assert_close(model.text_projection[1].running_mean, statistics, atol=1e-12, rtol=0)
     apart = model.encode_text(captions)
     assert (apart - found[0]).abs().max() > 0.01  # or else the batch norm would not matter here
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_equals_the_formula_in_both_precisions(dtype, masked):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, weight = (torch.randn(2, 3, 9, 8, generator=generator).to(dtype) for _ in range(4))
+    mask = torch.ones(9, 9, dtype=torch.bool).tril() if masked else None
+    found, expected = ([x.clone().to(kind).requires_grad_() for x in (q, k, v)] for kind in (dtype, torch.float64))
+    mixed = attend(*found, mask)
+    assert mixed.dtype == dtype
+    scores = torch.einsum("bhqd,bhkd->bhqk", expected[0], expected[1]) / 8**0.5
+    for row in range(9 if masked else 0):
+        scores[..., row, row + 1 :] = -torch.inf
+    shares = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    plain = torch.einsum("bhqk,bhkd->bhqd", shares, expected[2])
+    (mixed * weight).sum().backward()
+    (plain * weight).sum().backward()
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(mixed.double(), plain, atol=tolerance, rtol=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=tolerance, rtol=0)

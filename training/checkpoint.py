@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.groupvit import GroupViT, GroupViTConfig
+from training.groupvit import END_OF_TEXT, START_OF_TEXT, GroupViT, GroupViTConfig
 
 FORMAT = "cocu-groupvit"  # `format` in config.json of our folders
 PREFIX = "model."  # of the model's weights in a Lightning checkpoint
@@ -93,10 +94,18 @@ def latest(folder: str | Path = "artifacts") -> Path:
 
 def save(model: GroupViT, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; :func:`load` reads them back."""
-    folder = Path(folder)
+    _write_folder(Path(folder), model.state_dict(), {"format": FORMAT, "model": dataclasses.asdict(model.config)})
+
+
+def save_huggingface(model: GroupViT, folder: str | Path) -> None:
+    """Write the same two files as transformers' ``GroupViTModel.from_pretrained`` reads them; :func:`load` does too."""
+    _write_folder(Path(folder), to_huggingface(model), config_to_huggingface(model.config))
+
+
+def _write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
-    config = {"format": FORMAT, "model": dataclasses.asdict(model.config)}
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})  # transformers asks for the format
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -206,6 +215,48 @@ def from_huggingface(weights: Mapping[str, Tensor], model: GroupViT, path: Path)
     return ours
 
 
+def config_to_huggingface(config: GroupViTConfig) -> dict[str, Any]:
+    """Hugging Face's config.json of our sizes. ``drop_path``, which its model lacks, is kept for the way back."""
+    return {
+        "architectures": ["GroupViTModel"],
+        "model_type": "groupvit",
+        "projection_dim": config.projection,
+        "projection_intermediate_dim": config.projection_hidden,
+        "drop_path": config.drop_path,
+        "vision_config": {
+            "model_type": "groupvit_vision_model",
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "hidden_size": config.width,
+            "num_attention_heads": config.heads,
+            "intermediate_size": config.mlp_width,
+            "num_hidden_layers": sum(config.depths),
+            "depths": list(config.depths),
+            "num_group_tokens": [*config.groups, 0],
+            "num_output_groups": [*config.groups, config.groups[-1]],
+            "assign_mlp_ratio": [_ratio(part, config.width) for part in config.assign_widths],
+        },
+        "text_config": {
+            "model_type": "groupvit_text_model",
+            "vocab_size": config.text_vocabulary,
+            "max_position_embeddings": config.text_context,
+            "hidden_size": config.text_width,
+            "num_attention_heads": config.text_heads,
+            "intermediate_size": config.text_mlp_width,
+            "num_hidden_layers": config.text_layers,
+            "bos_token_id": START_OF_TEXT,
+            "eos_token_id": END_OF_TEXT,
+            "pad_token_id": END_OF_TEXT,
+        },
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    """The number whose product with ``whole``, cut to an integer as readers do, is ``part``."""
+    ratio = part / whole
+    return ratio if int(ratio * whole) == part else math.nextafter(ratio, math.inf)
+
+
 def config_from_huggingface(config: Mapping[str, Any], path: Path) -> GroupViTConfig:
     """Our sizes from Hugging Face's config.json, whose defaults are the paper's too.
 
@@ -238,6 +289,7 @@ def config_from_huggingface(config: Mapping[str, Any], path: Path) -> GroupViTCo
             mlp_width=image.get("intermediate_size", 1536),
             depths=tuple(image.get("depths", (6, 3, 3))),
             groups=tuple(groups),
+            drop_path=config.get("drop_path", 0.1),
             assign_widths=tuple(int(ratio * width) for ratio in ratios),
             text_vocabulary=text.get("vocab_size", 49408),
             text_context=text.get("max_position_embeddings", 77),

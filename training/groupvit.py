@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from training.transformer import MLP, Attention, Block, TokenMLP
 
-END_OF_TEXT = 49407  # of CLIP's byte pair encoding; also the largest id
+START_OF_TEXT, END_OF_TEXT = 49406, 49407  # of CLIP's byte pair encoding; the largest ids
 LARGEST_SCALE = 100.0  # clamp of the logit scale, as in CLIP
 
 
