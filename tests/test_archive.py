@@ -241,16 +241,19 @@ def tars(world):
     return [str(world.parent / f"{name}.tar") for name in NAMES]
 
 
-def test_a_webdataset_pipeline_is_joined_in_one_line(archive, world, rows):
-    data = (
-        wds.WebDataset(tars(world), shardshuffle=False)
-        .decode("pil", handler=wds.ignore_and_continue)
-        .compose(archive.join)
-    )
+@pytest.mark.parametrize("first", [True, False])
+def test_a_webdataset_pipeline_is_joined_in_one_line(archive, world, rows, first):
+    """Before decoding, which leaves out what curation rejected, or after it."""
+    data = wds.WebDataset(tars(world), shardshuffle=False)
+    if first:
+        data = data.compose(archive.join).decode("pil", partial=True)
+    else:
+        data = data.decode("pil", handler=wds.ignore_and_continue).compose(archive.join)
     found = list(data)
     assert [sample["__key__"] for sample in found] == [row["key"] for row in rows]
     assert [sample["concepts"] for sample in found] == [row["concepts"] for row in rows]
     assert [sample["txt"].strip() for sample in found] == [row["caption"] for row in rows]
+    assert {sample["jpg"].size for sample in found} == {(40, 40)}
 
 
 def test_shuffled_samples_get_the_prompts_of_the_trainer(archive, world):

@@ -223,7 +223,7 @@ class ConceptArchive:
     ) -> Iterator[joining.Sample]:
         """Webdataset samples with their archives: ``wds.WebDataset(tars).compose(archive.join)``.
 
-        See :func:`curation.archive.joining.attach`.
+        See :func:`curation.archive.joining.attach`; a ``decode`` comes after it, with ``partial=True``.
         """
         return joining.attach(samples, self, sampler, seed, epoch, required)
 

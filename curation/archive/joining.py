@@ -110,8 +110,8 @@ def attach(
     Each gets ``concepts``, a list of {concept, score, global, local, cluster, support}; with a ``sampler``, ``prompts``
     too, M sentences as the trainer draws them in this epoch. ``epoch`` may be a function, for pipelines that live longer
     than an epoch. Samples that curation rejected are left out. A sample without an archive raises CurationError; unless
-    ``required``, it has no concepts, and its caption (``""`` for none) in place of every prompt. Put this after the
-    ``decode`` of webdataset, which takes only bytes.
+    ``required``, it has no concepts, and its caption (``""`` for none) in place of every prompt. What was rejected may not
+    decode, so put ``decode`` after this, with ``partial=True``: it then leaves what is no bytes alone.
     """
 
     @lru_cache(SHARDS_KEPT)
