@@ -63,8 +63,8 @@ class Export:
         Raises CurationError for what cannot be read or written.
         """
         samples, total = 0, len(self.archive.shards)
-        progress = {"console": Console(stderr=True), "disable": not sys.stderr.isatty()}
-        shards = track(self._shards(workers), f"{self.format}, shards", total, **progress)
+        console, quiet = Console(stderr=True), not sys.stderr.isatty()
+        shards = track(self._shards(workers), f"{self.format}, shards", total, console=console, disable=quiet)
         if self.format != "csv":
             return sum(len(shard) for shard in shards)
         with storage.atomic_write(storage.join(self.folder, "train.csv")) as stream:

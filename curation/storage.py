@@ -61,13 +61,14 @@ def expand(pattern: str) -> list[str]:
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, inner = url_to_fs(path)
-    return filesystem.exists(inner)
+    return bool(filesystem.exists(inner))
 
 
 def open_file(path: str) -> IO[bytes]:
     """Open a file for reading, as a seekable binary stream. Raises InputError when it is missing or not to be read."""
     try:
-        return fsspec.open(path, "rb").open()
+        stream: IO[bytes] = fsspec.open(path, "rb").open()
+        return stream
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -132,7 +133,7 @@ def atomic_path(path: str) -> Iterator[str]:
 
 def local_path(path: str) -> str:
     """A local path with the content of ``path``; remote files are copied once into fsspec's cache."""
-    return fsspec.open_local(f"simplecache::{path}") if is_remote(path) else url_to_fs(path)[1]
+    return str(fsspec.open_local(f"simplecache::{path}") if is_remote(path) else url_to_fs(path)[1])
 
 
 def write_json(path: str, value: Any) -> None:
