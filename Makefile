@@ -1,6 +1,7 @@
 # Every target makes .venv from setup.cfg first, and makes it again when setup.cfg changes.
 PYTHON ?= python3
 EXTRAS ?= dev
+DATA ?= demo
 RUNNER ?= DirectRunner
 OUT ?=
 CKPT ?=
@@ -21,9 +22,9 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
-	@echo "Variables of curate: DATA (cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
+	@echo "Variables of curate: DATA (demo, cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
 	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
-	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS, DATA_ROOT (default: data), ARGS."
+	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS (default: demo), DATA_ROOT (default: data), ARGS."
 	@echo "All options: make curate ARGS=--help, make train ARGS=--help, make eval ARGS=--help"
 
 .venv/installed: setup.cfg pyproject.toml
@@ -33,14 +34,10 @@ help: ## list the targets
 	$(BIN)/pip install -qq --editable ".[$(EXTRAS)]"
 	@touch $@
 
-.PHONY: named
-named:
-	$(if $(DATA)$(findstring -h,$(ARGS)),,$(error name a data set, such as make curate DATA=cc12m, or DATA=my-data.yaml))
-
 setup: .venv/installed ## make .venv (every other target does it by itself)
 
-curate: named .venv/installed ## image-text shards -> concept archives: make curate DATA=cc12m [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
-	@$(BIN)/python -m pipelines.curate $(if $(DATA),--data '$(DATA)') $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
+curate: .venv/installed ## image-text shards -> concept archives: make curate [DATA=demo] [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
+	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
 show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
 	@$(BIN)/python -m curation.show '$(OUT)' $(ARGS)
@@ -51,14 +48,14 @@ measure: .venv/installed ## compare every expansion and ranking with the truth i
 verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.verify '$(OUT)' $(ARGS)
 
-train: $(if $(CONFIG),,named) .venv/installed ## GroupViT on images, captions and archives: make train DATA=cc12m [CONFIG=file] [OUT=archives] [ARGS="..."]
+train: .venv/installed ## GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
 	@$(BIN)/python -m training fit $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
-		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)') $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
+		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
 
-eval: .venv/installed ## zero-shot segmentation: make eval CKPT=last.ckpt BENCHMARKS=voc,my.yaml [DATA_ROOT=data] [ARGS="..."]
-	@$(if $(BENCHMARKS)$(findstring -h,$(ARGS)),,$(error name benchmarks, such as make eval BENCHMARKS=voc,ade20k, or BENCHMARKS=mine.yaml))
-	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)') \
+eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt] [BENCHMARKS=voc,my.yaml] [DATA_ROOT=data] [ARGS="..."]
+	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') \
+		$(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)',--benchmarks demo --data-root artifacts --visualize 12) \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(ARGS)
 
 test: .venv/installed ## run the tests

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -30,14 +31,24 @@ def is_remote(path: str) -> bool:
 def resolve(path: str, folder: str) -> str:
     """``path`` with ${ENV} and ~ expanded, relative paths taken from ``folder``; URLs stay, file:// ones become paths.
 
-    Raises CurationError for an environment variable that is not set.
+    ``package:NAME/PATH`` is a file of an installed Python package. Raises CurationError for an environment variable that
+    is not set, and for a package that is not installed.
     """
+    if path.startswith("package:"):
+        return _in_package(*path.removeprefix("package:").split("/", 1))
     expanded = os.path.expanduser(os.path.expandvars(path))
     missing = re.search(r"\$\{(\w+)\}|\$([A-Za-z_]\w*)", expanded)
     if missing:
         raise CurationError(f"{path}: the environment variable {missing[1] or missing[2]} is not set")
     expanded = expanded.removeprefix("file://")
     return expanded if is_remote(expanded) else os.path.normpath(os.path.join(folder, expanded))
+
+
+def _in_package(name: str, inner: str = "") -> str:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None  # finds a package without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise CurationError(f"package:{name}/{inner}: no Python package {name} is installed")
+    return os.path.normpath(os.path.join(next(iter(spec.submodule_search_locations)), inner))
 
 
 def join(folder: str, *parts: str) -> str:

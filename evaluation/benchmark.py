@@ -1,4 +1,4 @@
-"""What a benchmark is: a typed description, eight of them packaged, any other read from a user's YAML file."""
+"""What a benchmark is: a typed description, nine of them packaged, any other read from a user's YAML file."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class Benchmark:
     shrink_long: int | None = None  # ... to this many on the long side
     title: str = ""
     labels: str = ""  # the encoding in words, for error messages
+    obtain: str = ""  # how to come by the files, for the message that they are absent
     num_classes: int | None = None  # must agree with ``classes`` where it is given
     val_images: int | None = None  # images expected
     published: Mapping[str, float] = field(default_factory=dict)  # model: mIoU
@@ -127,9 +128,10 @@ def nearest(word: Any, choices: Iterable[str]) -> str:
 
 
 def packaged() -> dict[str, Path]:
-    """Name and file of the benchmarks that ship with the package, in the order of the papers' tables."""
+    """Name and file of the benchmarks that ship with the package: in the order of the papers' tables, the demo last."""
     folder = Path(str(resources.files("evaluation"))) / "configs"
     order = ["voc", "context", "coco_object", "imagenet_s_50", "imagenet_s_300", "coco_stuff", "cityscapes", "ade20k"]
+    order.append("demo")
     return {name: folder / f"{name}.yaml" for name in order}
 
 

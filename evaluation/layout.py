@@ -39,7 +39,8 @@ def list_samples(benchmark: Benchmark) -> list[Sample]:
         places.append((os.path.join(layout.root, layout.split), os.path.isfile))
     for path, exists in places:
         if not exists(path):
-            raise AbsentError(f"no {'folder' if exists is os.path.isdir else 'file'} {path}")
+            remedy = f"; {benchmark.obtain}" if benchmark.obtain else ""
+            raise AbsentError(f"no {'folder' if exists is os.path.isdir else 'file'} {path}{remedy}")
     found = from_split(layout) if layout.split else from_images(layout)
     if not found:
         raise AbsentError(f"no image {os.path.join(layout.root, layout.images)}")

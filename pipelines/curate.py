@@ -22,10 +22,13 @@ from curation.lock import hold
 from curation.manifest import finished, remove_temporary
 from curation.outputs import Outputs
 from curation.progress import clear_progress
+from pipelines.demo.progress import make_with_progress
+from pipelines.demo.world import FOLDER
 from pipelines.summary import print_counts, print_forecast, print_stages
 
 EPILOG = """\
 examples:
+  python -m pipelines.curate --data demo
   python -m pipelines.curate --data cc12m
   python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
   python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
@@ -131,6 +134,8 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if beam_arguments:
         check_beam_arguments(beam_arguments, given.runner)
     config = read_config(given.data, overrides)
+    if given.data == "demo" and "shards" not in overrides:
+        _prepare_demo(given.dry_run, console)
     outputs = Outputs(config, given.output or config.output_folder)
     began = time.monotonic()
 
@@ -143,10 +148,35 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if manifest:
         console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
         print_counts(outputs, manifest, console)
+        if not storage.exists(outputs.path("report.html")):
+            _write_report(outputs, console)
         return
     _run(outputs, given, beam_arguments, console)
+    _write_report(outputs, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
+
+
+def _prepare_demo(dry_run: bool, console: Console) -> None:
+    if not dry_run:
+        make_with_progress(FOLDER, console)
+    elif not os.path.exists(FOLDER):
+        raise CurationError(f"{FOLDER}: the demo world is not made yet; run without --dry-run first")
+
+
+def _write_report(outputs: Outputs, console: Console) -> None:
+    """The archives are finished, with or without a page about them: what goes wrong here is said, and is no failure."""
+    from curation import report
+
+    try:
+        path = report.write(outputs)
+    except CurationError as error:
+        again = f"python -m curation.report {outputs.folder}"
+        console.print(
+            f"[yellow]no report:[/] {escape(str(error))}; try again with {again}", highlight=False, soft_wrap=True
+        )
+    else:
+        console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
 
 
 def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:

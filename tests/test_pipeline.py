@@ -16,6 +16,7 @@ import pytest
 from conftest import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, write_tar, write_world
 
 from curation import verify
+from curation.archive import SCHEMA, archive_batch, parquet_writer, read_archive, read_shard
 from curation.config import load
 from curation.errors import CurationError
 from curation.outputs import Outputs, open_outputs
@@ -179,6 +180,36 @@ def test_worker_processes_and_one_process_give_the_same_archives(world, finished
     assert curate(world, tmp_path / "out", "--workers", "2", runner="DirectRunner") == 0
     for kind in ("archives", "embeddings", "rejects"):
         assert tables(tmp_path / "out", kind) == tables(finished, kind)
+
+
+def test_blocks_do_not_show_in_the_files(world, finished, tmp_path, monkeypatch):
+    """Archives are ranked in blocks, and one file is one row group, which every reader of Parquet can read whole."""
+    monkeypatch.setattr("curation.stages.archives.BLOCK", 7)
+    assert curate(world, tmp_path / "out") == 0
+    for path in sorted((finished / "archives").iterdir()):
+        written = pq.ParquetFile(tmp_path / "out" / "archives" / path.name)
+        assert written.num_row_groups == 1
+        assert written.read().to_pylist() == pq.read_table(path).to_pylist()
+
+
+def test_archives_in_several_row_groups_with_names_of_their_own_are_read(tmp_path):
+    path, columns = str(tmp_path / "a.parquet"), {name: np.ones(3) for name in ("score", "global", "local")}
+    columns |= {name: np.zeros(3, np.int16) for name in ("cluster", "support")}
+    with parquet_writer(path, SCHEMA, {}) as writer:
+        for names, concepts in ((["x", "y", "z"], [0, 1, 2]), (["p", "z"], [1, 0, 1])):
+            rows = (
+                pa.array(["a", "b"]),
+                pa.array(["c", "d"]),
+                pa.array(names),
+                np.array([0, 1, 3]),
+                np.array(concepts),
+            )
+            writer.write_batch(archive_batch(*rows, **columns))
+    archives = read_shard(path)
+    assert [archives.names[number] for number in archives.concepts] == ["x", "y", "z", "z", "p", "z"]
+    assert archives.offsets.tolist() == [0, 1, 3, 4, 6]
+    found = [[concept["concept"] for concept in row["concepts"]] for row in read_archive(path).to_pylist()]
+    assert found == [["x"], ["y", "z"], ["z"], ["p", "z"]]
 
 
 def test_a_finished_run_is_found_finished(world, finished, capsys):

@@ -152,7 +152,7 @@ def test_validation_is_zero_shot_segmentation(config, tmp_path, capsys):
     assert logged == [pytest.approx(measured, rel=1e-5)]
     capsys.readouterr()
     arguments = ["--config", str(config), "--output", str(output), "--model.validation.benchmark", str(benchmark)]
-    assert main(["validate", *arguments, "--ckpt_path", str(checkpoint)]) == 0
+    assert main(["validate", *arguments, "--ckpt_path", "best"]) == 0
     assert f"{measured:.2f}"[:4] in capsys.readouterr().out
 
 
@@ -206,6 +206,7 @@ def test_two_processes_train_one_model(config, tmp_path):
         (["--data.sampler.temprature", "2"], "did you mean data.sampler.temperature?"),
         (["--data.sampler.kind", "best"], "sampler.kind: 'best' is not one of cluster, top, weighted, caption"),
         (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run make curate first"),
+        (["--ckpt_path", "last"], "last.ckpt: no such checkpoint; train first"),
         (["--data.workers", "4"], "set data.workers to 3"),
         (["--data.batch_size", "100"], "data.batch_size: 100 is more than the 72 samples"),
         (["--model.validation.benchmark", "nowhere.yaml"], "nowhere.yaml"),

@@ -89,6 +89,16 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = loggers(config.output) if written else False
         return super().instantiate_trainer(**kwargs)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Lightning's hook: what fit, validate or test is called with. "best" and "last" are files of the output folder."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("ckpt_path") in ("best", "last"):
+            path = os.path.join(checkpoints_in(self.config[subcommand].output), kwargs["ckpt_path"] + ".ckpt")
+            if not os.path.isfile(path):
+                raise CheckpointError(f"{path}: no such checkpoint; train first, or name another --output")
+            kwargs["ckpt_path"] = path
+        return kwargs
+
     def before_fit(self) -> None:
         """Refuse to write over another run's checkpoints."""
         config = self.config.fit

@@ -101,7 +101,8 @@ class GroupViTModule(LightningModule):
         super().__init__()
         self.save_hyperparameters({"model": dataclasses.asdict(model)}, logger=False)
         self.model = GroupViT(model)
-        self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        # Without prompts there is none: DDP refuses a parameter that gets no gradient.
+        self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if prompt_weight else None
         self.optimizer, self.validation = optimizer, validation
         self.prompt_weight, self.compiled, self.seed = prompt_weight, compile, seed
         self.model.recompute = recompute
@@ -122,9 +123,9 @@ class GroupViTModule(LightningModule):
             )
 
     @property
-    def prompt_scale(self) -> Tensor:
-        """The factor of cosines of images and prompts, at most 100."""
-        return self.prompt_logit_scale.exp().clamp(max=LARGEST_SCALE)
+    def prompt_scale(self) -> Tensor | None:
+        """The factor of cosines of images and prompts, at most 100; None without prompts."""
+        return None if self.prompt_logit_scale is None else self.prompt_logit_scale.exp().clamp(max=LARGEST_SCALE)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what is random in the model by step and rank, so that a resumed run draws what an uninterrupted one does."""
@@ -136,7 +137,7 @@ class GroupViTModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         image = self.encode_image(batch.pixels)  # (B, D)
-        if self.prompt_weight:
+        if self.prompt_logit_scale is not None:
             captions, prompts = self.encode_texts([batch.captions, batch.prompts])  # (B, D), (B·M, D)
             prompts = prompts.unflatten(0, (len(image), -1))  # (B, M, D)
         else:

@@ -49,17 +49,20 @@ def archive(outputs: Outputs, shard: Shard) -> None:
     totals = {"archive_concepts": 0, "gained": 0, "empty": 0}
     metadata = {"format": FORMAT, "data": config.name, "parameters": parameters}
     ending: dict[str, Any] = {}
+    written: list[pa.RecordBatch] = []
     with parquet_writer(path, SCHEMA, metadata, ending) as writer:
         for block in blocks(source, ["key", "caption", "concepts", "embedding"], BLOCK):
             images = embedding_matrix(block["embedding"])
             anchors = np.full(len(block), -1) if row is None else np.arange(row, row + len(block))
             mentioned = csr(block["concepts"])
             archives = curator.curate(images, anchors, *mentioned)
-            writer.write_batch(archive_batch(block["key"], block["caption"], names, **archives))
+            written.append(archive_batch(block["key"], block["caption"], names, **archives))
             row = None if row is None else row + len(block)
             work.advance(len(block))
             for name, count in count_gains(*mentioned, archives["offsets"], archives["concepts"]).items():
                 totals[name] += count
+        # One row group: Arrow's plain readers cannot read a dictionary inside a struct over several of them.
+        writer.write_table(pa.Table.from_batches(written, SCHEMA))
         ending["archive"] = work.record | {"counts": totals}
     work.done(**totals)
 

@@ -1,0 +1,148 @@
+"""``python benchmarks/data_speed.py``: samples a second of the data module, against what a training step takes.
+
+Both on one core: tars and archives are read, joined, decoded, augmented and tokenised in this process, and the model
+trains in it, in turn. Two loads: a small model on pictures of 96 px, and the paper's model on pictures of 256 px.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+import tempfile
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from results import arguments, conditions, in_turns, publish, table
+
+from curation.archive import SCHEMA, ConceptArchive, Sampler, archive_batch, parquet_writer
+from training.augmentation import Augmentation
+from training.batches import Batch, Batches
+from training.groupvit import GroupViT, GroupViTConfig
+from training.loss import contrastive_losses
+from training.optimizer import adamw, parameter_groups
+from training.plan import Plan
+from training.stream import Shard, Stream
+
+RATIO = 3.0  # samples/s of the data against the model's
+CONCEPTS = [f"concept {number}" for number in range(500)]
+SMALL = GroupViTConfig(
+    image_size=96, patch_size=12, width=160, heads=4, mlp_width=480, depths=(2, 2, 1), groups=(16, 8),
+    assign_widths=(80, 640), text_width=96, text_heads=4, text_mlp_width=384, text_layers=2, projection_hidden=512,
+    projection=128,
+)  # fmt: skip
+
+
+def picture(rng: np.random.Generator, size: int) -> bytes:
+    """A JPEG of smooth blocks and some noise, about as large as a photo's."""
+    blocks = Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+    noisy = np.clip(np.asarray(blocks) + rng.normal(0, 8, (size, size, 3)), 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noisy).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def make_run(folder: Path, size: int, shards: int, rows: int) -> ConceptArchive:
+    """A finished run in ``folder``: tars with pictures of ``size`` px, and archives of about twelve concepts."""
+    rng = np.random.default_rng(0)
+    names = pa.array(CONCEPTS)
+    folder.mkdir()
+    for shard in range(shards):
+        keys = [f"{shard:04d}{row:05d}" for row in range(rows)]
+        captions = [f"a photo of {CONCEPTS[rng.integers(500)]} and a {CONCEPTS[rng.integers(500)]}" for _ in keys]
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for key, caption in zip(keys, captions, strict=True):
+                for extension, content in (("jpg", picture(rng, size)), ("txt", caption.encode())):
+                    member = tarfile.TarInfo(f"{key}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        lengths = rng.poisson(12, rows)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        count = int(offsets[-1])
+        score = np.concatenate([np.sort(1 + rng.random(length))[::-1] for length in lengths])
+        columns = {"score": score, "global": score / 2, "local": score / 2, "cluster": rng.integers(0, 6, count)}
+        columns = {name: values.astype(np.float32) for name, values in columns.items()}
+        columns["cluster"] = columns["cluster"].astype(np.int16)
+        batch = archive_batch(
+            pa.array(keys), pa.array(captions), names, offsets, rng.integers(0, 500, count), **columns,
+            support=np.ones(count, np.int16),
+        )  # fmt: skip
+        with parquet_writer(str(folder / "archives" / f"{shard:05d}.parquet"), SCHEMA, {}) as writer:
+            writer.write_batch(batch)
+    config = {"shards": [f"{{00000..{shards - 1:05d}}}.tar"], "image": "jpg", "caption": "txt"}
+    (folder / "manifest.json").write_text(json.dumps({"config": config}))
+    return ConceptArchive.open(str(folder))
+
+
+def read(archive: ConceptArchive, size: int, batch_size: int, count: int) -> list[Batch]:
+    """The first ``count`` batches of an epoch, with the paper's augmentation and cluster-guided prompts."""
+    stream = Stream(tuple(Shard(source, archive) for source in archive.sources), Sampler(), 1000, 0)
+    plan = Plan(tuple(archive.rows), batch_size)
+    return list(islice(Batches(stream, plan, partial(Augmentation().transform, size), 77), count))
+
+
+def trainer(config: GroupViTConfig, batch: Batch):
+    """A training step in bf16 on one batch."""
+    torch.manual_seed(0)
+    model = GroupViT(config).train()
+    optimizer = adamw(parameter_groups(model, 0.05), 1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            image = model.encode_image(batch.pixels)
+            captions, prompts = model.encode_texts([batch.captions, batch.prompts])
+        losses = contrastive_losses(image, captions, prompts.unflatten(0, (len(image), -1)), model.scale, model.scale)
+        (losses.caption + losses.prompts).backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(archive: ConceptArchive, config: GroupViTConfig, batch_size: int, rounds: int) -> tuple[float, float]:
+    """Samples a second of the data and of the model, which take turns."""
+    count = max(min(sum(archive.rows), 2048) // batch_size // 2, 1)
+    step = trainer(config, read(archive, config.image_size, batch_size, 1)[0])
+    step()
+    reading, training = in_turns([partial(read, archive, config.image_size, batch_size, count), step], rounds)
+    return count * batch_size / reading, batch_size / training
+
+
+def main() -> int:
+    """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
+    parser = arguments(__file__, "Samples a second of the data module and of a training step.")
+    parser.add_argument("--archives", help="measure the small model on this output folder of a curation run too")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds, rows = (4, 1024) if given.full else (2, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        loads = [
+            ("small model, pictures of 96 px", make_run(Path(folder, "small"), 96, 4, rows), SMALL, 128),
+            ("paper's model, pictures of 256 px", make_run(Path(folder, "large"), 256, 4, rows), GroupViTConfig(), 16),
+        ]
+        if given.archives:
+            name = f"small model, {Path(given.archives).name}"
+            loads.append((name, ConceptArchive.open(given.archives), SMALL, 128))
+        figures = {name: measure(archive, config, size, rounds) for name, archive, config, size in loads}
+    lines = [[name, f"{data:,.0f}", f"{model:,.1f}", f"{data / model:.1f}"] for name, (data, model) in figures.items()]
+    marks = {
+        f"{name}: data at least {RATIO:.0f} times as fast as the model": data >= RATIO * model
+        for name, (data, model) in figures.items()
+    }
+    text = (
+        "Samples a second on one core: tars and archives read, joined, decoded, augmented as in the paper (RandAugment, "
+        "random erasing) and tokenised; and a training step in bf16 with one caption and three prompts a sample. "
+        f"Best of {rounds} rounds in turn."
+    )
+    rows_of_table = table(["", "data", "model", "data / model"], lines)
+    return publish("Training data", [conditions("torch", "timm", "webdataset"), text, rows_of_table], marks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""``python -m pipelines.demo [FOLDER]``: make the demo world."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+from curation.errors import CurationError
+from pipelines.demo.progress import make_with_progress
+from pipelines.demo.world import FOLDER, WorldConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.demo",
+        description="Make the demo world: scenes with captions and masks, in shards and in PASCAL VOC's layout.",
+    )
+    defaults = WorldConfig()
+    parser.add_argument("folder", nargs="?", default=FOLDER, help=f"where to (default: {FOLDER})")
+    parser.add_argument("--shards", type=int, default=defaults.shards, help=f"tars (default: {defaults.shards})")
+    parser.add_argument("--scenes", type=int, default=defaults.scenes, help=f"per tar (default: {defaults.scenes})")
+    parser.add_argument(
+        "--validation", type=int, default=defaults.validation, help=f"of the benchmark (default: {defaults.validation})"
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of all that is random (default: 0)")
+    parser.add_argument("--processes", type=int, default=2, help="that draw (default: 2)")
+    given = parser.parse_args(arguments)
+    try:
+        config = WorldConfig(given.shards, given.scenes, given.validation, given.seed)
+        made = make_with_progress(given.folder, Console(), config, given.processes)
+    except CurationError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing is left behind", highlight=False)
+        return 130
+    if not made:
+        print(f"{given.folder}: made already, nothing to do")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

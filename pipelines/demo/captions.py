@@ -1,0 +1,62 @@
+"""Captions of demo scenes: like those of the web, they say little of what is visible; or all of it, for the demo CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SENTENCES = (
+    "{}",
+    "{}",
+    "a photo of {}",
+    "a picture of {}",
+    "a drawing of {}",
+    "this is {}",
+    "look, {}",
+    "an image of {} for my friends",
+    "{} that we saw today",
+    "{} on a nice day",
+    "postcard with {}",
+    "my favourite view: {}",
+)
+ADJECTIVES = ("", "", "", "", "big ", "lovely ", "nice ", "funny ", "pretty ")
+BEHIND = {
+    "sky": "under the sky",
+    "night": "at night",
+    "water": "in the water",
+    "brick": "against the bricks",
+    "wood": "on wood",
+}
+SAY_TWO, SAY_STUFF = 0.4, 0.3
+
+
+def indefinite(noun: str, adjective: str = "") -> str:
+    """A noun with its article: "an apple", "a big apple"."""
+    phrase = adjective + noun
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def whereabouts(stuff: str) -> str:
+    """Where a thing is: "on the grass", "at night"."""
+    return BEHIND.get(stuff, f"on the {stuff}")
+
+
+def caption(rng: np.random.Generator, objects: Sequence[str], stuff: Sequence[str]) -> tuple[str, list[str]]:
+    """A short caption, and which one or two of the visible concepts it mentions."""
+    count = 2 if rng.random() < SAY_TWO and len(objects) > 1 else 1
+    named = [objects[i] for i in rng.permutation(len(objects))[:count]]
+    phrases = [indefinite(name, ADJECTIVES[rng.integers(len(ADJECTIVES))]) for name in named]
+    text = " and ".join(phrases)
+    if count == 1 and stuff and rng.random() < SAY_STUFF / (1 - SAY_TWO):
+        ground = stuff[rng.integers(len(stuff))]
+        text, named = f"{text} {whereabouts(ground)}", [*named, ground]
+    return SENTENCES[rng.integers(len(SENTENCES))].format(text), named
+
+
+def full_caption(rng: np.random.Generator, objects: Sequence[str], stuff: Sequence[str]) -> str:
+    """A caption that mentions everything that is visible, in random order."""
+    phrases = [indefinite(objects[i]) for i in rng.permutation(len(objects))]
+    text = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+    grounds = " ".join(whereabouts(stuff[i]) for i in rng.permutation(len(stuff)))
+    return SENTENCES[rng.integers(len(SENTENCES))].format(f"{text} {grounds}".strip())
