@@ -146,7 +146,7 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def truth(scene: Scene, text: str, mentioned: list[str]) -> dict[str, Any]:
-    """What the json sidecar says: what is visible and what share of the picture it has, what is mentioned, whose drawings."""
+    """What the json sidecar says: what is visible with its share of the picture, what is mentioned, whose drawings."""
     return {
         "caption": text,
         "objects": list(scene.objects),
