@@ -1,7 +1,6 @@
 -- What do captions omit most? A DuckDB session over the files of a finished run; nothing of CoCu is needed.
 --
 --     cd artifacts/demo && duckdb < ../../examples/omitted.sql
---     python -c "import duckdb; print(duckdb.sql(...))"      (a statement at a time, in Python)
 
 -- The vocabulary: the row number is the concept id.
 CREATE OR REPLACE TEMP VIEW vocabulary AS

@@ -39,8 +39,8 @@ def histogram(survey: Survey) -> str:
         for label, b, a in zip(labels, before.tolist(), after.tolist(), strict=True)
     )
     return f"""<figure class="histogram">
-<figcaption><span class="swatch before"></span>captions, {said:.2f} on average
-<span class="swatch after"></span>archives, {found:.2f} on average</figcaption>
+<figcaption><span><i class="swatch before"></i>captions, {said:.2f} on average</span>
+<span><i class="swatch after"></i>archives, {found:.2f} on average</span></figcaption>
 <svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold {said:.2f} on
 average, archives {found:.2f}; the numbers are in the table below">
 <line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}</svg>

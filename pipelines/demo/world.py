@@ -146,7 +146,7 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 
 def truth(scene: Scene, text: str, mentioned: list[str]) -> dict[str, Any]:
-    """What the json sidecar says: what is visible with its share of the picture, what is mentioned, whose drawings."""
+    """The json sidecar: what is visible, its share of the picture, what is mentioned, and whose drawings these are."""
     return {
         "caption": text,
         "objects": list(scene.objects),
