@@ -65,8 +65,9 @@ faults: .venv/installed ## kill 50 runs at random moments, and fuzz every reader
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
-lint: .venv/installed ## check the style
+lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 
 bench: .venv/installed ## measure speed and memory, and write them to benchmarks/RESULTS.md; FULL=1: up to a million samples
 	@missed=; for script in benchmarks/*_speed.py benchmarks/scale.py; do \
@@ -74,4 +75,4 @@ bench: .venv/installed ## measure speed and memory, and write them to benchmarks
 		test -z "$$missed" || { echo "marks were missed by$$missed"; exit 1; }
 
 clean: ## remove .venv and caches (never artifacts)
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -60,7 +60,8 @@ def _mix(value: np.ndarray) -> np.ndarray:
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    mixed: np.ndarray = value ^ (value >> np.uint64(31))
+    return mixed
 
 
 def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
@@ -82,13 +83,15 @@ def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
             if not len(moving):
                 break
     best = inertia(gram, labels, clusters).reshape(problems, restarts).argmin(axis=1)
-    return labels.reshape(problems, restarts, size)[np.arange(problems), best]
+    chosen: np.ndarray = labels.reshape(problems, restarts, size)[np.arange(problems), best]
+    return chosen
 
 
 def inertia(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
     """Sum of squared distances to the own centroid: gram (M, n, n), labels (M, n) -> (M,)."""
     distances = _centroid_distances(gram, labels, clusters)
-    return np.take_along_axis(distances, labels[:, None], axis=1).sum(axis=(1, 2))
+    total: np.ndarray = np.take_along_axis(distances, labels[:, None], axis=1).sum(axis=(1, 2))
+    return total
 
 
 def _plus_plus(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
@@ -182,9 +185,11 @@ def number_by_appearance(offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
     rank[by_first] = np.arange(len(first))
     clusters_of_row = np.bincount(owner[first], minlength=len(offsets) - 1)
     before = np.concatenate([[0], np.cumsum(clusters_of_row)[:-1]])
-    return rank[inverse] - before[owner]
+    within: np.ndarray = rank[inverse] - before[owner]
+    return within
 
 
 def single_clusters(offsets: np.ndarray) -> np.ndarray:
     """Labels (P,) int16 that put every concept into a cluster of its own (``archive.clusters: false``)."""
-    return (np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))).astype(np.int16)
+    place: np.ndarray = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return place.astype(np.int16)

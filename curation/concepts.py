@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def tokens(text: str) -> list[str]:
 def _noun_tables() -> tuple[dict[str, str], frozenset[str], list[tuple[str, str]]]:
     """WordNet's noun exceptions, noun index and suffix rules, as packaged by spacy-lookups-data."""
 
-    def table(name: str) -> dict:
+    def table(name: str) -> Any:
         path = resources.files("spacy_lookups_data") / "data" / f"en_lemma_{name}.json.gz"
         return json.loads(gzip.decompress(path.read_bytes()))["noun"]
 

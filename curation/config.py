@@ -153,7 +153,9 @@ class ArchiveConfig:
     @property
     def ranking_name(self) -> str:
         """``ranking`` with true and false spelled out."""
-        return {True: "cocu", False: "none"}.get(self.ranking, self.ranking)
+        if isinstance(self.ranking, str):
+            return self.ranking
+        return "cocu" if self.ranking else "none"
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def from_mapping(values: Mapping[str, Any], where: str = "config") -> CurationCo
     Raises CurationError naming ``where`` and the key: unknown keys (with the nearest known one), wrong types, bad values.
     """
     try:
-        return _build(CurationConfig, values, "")
+        config: CurationConfig = _build(CurationConfig, values, "")
+        return config
     except CurationError as error:
         raise CurationError(f"{where}: {error}") from None
 
@@ -316,5 +319,6 @@ def options(cls: type = CurationConfig, prefix: str = "") -> typing.Iterator[tup
         if dataclasses.is_dataclass(hints[item.name]):
             yield from options(hints[item.name], f"{prefix}{item.name}.")
         else:
-            default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
+            factory = item.default_factory
+            default = item.default if factory is dataclasses.MISSING else factory()
             yield prefix + item.name, default, item.metadata["help"]

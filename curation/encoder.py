@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def choose_precision(requested: str, device: str, fast_bf16: bool) -> str:
 def has_fast_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 in hardware (Ampere or newer; AVX512-BF16 or AMX)."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe() for probe in probes if probe is not None)
 
@@ -172,7 +172,8 @@ class Encoder:
             return sample
         try:
             with Image.open(io.BytesIO(sample.image)) as image:
-                return self.preprocess(image.convert("RGB"))
+                pixels: torch.Tensor = self.preprocess(image.convert("RGB"))
+                return pixels
         except UnidentifiedImageError:  # its message holds an address in memory
             return Reject(sample.key, "image cannot be decoded (not an image format that Pillow knows)")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -225,5 +226,5 @@ def encode_concepts(
 
     ``encode`` maps texts to unit-norm rows, as :meth:`Encoder.encode_texts` does.
     """
-    total = sum(encode(prompt.replace("{c}", concept) for concept in concepts) for prompt in prompts)
-    return normalise(total)
+    sums = (encode(prompt.replace("{c}", concept) for concept in concepts) for prompt in prompts)
+    return normalise(reduce(np.add, sums))

@@ -11,3 +11,9 @@ class InputError(CurationError):
 
 class OutputError(CurationError):
     """A file of the output folder that cannot be written."""
+
+
+class UnknownKey(CurationError, KeyError):
+    """A sample that no archive is of."""
+
+    __str__ = CurationError.__str__  # a KeyError puts its message into quotes

@@ -88,7 +88,8 @@ def fills_in_parts(index: faiss.Index) -> bool:
 
 def encode(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
     """The list number and code of each vector (n, D): (n, bytes) uint8, as FAISS' codecs write them."""
-    return index.sa_encode(np.ascontiguousarray(vectors, np.float32))
+    codes: np.ndarray = index.sa_encode(np.ascontiguousarray(vectors, np.float32))
+    return codes
 
 
 def fill(index: faiss.Index, parts: Callable[[], Iterable[np.ndarray]]) -> None:
@@ -157,14 +158,15 @@ class SearchIndex:
     @property
     def rows(self) -> int:
         """Vectors in the index."""
-        return self.faiss.ntotal
+        return int(self.faiss.ntotal)
 
     def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""
         queries = np.ascontiguousarray(queries, np.float32)
         inverted = faiss.try_extract_index_ivf(self.faiss)
         if self.lists is None:
-            return self.faiss.search(queries, size)
+            cosines, ids = self.faiss.search(queries, size)
+            return cosines, ids
         if inverted is None:
             probes = np.broadcast_to(np.arange(self.lists.count), (len(queries), self.lists.count))
         else:

@@ -65,7 +65,8 @@ def _holder(outputs: Outputs) -> str:
 def read_name(manifest: str) -> str | None:
     """The data set of a manifest; None when the manifest is damaged, so that the run is made again."""
     try:
-        return storage.read_json(manifest)["config"]["name"]
+        name: str = storage.read_json(manifest)["config"]["name"]
+        return name
     except (CurationError, KeyError, TypeError):
         return None
 

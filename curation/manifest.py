@@ -50,7 +50,7 @@ def request(outputs: Outputs) -> str:
     if outputs.config.retrieval.data:
         files.append(open_outputs(outputs.config.retrieval.data).manifest)
     with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
-        versions = list(pool.map(storage.version, files))
+        versions: list[dict[str, Any] | None] = list(pool.map(storage.version, files))
         versions += pool.map(_version_if_there if outputs.config.on_error == "skip" else storage.version, shards)
     return storage.digest(FORMAT, portable(outputs.config, outputs.folder), versions)
 
@@ -98,6 +98,7 @@ def write_manifest(outputs: Outputs) -> None:
         "fingerprint": request(outputs),
         "config": portable(outputs.config, outputs.folder),
         "vocabulary": outputs.config.vocabulary.source if outputs.config.vocabulary.built else "file",
+        "shards": [shard.name for shard in outputs.shards],
         "counts": counts,
         "index": {
             name: {"factory": index[name]["parameters"]["factory"], **_tuned(index, name)}

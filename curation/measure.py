@@ -101,7 +101,8 @@ def quality(archives: Ragged, visible: Ragged, said: Ragged) -> Quality:
 
 
 def _pairs(found: Ragged, width: int) -> np.ndarray:
-    return row_numbers(found.offsets) * width + found.concepts
+    pairs: np.ndarray = row_numbers(found.offsets) * width + found.concepts
+    return pairs
 
 
 def read_world(outputs: Outputs, fields: list[str]) -> World:
@@ -117,14 +118,14 @@ def read_world(outputs: Outputs, fields: list[str]) -> World:
         known = {concept_key(name): number for number, name in enumerate(file.read(["concept"])["concept"].to_pylist())}
     truth: list[set[int]] = []
     for shard, rows in zip(outputs.shards, tables, strict=True):
-        visible = {
+        named = {
             key: {known.setdefault(concept_key(name), len(known)) for name in names}
             for key, names in _truth(shard.path, fields)
         }
-        missing = next((key for key in rows["key"].to_pylist() if key not in visible), None)
+        missing = next((key for key in rows["key"].to_pylist() if key not in named), None)
         if missing is not None:
             raise CurationError(f"{shard.path}: key {missing} has no json sidecar with {' or '.join(fields)}")
-        truth += [visible[key] for key in rows["key"].to_pylist()]
+        truth += [named[key] for key in rows["key"].to_pylist()]
     offsets = np.concatenate([[0], np.cumsum([len(names) for names in truth])])
     visible = Ragged(offsets, np.array([number for names in truth for number in sorted(names)], np.int64))
     said = Ragged(*csr(table["concepts"].chunk(0)))

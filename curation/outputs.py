@@ -154,7 +154,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
 def row_count(path: str) -> int:
     """Rows of a Parquet file, without reading them."""
     with open_parquet(path) as file:
-        return file.metadata.num_rows
+        return int(file.metadata.num_rows)
 
 
 def blocks(path: str, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:

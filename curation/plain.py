@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
@@ -44,14 +46,14 @@ class PlainCurator:
         else:
             archive = {c for row in mentions for c in mentions[row]}
         similarity = {c: self._similarity(c, image) for c in archive}
-        references = {}
+        references: dict[int, list[float]] = {}
         for c in archive:
             others = [self._similarity(c, found[row][0]) for row in mentions if c in mentions[row] and row != anchor]
             said = c in mentions.get(anchor, own if expansion == "caption" else [])
             times = 2 if self._config.archive.anchor_twice and said else 1
             references[c] = others + [similarity[c]] * times
         largest = max((value for c in archive for value in references[c]), default=1.0)
-        formulas = {
+        formulas: dict[str, Callable[[int], float]] = {
             "cocu": lambda c: similarity[c] / largest + similarity[c] / (sum(references[c]) / len(references[c])),
             "similarity": lambda c: similarity[c],
             "support": lambda c: sum(c in said for said in mentions.values()) + (expansion == "caption"),

@@ -21,7 +21,8 @@ class Scores:
 
 def anchor_similarities(images: np.ndarray, texts: np.ndarray, expansion: Expansion) -> np.ndarray:
     """s_ci of every entry (P,), float32: t_c · f(x_i), at least FLOOR. images (B, D), texts (V, D): unit rows."""
-    return np.maximum(pair_similarities(images, texts, expansion.offsets, expansion.concepts), FLOOR)
+    cosines: np.ndarray = np.maximum(pair_similarities(images, texts, expansion.offsets, expansion.concepts), FLOOR)
+    return cosines
 
 
 def rank(
@@ -46,6 +47,8 @@ def rank(
     elif ranking == "support":
         score = expansion.support.astype(np.float32)
     elif ranking == "calibrated":
+        if calibration is None:
+            raise ValueError("ranking calibrated needs a calibration")
         score = calibrated_scores(expansion, similarity, calibration)
     elif ranking == "none":
         score = np.ones_like(similarity)
@@ -60,20 +63,23 @@ def global_scores(expansion: Expansion, similarity: np.ndarray) -> np.ndarray:
     lengths = np.diff(expansion.offsets)
     starts = expansion.offsets[:-1][lengths > 0]  # reduceat cannot take empty segments
     of_archive = np.maximum.reduceat(largest, starts) if len(starts) else largest
-    return similarity / np.repeat(of_archive, lengths[lengths > 0])
+    scores: np.ndarray = similarity / np.repeat(of_archive, lengths[lengths > 0])
+    return scores
 
 
 def local_scores(expansion: Expansion, similarity: np.ndarray, anchor_twice: bool = False) -> np.ndarray:
     """local(c) = s_ci / mean over j in refs(c) of s_cj; (P,) float32."""
     times = 1 + (expansion.anchor_mentions if anchor_twice else 0)
     mean = (expansion.reference_total + times * similarity.astype(np.float64)) / (expansion.reference_count + times)
-    return (similarity / mean).astype(np.float32)
+    scores: np.ndarray = (similarity / mean).astype(np.float32)
+    return scores
 
 
 def calibrated_scores(expansion: Expansion, similarity: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     """(s_ci - mean of t_c · f(x)) / its standard deviation over a random sample of images; (P,) float32."""
     mean, deviation = calibration[expansion.concepts].T
-    return ((similarity - mean) / deviation).astype(np.float32)
+    scores: np.ndarray = ((similarity - mean) / deviation).astype(np.float32)
+    return scores
 
 
 def descending(expansion: Expansion, score: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ META_FILE = re.compile(r"__[^/]*__($|/)")
 class Shard(NamedTuple):
     """One input file. Elements of a pipeline are shards, never samples."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of the method of tuples
     name: str  # file stem; the name of everything that is written for this shard
     path: str  # the tar, or the img_emb_*.npy of a clip-retrieval folder
 
@@ -68,11 +68,11 @@ class _Header(tarfile.TarInfo):
     """Remembers why reading stopped: Python's tarfile takes any damaged header but the first for the end."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            tar.stopped_by = error
+            tar.stopped_by = error  # type: ignore[attr-defined]
             raise
 
 
@@ -85,8 +85,9 @@ def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[st
     """
     from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
 
-    key, fields = None, {}
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
+    key: str | None = None
+    fields: dict[str, bytes] = {}
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:  # type: ignore[call-overload]
         for member in tar:
             tar.members = []  # the streaming reader would keep every header otherwise
             prefix, extension = base_plus_ext(member.name)
@@ -98,7 +99,7 @@ def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[st
                 fields = {}
             key = prefix
             fields[extension] = tar.extractfile(member).read()
-        if not isinstance(tar.stopped_by, tarfile.EOFHeaderError):
+        if not isinstance(tar.stopped_by, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"no end-of-archive marker: {tar.stopped_by}")
     if key is not None:
         yield key, fields
@@ -173,7 +174,7 @@ def list_imports(folder: str) -> list[Shard]:
         raise CurationError(
             f"embeddings: {folder} has no img_emb/img_emb_*.npy; give a folder written by clip-retrieval"
         )
-    numbers = sorted((re.search(r"\d+", name)[0] for name in names), key=int)
+    numbers = sorted((re.findall(r"\d+", name)[0] for name in names), key=int)
     shards = [
         Shard(index, number, storage.join(folder, "img_emb", f"img_emb_{number}.npy"))
         for index, number in enumerate(numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,12 +77,12 @@ def caption_of(source: Outputs, outputs: Outputs, row: int) -> str:
     for shard in source.shards:
         with open_parquet(source.of_shard("embeddings", shard)) as file:
             if row < file.metadata.num_rows:
-                return file.read(["caption"])["caption"][row].as_py()
+                return str(file.read(["caption"])["caption"][row])
             row -= file.metadata.num_rows
     raise CurationError(f"{outputs.index_json}: row {row} lies past the last shard")
 
 
-def concept_table(concepts: list[dict]) -> Table:
+def concept_table(concepts: list[dict[str, Any]]) -> Table:
     """The concepts of one archive, as bars coloured by cluster."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     for column in ("concept", "", "score", "global", "local", "cluster", "support"):

@@ -13,7 +13,8 @@ from torch import Tensor
 def normalise(embeddings: np.ndarray) -> np.ndarray:
     """Rows of (..., D) scaled to unit length, as float32. Stored fp16 embeddings are read back through this."""
     rows = embeddings.astype(np.float32)
-    return rows / np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+    unit: np.ndarray = rows / np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+    return unit
 
 
 def sampled_products(left: Tensor, right: Tensor, offsets: Tensor, columns: Tensor) -> Tensor:
@@ -24,12 +25,13 @@ def sampled_products(left: Tensor, right: Tensor, offsets: Tensor, columns: Tens
     """
     _quiet()
     pattern = torch.sparse_csr_tensor(offsets, columns, left.new_zeros(len(columns)), (len(left), len(right)))
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0).values()
+    products: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0).values()
+    return products
 
 
 @lru_cache(maxsize=1)
 def _quiet() -> None:
-    torch.sparse.check_sparse_tensor_invariants.disable()
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
 
 

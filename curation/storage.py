@@ -73,13 +73,14 @@ def expand(pattern: str) -> list[str]:
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, inner = url_to_fs(path)
-    return filesystem.exists(inner)
+    return bool(filesystem.exists(inner))
 
 
 def open_file(path: str) -> IO[bytes]:
     """Open a file for reading, as a seekable binary stream. Raises InputError when it is missing or not to be read."""
     try:
-        return fsspec.open(path, "rb").open()
+        stream: IO[bytes] = fsspec.open(path, "rb").open()
+        return stream
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -148,7 +149,7 @@ def local_path(path: str) -> str:
     """
     filesystem, inner = url_to_fs(path)
     if not is_remote(path):
-        return inner
+        return str(inner)
     folder = os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     found = os.stat(folder)

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,7 +51,7 @@ def count_nouns(captions: Iterable[str], tagger: str) -> Counter[str]:
     return counts
 
 
-def _load_tagger(name: str):
+def _load_tagger(name: str) -> Any:
     import spacy
 
     try:

@@ -67,7 +67,7 @@ class Stream:
 
     def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
         shard = self.shards[span.shard]
-        drawn = self._prompts(shard, epoch) if shard.archive else []
+        drawn = [] if shard.archive is None else self._prompts(shard, epoch)
         for place, (sample, row) in enumerate(usable(shard, self.required, counts)):
             if place >= span.last:
                 return

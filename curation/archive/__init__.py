@@ -1,13 +1,18 @@
 """Concept archives: how they lie on disk, and how to read, sample and join them. Light to import: no Beam, no torch.
 
+folder.py      ConceptArchive: the archives of a run by shard and by key, filtered, sampled, joined, for other tools
 parquet.py     the files: one Parquet file per shard, one row per sample
-folder.py      what a curation run has written, found again: shards, counts, archives
+source.py      the tars that archives were made from
+keys.py        where the archive of a key lies
+entries.py     the concepts of many archives as one flat list: filtered, or one row each
 shard.py       the archives of one shard as arrays
 sampling.py    concepts and prompts drawn from archives, seeded by (epoch, key)
 joining.py     samples of a tar beside their archives, matched by key
+huggingface.py archives as a Hugging Face data set
 """
 
-from curation.archive.folder import ConceptArchive, Source, list_sources
+from curation.archive.entries import Filter, flatten
+from curation.archive.folder import ConceptArchive
 from curation.archive.joining import join, read_tar
 from curation.archive.parquet import (
     FORMAT,
@@ -21,17 +26,21 @@ from curation.archive.parquet import (
 )
 from curation.archive.sampling import Sampler, prompts, seeds, templates
 from curation.archive.shard import ShardArchives, read_shard
-from curation.errors import CurationError
+from curation.archive.source import Source, list_sources
+from curation.errors import CurationError, UnknownKey
 
 __all__ = [
     "FORMAT",
     "SCHEMA",
     "ConceptArchive",
     "CurationError",
+    "Filter",
     "Sampler",
     "ShardArchives",
     "Source",
+    "UnknownKey",
     "archive_batch",
+    "flatten",
     "join",
     "list_sources",
     "open_parquet",

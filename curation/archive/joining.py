@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
 
 from curation import storage
-from curation.archive.folder import ConceptArchive, Source
+from curation.archive.entries import whole
+from curation.archive.sampling import Sampler
+from curation.archive.source import Source, shard_name
 from curation.errors import CurationError
+
+if TYPE_CHECKING:
+    from curation.archive.folder import ConceptArchive
+
+SHARDS_KEPT = 8  # in memory at once by attach: a shuffle before it mixes the samples of several
 
 Sample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
 
@@ -79,3 +89,61 @@ def join(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
             f"cut off or is not the one that was curated into {archive.folder}"
         )
+
+
+class _Shard(NamedTuple):
+    rows: dict[str, int]  # by key
+    concepts: pa.ListArray
+    prompts: list[list[str]]  # empty without a sampler
+
+
+def attach(
+    samples: Iterable[Sample],
+    archive: ConceptArchive,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+    epoch: int | Callable[[], int] = 0,
+    required: bool = True,
+) -> Iterator[Sample]:
+    """Webdataset samples, in any order, with what their archives say, found by ``__url__`` and ``__key__``.
+
+    Each gets ``concepts``, a list of {concept, score, global, local, cluster, support}; with a ``sampler``, ``prompts``
+    too, M sentences as the trainer draws them in this epoch. ``epoch`` may be a function, for pipelines that live longer
+    than an epoch. Samples that curation rejected are left out. A sample without an archive raises CurationError; unless
+    ``required``, it has no concepts, and its caption (``""`` for none) in place of every prompt. What was rejected may not
+    decode, so put ``decode`` after this, with ``partial=True``: it then leaves what is no bytes alone.
+    """
+
+    @lru_cache(SHARDS_KEPT)
+    def read(name: str, number: int) -> _Shard:
+        table = archive.table(name)
+        drawn = archive.read(name, sampler.kind == "caption").prompts(sampler, seed, number) if sampler else []
+        rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
+        return _Shard(rows, whole(table["concepts"]), drawn)
+
+    rejected = lru_cache(SHARDS_KEPT)(archive.rejected)
+    known = set(archive.shards)
+    for sample in samples:
+        key, name = sample["__key__"], shard_name(sample["__url__"])
+        found = read(name, epoch() if callable(epoch) else epoch) if name in known else None
+        if found and key in found.rows:
+            row = found.rows[key]
+            more: Sample = {"concepts": found.concepts[row].as_py()}
+            if sampler:
+                more["prompts"] = found.prompts[row]
+        elif found and key in rejected(name):
+            continue
+        elif required:
+            where = archive.path("archives", name)
+            raise CurationError(
+                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to go on without"
+            )
+        else:
+            more = {"concepts": []} | ({"prompts": [_caption(sample, archive)] * sampler.concepts} if sampler else {})
+        yield sample | more
+
+
+def _caption(sample: Sample, archive: ConceptArchive) -> str:
+    fields = archive.manifest["config"].get("caption", "").lower().split(";")
+    caption = next((sample[field] for field in fields if field in sample), "")
+    return caption.decode("utf-8", "replace").strip() if isinstance(caption, bytes) else str(caption)

@@ -78,11 +78,15 @@ def write_table(path: str, table: pa.Table, metadata: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file. Raises CurationError when it is missing, or found damaged, in this block too."""
+def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file. Raises CurationError when it is missing, or found damaged, in this block too.
+
+    ``mapped``: a local file is mapped into memory, so that processes that read the same one share its pages.
+    """
     with storage.open_file(path) as stream:
         # Arrow opens a local file itself: its threads must not call Python's, which may be about to exit.
-        source = stream if storage.is_remote(path) else pa.OSFile(storage.local_path(path))
+        open_local = pa.memory_map if mapped else pa.OSFile
+        source = stream if storage.is_remote(path) else open_local(storage.local_path(path))
         try:
             yield pq.ParquetFile(source, pre_buffer=False)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -103,8 +107,13 @@ def read_metadata(path: str) -> dict[str, Any]:
 
 
 def read_archive(path: str) -> pa.Table:
-    """The archives of one shard: key, caption, concepts, in the order of the tar."""
-    with open_parquet(path) as file:
+    """The archives of one shard: key, caption, concepts, in the order of the tar.
+
+    Raises CurationError when the file is missing or damaged, or holds anything else.
+    """
+    with open_parquet(path, mapped=True) as file:
+        if not file.schema_arrow.equals(SCHEMA):
+            raise CurationError(f"{path}: not a concept archive; expected the columns {', '.join(SCHEMA.names)}")
         # Arrow cannot read a dictionary inside a struct over several row groups at once.
         groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
-        return pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
+        return pa.concat_tables(groups) if groups else SCHEMA.empty_table()

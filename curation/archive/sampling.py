@@ -95,7 +95,8 @@ class _Archives:
 
     def gumbel(self, stream: int) -> np.ndarray:
         """Gumbel noise (P,) for every entry."""
-        return -np.log(-np.log(uniform(self.seeds[self.owner], stream, self.place)))
+        noise: np.ndarray = -np.log(-np.log(uniform(self.seeds[self.owner], stream, self.place)))
+        return noise
 
 
 def _by_cluster(archives: _Archives, index: int) -> np.ndarray:
@@ -167,7 +168,7 @@ def seeds(keys: list[str], seed: int, epoch: int) -> np.ndarray:
     padded = np.char.encode(np.array(keys, dtype=np.str_), "utf-8")
     width = -(-max(padded.dtype.itemsize, 1) // 8) * 8
     words = padded.astype(f"S{width}").view("<u8").reshape(len(keys), -1)  # (B, W): the bytes, padded with zeros
-    state = np.full(len(keys), _mix(_mix(np.uint64(seed)) ^ np.uint64(epoch)))
+    state = np.full(len(keys), _mix(_mix(np.array(seed, np.uint64)) ^ np.uint64(epoch)))
     for word in words.T:  # padding does not count, so that a key's number does not depend on the keys beside it
         state = np.where(word == 0, state, _mix(state ^ word))
     return state
@@ -187,4 +188,5 @@ def _mix(state: np.ndarray) -> np.ndarray:
         state = state + GOLDEN
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+        state ^= state >> np.uint64(31)
+    return state

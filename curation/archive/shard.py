@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from curation import storage
-from curation.archive.parquet import SCHEMA, open_parquet, read_archive
+from curation.archive.entries import entries, offsets_of, whole
+from curation.archive.parquet import open_parquet, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
 from curation.errors import CurationError
 
@@ -30,6 +31,19 @@ class ShardArchives:
         """N."""
         return len(self.keys)
 
+    def take(self, rows: np.ndarray) -> ShardArchives:
+        """The archives of these rows (B,), in their order; a row may come twice."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        entry = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return ShardArchives(
+            [self.keys[row] for row in rows],
+            [self.captions[row] for row in rows],
+            self.names,
+            offsets,
+            *(values[entry] for values in (self.concepts, self.score, self.cluster, self.support)),
+        )
+
     def prompts(self, sampler: Sampler, seed: int, epoch: int) -> list[list[str]]:
         """M prompts for every row, as the sampler draws them in this epoch."""
         if not self.keys:
@@ -40,22 +54,23 @@ class ShardArchives:
         return prompts(sampler, numbers, named, self.names, self.captions)
 
 
-def read_shard(path: str) -> ShardArchives:
-    """The archives of one shard. Raises CurationError when the file is missing or damaged."""
-    table = read_archive(path)
-    if not table.schema.equals(SCHEMA):
-        raise CurationError(f"{path}: not a concept archive; expected the columns {', '.join(SCHEMA.names)}")
-    lists = _whole(table["concepts"])
-    entries = lists.flatten()
-    names = entries.field("concept")
+def shard_archives(table: pa.Table) -> ShardArchives:
+    """A table of archives as arrays."""
+    offsets, flat = entries(table)
+    names = flat.field("concept")
     return ShardArchives(
         table["key"].to_pylist(),
         table["caption"].to_pylist(),
         names.dictionary.to_pylist(),
-        _offsets(lists),
+        offsets,
         names.indices.to_numpy(),
-        *(entries.field(name).to_numpy() for name in ("score", "cluster", "support")),
+        *(flat.field(name).to_numpy() for name in ("score", "cluster", "support")),
     )
+
+
+def read_shard(path: str) -> ShardArchives:
+    """The archives of one shard. Raises CurationError when the file is missing or damaged, or holds anything else."""
+    return shard_archives(read_archive(path))
 
 
 def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchives) -> ShardArchives:
@@ -74,19 +89,16 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
         table = file.read(["key", "concepts"])
     if table["key"].to_pylist() != archives.keys:
         raise CurationError(f"{embeddings}: its keys are not those of the archives; run make curate again")
-    lists = _whole(table["concepts"])
+    lists = whole(table["concepts"])
     concepts = lists.flatten().to_numpy()
     nothing = np.zeros(len(concepts), np.int16)
     return ShardArchives(
-        archives.keys, archives.captions, names, _offsets(lists), concepts, nothing.astype(np.float32), nothing, nothing
+        archives.keys,
+        archives.captions,
+        names,
+        offsets_of(lists),
+        concepts,
+        nothing.astype(np.float32),
+        nothing,
+        nothing,
     )
-
-
-def _whole(column: pa.ChunkedArray) -> pa.ListArray:
-    """One array of all chunks; their dictionaries become one."""
-    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
-
-
-def _offsets(lists: pa.ListArray) -> np.ndarray:
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64)

@@ -53,7 +53,9 @@ class Example:
 def choose(counts: dict[Shard, int], rng: np.random.Generator) -> list[tuple[Shard, int]]:
     """Up to ``EXAMPLES`` random rows of shards with so many rows, as (shard, row), sorted."""
     rows = [(shard, row) for shard, size in counts.items() for row in range(size)]
-    places = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False) if rows else []
+    if not rows:
+        return []
+    places = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False)
     return [rows[place] for place in sorted(places)]
 
 
@@ -111,23 +113,23 @@ def add_neighbours(outputs: Outputs, examples: list[Example]) -> None:
     images, anchors = [], []
     for shard, pictures in by_shard([example.picture for example in examples]):
         rows = [picture.row for picture in pictures]
-        vectors = rows_of(outputs.of_shard("embeddings", shard), rows, ["embedding"])
-        images += [vector["embedding"] for vector in vectors]
+        found = rows_of(outputs.of_shard("embeddings", shard), rows, ["embedding"])
+        images += [row["embedding"] for row in found]
         anchors += [held[shard.name] + row if shard.name in held else -1 for row in rows]
     width = len(images[0])
     flat = pa.array(np.asarray(images, np.float16).reshape(-1))
     vectors = embedding_matrix(pa.FixedSizeListArray.from_arrays(flat, width))
     ids, cosines = curator.neighbours(vectors, np.array(anchors))
-    for example, anchor, found, likeness in zip(examples, anchors, ids, cosines, strict=True):
-        for number, cosine in zip(found.tolist(), likeness.tolist(), strict=True):
+    for example, anchor, nearest, likeness in zip(examples, anchors, ids, cosines, strict=True):
+        for number, cosine in zip(nearest.tolist(), likeness.tolist(), strict=True):
             if number >= 0 and number != anchor:
                 place = int(np.searchsorted(starts, number, side="right")) - 1
                 picture = Picture(source.shards[place], number - int(starts[place]))
                 example.neighbours.append((cosine, picture))
-    found = [picture for example in examples for _, picture in example.neighbours]
-    for shard, pictures in by_shard(found):
-        rows = rows_of(source.of_shard("embeddings", shard), [picture.row for picture in pictures], ["key", "caption"])
-        for picture, row in zip(pictures, rows, strict=True):
+    retrieved = [picture for example in examples for _, picture in example.neighbours]
+    for shard, pictures in by_shard(retrieved):
+        found = rows_of(source.of_shard("embeddings", shard), [picture.row for picture in pictures], ["key", "caption"])
+        for picture, row in zip(pictures, found, strict=True):
             picture.key, picture.caption = row["key"], row["caption"]
 
 

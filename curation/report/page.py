@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib import resources
+from typing import Any
 
 from curation.concepts import concept_key
 from curation.config import CurationConfig
@@ -151,7 +152,7 @@ def image(picture: Picture, width: int) -> str:
     return f'<img src="{picture.image}" alt="{text(picture.caption)}" width="{width}" loading="lazy">'
 
 
-def bar(concept: dict, largest: float, example: Example) -> str:
+def bar(concept: dict[str, Any], largest: float, example: Example) -> str:
     """One concept of an archive."""
     score, colour = concept["score"], concept["cluster"] % COLOURS
     share = max(0.0, min(1.0, score / largest)) if largest > 0 and math.isfinite(score) else 0.0
@@ -187,7 +188,7 @@ def neighbours(example: Example) -> str:
     )
 
 
-def ending(config: CurationConfig, manifest: dict) -> str:
+def ending(config: CurationConfig, manifest: dict[str, Any]) -> str:
     """What the run was, for whoever finds the page alone."""
     parts = [
         f"{config.archive.expansion} expansion, L = {config.retrieval.neighbors}",

@@ -37,7 +37,8 @@ def read_fields(path: str, keys: Iterable[str], extensions: Iterable[str]) -> di
                     if key in wanted and member.isreg():
                         fields = found.setdefault(key, {})
                         if extension.lower() in extensions and extension.lower() not in fields:
-                            fields[extension.lower()] = tar.extractfile(member).read()
+                            content = tar.extractfile(member)
+                            fields[extension.lower()] = content.read() if content else b""
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: cannot be read as a tar ({' '.join(str(error).split())})") from None
     return found

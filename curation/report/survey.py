@@ -63,10 +63,10 @@ def count_concepts(outputs: Outputs, shards: list[Shard]) -> Survey:
     lengths: dict[str, list[np.ndarray]] = {"embeddings": [], "archives": []}
     totals = {kind: np.zeros(len(names), np.int64) for kind in lengths}
     for shard in shards:
-        for kind, found in totals.items():
+        for kind, total in totals.items():
             size, concepts = concept_lists(outputs.of_shard(kind, shard), names)
             lengths[kind].append(size)
-            found += np.bincount(concepts, minlength=len(names))
+            total += np.bincount(concepts, minlength=len(names))
             width = max(width, int(size.max(initial=0)) + 1)
     before, after = (
         sum((np.bincount(size, minlength=width) for size in lengths[kind]), np.zeros(width, np.int64))

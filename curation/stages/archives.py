@@ -48,7 +48,8 @@ def archive(outputs: Outputs, shard: Shard) -> None:
     row = first_row(outputs, shard)
     totals = {"archive_concepts": 0, "gained": 0, "empty": 0}
     metadata = {"format": FORMAT, "data": config.name, "parameters": parameters}
-    ending, written = {}, []
+    ending: dict[str, Any] = {}
+    written: list[pa.RecordBatch] = []
     with parquet_writer(path, SCHEMA, metadata, ending) as writer:
         for block in blocks(source, ["key", "caption", "concepts", "embedding"], BLOCK):
             images = embedding_matrix(block["embedding"])
@@ -82,6 +83,7 @@ class Curator:
         if self.outputs.config.archive.expansion == "text" and config.include_anchor:
             # An image is always nearest to itself, but not to its own caption, which has to earn its place.
             anchors = np.full_like(anchors, -1)
+        assert self.index is not None  # these expansions retrieve
         return nearest(self.index, images, anchors, config.neighbors, config.include_anchor)
 
     def expand(
@@ -146,7 +148,8 @@ def searched_index(outputs: Outputs) -> dict[str, Any]:
     kind = CAPTIONS if config.archive.expansion == "text" else IMAGES
     notes = storage.read_json(storage.join(config.retrieval.data or outputs.folder, "index", "index.json"))
     tuned = notes[kind.stage("tune")]["search"]
-    return notes[kind.stage("")] | {"path": outputs.index(kind.name), "search": config.retrieval.search or tuned}
+    built: dict[str, Any] = notes[kind.stage("")]
+    return built | {"path": outputs.index(kind.name), "search": config.retrieval.search or tuned}
 
 
 def read_calibration(outputs: Outputs) -> np.ndarray:

@@ -77,7 +77,12 @@ def _files(config: CurationConfig, shard: Shard) -> list[str]:
 
 
 def _write(
-    outputs: Outputs, shard: Shard, source: _Tar | _Import | _Unreadable, parameters: dict, version: list, work: Work
+    outputs: Outputs,
+    shard: Shard,
+    source: _Tar | _Import | _Unreadable,
+    parameters: dict[str, Any],
+    version: list[Any],
+    work: Work,
 ) -> dict[str, int]:
     """Write embeddings and rejects of one source; returns its counts."""
     rejects: list[Reject] = []
@@ -174,7 +179,7 @@ class _Import:
             checked = samples.check_import(self._keys[part], self._captions[part], self._embeddings[part], seen)
             rejects.extend(item for item in checked if isinstance(item, Reject))
             good = [row for row, item in enumerate(checked) if isinstance(item, Sample)]
-            yield [checked[row] for row in good], normalise(self._embeddings[part][good])
+            yield [item for item in checked if isinstance(item, Sample)], normalise(self._embeddings[part][good])
 
     def content(self) -> list[str]:
         return [storage.file_digest(file) for file in _files(self._config, self._shard)]
@@ -214,7 +219,7 @@ def concepts(outputs: Outputs, shard: Shard) -> None:
     if work.fresh:
         return
     matcher = Matcher(read_vocabulary(outputs.vocabulary).concepts)
-    total, ending = 0, {}
+    total, ending = 0, dict[str, Any]()
     with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
         for block in file.iter_batches(batch_size=ROW_GROUP):
             offsets, found = matcher.match_all(block["caption"].to_pylist())

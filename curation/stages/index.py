@@ -195,7 +195,8 @@ def search_device(config: RetrievalConfig) -> str:
 
 
 def _trained(outputs: Outputs, kind: Kind) -> dict[str, Any]:
-    return storage.read_json(outputs.index_json)[kind.stage("train")]
+    trained: dict[str, Any] = storage.read_json(outputs.index_json)[kind.stage("train")]
+    return trained
 
 
 def is_whole(outputs: Outputs, stage: str, path: str) -> bool:

@@ -75,7 +75,8 @@ def fingerprint_of(path: str, stage: str, what: str = "fingerprint") -> str:
     found = read_metadata(path).get(stage) or {}
     if what not in found:
         raise CurationError(f"{path}: says nothing of stage {stage}; delete it and run again")
-    return found[what]
+    value: str = found[what]
+    return value
 
 
 def vocabulary_content(path: str) -> str:
