@@ -114,8 +114,9 @@ class Products:
     def __init__(self, queries: Tensor, bf16: bool) -> None:
         self.queries = queries  # (B, D) fp32
         self.vectors = queries[:0]  # (n, D) fp32 or fp16
-        self._rounded = queries.bfloat16() if bf16 else None
-        self._lost = _lost(queries, self._rounded).cpu().numpy() if bf16 else np.zeros(len(queries), np.float32)
+        rounded = queries.bfloat16() if bf16 else None
+        self._rounded = rounded
+        self._lost = np.zeros(len(queries), np.float32) if rounded is None else _lost(queries, rounded).cpu().numpy()
         self._right: tuple[Tensor, float] | None = None
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
@@ -155,9 +156,8 @@ class Products:
         out = self._buffer("products", torch.float32, len(rows), len(self.vectors))
         if out.is_cuda:
             return torch.mm(left, self.vectors.float().T, out=out)
-        np.matmul(
-            left.numpy(), self.vectors.float().numpy().T, out=out.numpy()
-        )  # numpy's BLAS is the faster one for fp32
+        # numpy's BLAS is the faster one for fp32
+        np.matmul(left.numpy(), self.vectors.float().numpy().T, out=out.numpy())
         return out
 
     def _buffer(self, name: str, dtype: torch.dtype, rows: int, columns: int) -> Tensor:
@@ -171,7 +171,8 @@ class Products:
 
 def _lost(vectors: Tensor, rounded: Tensor) -> Tensor:
     """|v - v'| of vectors (n, D) and what they were rounded to: (n,) fp32."""
-    return torch.linalg.vector_norm(vectors.float() - rounded, dim=1)
+    lost: Tensor = torch.linalg.vector_norm(vectors.float() - rounded, dim=1)
+    return lost
 
 
 def take(queries: Tensor, rows: np.ndarray, out: Tensor | None = None) -> Tensor:
