@@ -1,7 +1,7 @@
 """``python benchmarks/search_speed.py``: search for a whole data set ordered by list, against FAISS' own search.
 
-A hundred thousand synthetic images (``synthetic.py``), each a query, L = 8. Quick: the first 8192 of them are asked, as one
-block (4096 of the exact search); full: all, in blocks of the archive stage.
+A hundred thousand synthetic images (``synthetic.py``), each a query, L = 8. Quick: one block of the archive stage is asked
+(4096 queries of the exact search); full: all, block by block.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main() -> int:
     vectors = synthetic_vectors()
     index = inverted_index(vectors)
     best, tried = tuned_probes(index, vectors)
-    queries, rounds = (vectors, 2) if given.full else (vectors[:8192], 2)
+    queries, rounds = (vectors, 2) if given.full else (vectors[:BLOCK], 2)
     faiss.omp_set_num_threads(1)
     flat = exact_index(vectors)
     with threadpool_limits(1):
