@@ -118,6 +118,8 @@ def block_archives(anchors: np.ndarray, index: SearchIndex, data: Data) -> list[
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     given = arguments(__file__, "The core of curation, against a loop over anchors.").parse_args()
+    torch.set_num_threads(1)  # many small products: threads would wait for one another
+    machine = conditions("faiss-cpu", "scikit-learn", "torch", "numpy")
     data = synthetic_data(random_world(), ROWS)
     inverted = inverted_index(data.vectors)
     probes, tried = tuned_probes(inverted, data.vectors)
@@ -125,7 +127,6 @@ def main() -> int:
     offsets = data.mentions.offsets.tolist()
     said = [data.mentions.concepts[start:end].tolist() for start, end in itertools.pairwise(offsets)]
     some, few, many = (np.arange(count) for count in ((400, 8192, 16384) if given.full else (100, 4096, 16384)))
-    torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     with threadpool_limits(1):
         exact = searchable(flat)
@@ -157,7 +158,7 @@ def main() -> int:
     return publish(
         "Core of curation",
         [
-            conditions("faiss-cpu", "scikit-learn", "torch", "numpy"),
+            machine,
             f"{ROWS:,} synthetic images of {DIMENSION} dimensions, {VOCABULARY:,} concepts, L = {NEIGHBOURS}, "
             f"{len(ranked) / len(many):.1f} concepts an archive; one thread, best of some rounds in turn. The loop asks "
             f"an exact index one query at a time and clusters by scikit-learn's KMeans with {RESTARTS} restarts. Its "

@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", help="numbers of samples, in place of those of the size")
     parser.add_argument("--folder", type=Path, help="where data and outputs are written, and kept (default: temporary)")
     given = parser.parse_args()
-    found = []
+    machine, found = conditions("faiss-cpu", "apache-beam", "pyarrow", "torch"), []
     for rows in given.rows or (FULL if given.full else QUICK):
         if given.folder:
             found.append(measure(rows, given.folder / str(rows)))
@@ -220,7 +220,7 @@ def main() -> int:
     rest = [float(line["scoring_us"]) + float(line["clusters_us"]) for line in lines]
     growth = rest[-1] / rest[0]
     parts = [
-        conditions("faiss-cpu", "apache-beam", "pyarrow", "torch"),
+        machine,
         f"Synthetic embeddings of {DIMENSION} dimensions, fp16, {VOCABULARY:,} Zipf concepts, 10,000 samples a shard "
         f"(two shards at least), imported and curated by `python -m pipelines.curate --workers {WORKERS} "
         f"--retrieval.memory {MEMORY}`, everything from import to manifest. Memory: the largest PSS of the whole process "

@@ -51,7 +51,7 @@ def search_lists(
         floor, waiting = best.cosines[:, -1].copy(), 0
         for number, probing in by_list(probes[:, first:last], lists.count):
             vectors, ids = lists.read(number)
-            for start in range(0, len(vectors), COLUMNS):
+            for start in range(0, vectors.shape[0], COLUMNS):  # the len() of a tensor is slow
                 products.hold(vectors[start : start + COLUMNS].to(device))
                 for rows in np.split(probing, range(ROWS, len(probing), ROWS)):
                     row, column, cosines = candidates(products, rows, floor[rows], size)
@@ -89,17 +89,18 @@ def candidates(
     cosine of every candidate, (N,) each.
     """
     vectors = products.vectors  # (n, D)
+    held = vectors.shape[0]
     coarse, lost = products.coarse(rows)  # (R, n), (R,)
     open_ = np.isneginf(floor)
-    if open_.any() and len(vectors) > size:  # nothing to beat yet: the best of this list will do
+    if open_.any() and held > size:  # nothing to beat yet: the best of this list will do
         lowest = coarse[torch.from_numpy(open_)].topk(size).values[:, -1].float().cpu().numpy()
         floor = floor.copy()
         floor[open_] = lowest - lost[open_] - (BF16 * np.abs(lowest) if coarse.dtype == torch.bfloat16 else 0)
     positions = _reaching(coarse, floor - lost)
-    if len(positions) > CROWD * len(rows) and len(vectors) > size:  # many near-duplicates
+    if len(positions) > CROWD * len(rows) and held > size:  # many near-duplicates
         columns = products.exact(rows).topk(size, sorted=False).indices.cpu().numpy()  # (R, L)
-        positions = (np.arange(len(rows))[:, None] * len(vectors) + columns).reshape(-1)
-    row, column = np.divmod(positions, len(vectors))
+        positions = (np.arange(len(rows))[:, None] * held + columns).reshape(-1)
+    row, column = np.divmod(positions, held)
     counts = np.bincount(row, minlength=len(rows))
     used = np.flatnonzero(counts)
     offsets = np.concatenate([[0], np.cumsum(counts[used])])
@@ -138,22 +139,24 @@ class Products:
         count = -(-len(rows) // STEP) * STEP
         left = self._buffer("left", torch.bfloat16, count, right.shape[1])
         take(self._rounded, rows, left[: len(rows)])
-        out = self._buffer("products", torch.bfloat16, count, len(right))
+        out = self._buffer("products", torch.bfloat16, count, right.shape[0])
         torch.mm(left, right.T, out=out)  # (R, D) @ (D, n) -> (R, n)
         # q v - q' v' = (q - q') v' + q (v - v'), and |v'| < 1.01
-        return out[: len(rows), : len(self.vectors)], np.float32(1.01) * self._lost[rows] + np.float32(lost + SUMMING)
+        return out[: len(rows), : self.vectors.shape[0]], np.float32(1.01) * self._lost[rows] + np.float32(
+            lost + SUMMING
+        )
 
     def _round_vectors(self) -> tuple[Tensor, float]:
         """The vectors in bf16, in a whole number of STEPs, and the most that one of them has lost."""
-        size = -(-len(self.vectors) // STEP) * STEP
+        size = -(-self.vectors.shape[0] // STEP) * STEP
         right = self._buffer("right", torch.bfloat16, size, self.vectors.shape[1])
-        rounded = right[: len(self.vectors)].copy_(self.vectors)
+        rounded = right[: self.vectors.shape[0]].copy_(self.vectors)
         return right, float(_lost(self.vectors, rounded).max())
 
     def exact(self, rows: np.ndarray) -> Tensor:
         """Products (R, n) in fp32."""
         left = take(self.queries, rows, self._buffer("left", torch.float32, len(rows), self.queries.shape[1]))
-        out = self._buffer("products", torch.float32, len(rows), len(self.vectors))
+        out = self._buffer("products", torch.float32, len(rows), self.vectors.shape[0])
         if out.is_cuda:
             return torch.mm(left, self.vectors.float().T, out=out)
         # numpy's BLAS is the faster one for fp32
