@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ PACKAGES = ("curation", "evaluation", "pipelines", "training")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 ARROWS_OWN = "Nested data conversions not implemented for chunked array outputs"
+OF_OTHERS = (ARROWS_OWN, "AttributeError: type object 'DataFrame' has no attribute 'first'")
 
 
 def named(pages):
@@ -49,7 +51,9 @@ def prose(page: Path) -> str:
 def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
     """A working directory as the pages suppose: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
     (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts" / "demo").symlink_to(finished)
+    demo = tmp_path / "artifacts" / "demo"
+    demo.symlink_to(finished)
+    Path(os.path.normpath(demo / os.path.relpath(world.parent, finished))).symlink_to(world.parent)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     shutil.copy(world.parent / "concepts.txt", tmp_path)
     write_world(tmp_path / "my-data.yaml", tiny_clip, shards=str(world.parent / "{00000..00002}.tar"))
@@ -149,7 +153,7 @@ def test_every_message_of_troubleshooting_is_one_of_the_code():
     quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
     assert len(quoted) > 15
     for message in quoted:
-        assert message == ARROWS_OWN or any(message in known for known in messages()), message
+        assert message in OF_OTHERS or any(message in known for known in messages()), message
 
 
 def test_arrow_says_what_the_pages_quote(tmp_path):
