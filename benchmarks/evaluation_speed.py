@@ -5,18 +5,17 @@ The model has the paper's sizes and random weights, sharpened so that its groups
 
 from __future__ import annotations
 
-import argparse
 import platform
 import re
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from results import RESULTS, arguments, write_section
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,6 @@ from evaluation.inference import KEPT, Classes, View, embed_classes, prepare, se
 from evaluation.windows import boxes
 from training.groupvit import GroupViT, GroupViTConfig
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TITLE = "## Evaluation"
 LARGE = (2048, 1536)  # width, height of the image whose memory is measured
 LIMIT = 2.0  # GB above the model
@@ -147,24 +145,10 @@ def report(rows: list[tuple[str, float, float, float]], gigabytes: float, batch_
     return "\n".join(lines) + "\n"
 
 
-def write_section(path: Path, title: str, text: str) -> None:
-    """Put ``text`` in place of the section of that title, or at the end."""
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Measurements\n"
-    start = old.find(title + "\n")
-    if start < 0:
-        path.write_text(old.rstrip("\n") + "\n\n" + text, encoding="utf-8")
-        return
-    end = old.find("\n## ", start + len(title))
-    rest = "" if end < 0 else old[end:]
-    path.write_text(old[:start] + text + rest, encoding="utf-8")
-
-
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a figure misses its mark."""
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/evaluation_speed.py", description="Speed and memory of evaluation."
-    )
-    parser.add_argument("--images", type=int, default=2, help="images of each benchmark (default: 2)")
+    parser = arguments(__file__, "Speed and memory of evaluation.")
+    parser.add_argument("--images", type=int, help="images of each benchmark (default: 2; 8 with --full)")
     parser.add_argument("--batch-size", type=int, default=16, help="windows encoded together (default: 16)")
     parser.add_argument("--memory", action="store_true", help="print only the memory that one large image takes, in GB")
     given = parser.parse_args()
@@ -174,7 +158,7 @@ def main() -> int:
     # Memory first, in a process that has done nothing else.
     command = [sys.executable, __file__, "--memory", "--batch-size", str(given.batch_size)]
     gigabytes = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    rows = speed(given.images, given.batch_size)
+    rows = speed(given.images or (8 if given.full else 2), given.batch_size)
     text = report(rows, gigabytes, given.batch_size)
     write_section(RESULTS, TITLE, text)
     print(text)

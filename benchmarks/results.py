@@ -45,7 +45,7 @@ def conditions(*packages: str) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
-        f"Machine: {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {card}; {torch.get_num_threads()} threads. "
+        f"Machine: {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {card}. "
         f"Python {platform.python_version()}, {versions}."
     )
 

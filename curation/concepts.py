@@ -9,13 +9,14 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from curation.errors import CurationError
 
 LONGEST = 4  # words in a concept
+REMEMBERED = 1 << 18  # tokens
 TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|\S")
 
 
@@ -39,7 +40,7 @@ def _noun_tables() -> tuple[dict[str, str], frozenset[str], list[tuple[str, str]
     return exceptions, frozenset(table("index")), [(old, new) for old, new in table("rules")]
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=REMEMBERED)
 def singular(token: str) -> str:
     """The singular of a case-folded noun: ``mice`` -> ``mouse``, ``boxes`` -> ``box``, ``bus`` -> ``bus``.
 
@@ -68,12 +69,34 @@ def count_words(key: Iterable[str]) -> int:
     return sum(token[0].isalnum() for token in key)
 
 
+class _Start(NamedTuple):
+    """The concepts that begin with a word."""
+
+    lengths: list[int]  # of those of several tokens, the longest first
+    longer: dict[tuple[str, ...], int]  # their other tokens, singular -> id
+    alone: int | None  # the id of the word by itself
+
+
+class _Starts(dict[str, _Start | None]):
+    """What begins with a token, whatever its form; filled as tokens are met, because most are met again and again."""
+
+    def __init__(self, by_first: dict[str, _Start]) -> None:
+        super().__init__()
+        self._by_first = by_first
+
+    def __missing__(self, token: str) -> _Start | None:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[token] = found = self._by_first.get(singular(token))
+        return found
+
+
 class Matcher:
     """Finds the concepts of a vocabulary in captions, by an index of their first words."""
 
     def __init__(self, concepts: list[str]) -> None:
         """``concepts``: position = concept id. Raises CurationError when two are the same, or one is too long or empty."""
-        self._by_first: dict[str, list[tuple[int, list[str], int]]] = {}
+        by_first: dict[str, _Start] = {}
         known: dict[tuple[str, ...], str] = {}
         for identifier, concept in enumerate(concepts):
             key = concept_key(concept)
@@ -84,19 +107,36 @@ class Matcher:
             if key in known:
                 raise CurationError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
             known[key] = concept
-            self._by_first.setdefault(key[0], []).append((len(key), list(key), identifier))
-        for entries in self._by_first.values():
-            entries.sort(reverse=True)  # the longest first: "chocolate cake" before "chocolate"
+            start = by_first.get(key[0], _Start([], {}, None))
+            if len(key) == 1:
+                start = start._replace(alone=identifier)
+            else:
+                start.longer[key[1:]] = identifier
+            by_first[key[0]] = start
+        for start in by_first.values():
+            # The longest first: "chocolate cake" before "chocolate".
+            start.lengths.extend(sorted({len(rest) + 1 for rest in start.longer}, reverse=True))
+        self._starts = _Starts(by_first)
 
     def match(self, caption: str) -> list[int]:
         """Ids of the concepts that a caption mentions, each once, in order of mention (at one place, longest first)."""
-        by_first = self._by_first
-        words = list(map(singular, tokens(caption)))
+        starts = self._starts
+        words = tokens(caption)
+        singulars: tuple[str, ...] = ()  # of all words, once one of them begins a longer concept
         found: dict[int, None] = {}
         for position, word in enumerate(words):
-            for length, key, identifier in by_first.get(word, ()):
-                if length == 1 or words[position : position + length] == key:
-                    found[identifier] = None
+            start = starts[word]
+            if start is None:
+                continue
+            lengths, longer, alone = start
+            if lengths:
+                singulars = singulars or tuple(map(singular, words))
+                for length in lengths:
+                    identifier = longer.get(singulars[position + 1 : position + length])
+                    if identifier is not None:
+                        found[identifier] = None
+            if alone is not None:
+                found[alone] = None
         return list(found)
 
     def match_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def index_bytes(rows: int, dimension: int, lists: int, bytes_each: float) -> int
 
 
 def parse_bytes(text: str) -> int:
-    """"16G", "512M", "1.5T" or plain bytes, in powers of 1024. Raises CurationError for anything else."""
+    """ "16G", "512M", "1.5T" or plain bytes, in powers of 1024. Raises CurationError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not found or float(found[1]) <= 0:
         raise CurationError(f"retrieval.memory: {text!r} is no size; write 16G, 512M or 1.5T")

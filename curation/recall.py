@@ -6,20 +6,20 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from curation.search import Best
+
 
 def exact_neighbours(blocks: Iterable[np.ndarray], queries: np.ndarray, size: int) -> np.ndarray:
-    """The ``size`` nearest rows (Q, size) int64, in no order, of vectors that come in (n, D) blocks; -1 for none."""
-    best = np.full((len(queries), size), -np.inf, np.float32)
-    ids = np.full((len(queries), size), -1, np.int64)
+    """The ``size`` nearest rows (Q, size) int64, the nearest first, of vectors that come in (n, D) blocks; -1 for none."""
+    best = Best(len(queries), size)
     start = 0
     for block in blocks:
-        scores = np.concatenate([best, queries @ block.T], axis=1)  # (Q, D) @ (D, n) -> (Q, n)
-        chosen = np.argpartition(-scores, size - 1, axis=1)[:, :size]
-        best = np.take_along_axis(scores, chosen, axis=1)
-        held = np.take_along_axis(ids, np.minimum(chosen, size - 1), axis=1)
-        ids = np.where(chosen < size, held, chosen - size + start)
+        cosines = queries @ block.T  # (Q, D) @ (D, n) -> (Q, n)
+        row, column = np.nonzero(cosines > best.cosines[:, -1:])  # after some blocks hardly any
+        best.add(row, start + column, cosines[row, column])
+        best.merge()
         start += len(block)
-    return ids
+    return best.ids
 
 
 def recall(found: np.ndarray, expected: np.ndarray) -> float:

@@ -203,7 +203,11 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
         with storage.open_file(metadata) as stream:
             table = pq.read_table(stream)
         file = path
-        embeddings = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
+        if storage.is_remote(path):  # read once, and not worth a copy on disk
+            with storage.open_file(path) as stream:
+                embeddings = np.load(stream, allow_pickle=False)
+        else:
+            embeddings = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)

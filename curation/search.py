@@ -2,8 +2,9 @@
 
 An index is a set of *lists* of vectors; each query probes some of them, or all for an exact search. For each list there
 is one matrix product with all the queries that probe it. That product only has to tell which vectors *might* be among the
-best, so it may be computed in bf16, with a margin that its rounding cannot exceed. The few candidates are compared by their
-cosines in fp32, pair by pair, so that results depend on neither the block nor the precision, and ties go to the smaller id.
+best, so it may be computed in bf16, with a margin that rounding cannot exceed: the lengths of what both vectors have lost,
+by the inequality of Cauchy and Schwarz. The few candidates are compared by their cosines in fp32, pair by pair, so that
+results depend on neither the block nor the precision, and ties go to the smaller id.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ STEP = 64  # shapes of bf16 products are multiples of it
 CROWD = 64  # candidates a query and product beyond which they are cut to the best L
 WAITING = 1 << 23  # candidates that may wait for being merged: 200 MB
 
-# |computed - exact| of a product of unit vectors, at most. bf16: unit roundoff u = 2^-9 for both factors and the result,
-# u + u + u^2 + u < 2^-7. fp32: rounding of a sum of D products, and of stored vectors that are a little off unit length.
-MARGIN = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}
+SUMMING = 1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
+BF16 = 2.0**-8  # most that rounding to bf16 takes from a number, for each unit of it
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def search_lists(
         floor, waiting = best.cosines[:, -1].copy(), 0
         for number, probing in by_list(probes[:, first:last], lists.count):
             vectors, ids = lists.read(number)
-            for start in range(0, len(vectors), COLUMNS):
-                part = vectors[start : start + COLUMNS].to(device)
+            for start in range(0, vectors.shape[0], COLUMNS):  # the len() of a tensor is slow
+                products.hold(vectors[start : start + COLUMNS].to(device))
                 for rows in np.split(probing, range(ROWS, len(probing), ROWS)):
-                    row, column, cosines = candidates(products, rows, part, floor[rows], size)
+                    row, column, cosines = candidates(products, rows, floor[rows], size)
                     waiting += best.add(row, ids[column + start], cosines)
             if waiting > WAITING:
                 best.merge()
@@ -81,25 +81,26 @@ def by_list(probes: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def candidates(
-    products: Products, rows: np.ndarray, vectors: Tensor, floor: np.ndarray, size: int
+    products: Products, rows: np.ndarray, floor: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The vectors of a list that may be among the ``size`` best of the queries that probe it.
+    """The vectors held by ``products`` that may be among the ``size`` best of the queries that probe them.
 
-    rows (R,): the queries that probe the list; vectors (n, D); floor (R,): cosine that a vector must reach. Returns row,
-    column and fp32 cosine of every candidate, (N,) each.
+    rows (R,): the queries that probe the list; floor (R,): cosine that a vector must reach. Returns row, column and fp32
+    cosine of every candidate, (N,) each.
     """
-    coarse = products.coarse(rows, vectors)  # (R, n)
-    margin = MARGIN[coarse.dtype]
+    vectors = products.vectors  # (n, D)
+    held = vectors.shape[0]
+    coarse, lost = products.coarse(rows)  # (R, n), (R,)
     open_ = np.isneginf(floor)
-    if open_.any() and len(vectors) > size:  # nothing to beat yet: the best of this list will do
+    if open_.any() and held > size:  # nothing to beat yet: the best of this list will do
         lowest = coarse[torch.from_numpy(open_)].topk(size).values[:, -1].float().cpu().numpy()
         floor = floor.copy()
-        floor[open_] = lowest - margin
-    positions = _reaching(coarse, floor - margin)
-    if len(positions) > CROWD * len(rows) and len(vectors) > size:  # many near-duplicates
-        columns = products.exact(rows, vectors).topk(size, sorted=False).indices.cpu().numpy()  # (R, L)
-        positions = (np.arange(len(rows))[:, None] * len(vectors) + columns).reshape(-1)
-    row, column = np.divmod(positions, len(vectors))
+        floor[open_] = lowest - lost[open_] - (BF16 * np.abs(lowest) if coarse.dtype == torch.bfloat16 else 0)
+    positions = _reaching(coarse, floor - lost)
+    if len(positions) > CROWD * len(rows) and held > size:  # many near-duplicates
+        columns = products.exact(rows).topk(size, sorted=False).indices.cpu().numpy()  # (R, L)
+        positions = (np.arange(len(rows))[:, None] * held + columns).reshape(-1)
+    row, column = np.divmod(positions, held)
     counts = np.bincount(row, minlength=len(rows))
     used = np.flatnonzero(counts)
     offsets = np.concatenate([[0], np.cumsum(counts[used])])
@@ -113,29 +114,53 @@ class Products:
 
     def __init__(self, queries: Tensor, bf16: bool) -> None:
         self.queries = queries  # (B, D) fp32
-        self._rounded = queries.bfloat16() if bf16 else None
+        self.vectors = queries[:0]  # (n, D) fp32 or fp16
+        rounded = queries.bfloat16() if bf16 else None
+        self._rounded = rounded
+        self._lost = np.zeros(len(queries), np.float32) if rounded is None else _lost(queries, rounded).cpu().numpy()
+        self._right: tuple[Tensor, float] | None = None
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def coarse(self, rows: np.ndarray, vectors: Tensor) -> Tensor:
-        """Products (R, n) within MARGIN of the exact ones: rows (R,) of the queries with vectors (n, D)."""
-        if self._rounded is None or len(rows) < FEW:
-            return self.exact(rows, vectors)
-        # A product of a new shape takes long to prepare in bf16, so shapes are rounded up.
-        count, size = -(-len(rows) // STEP) * STEP, -(-len(vectors) // STEP) * STEP
-        left = self._buffer("left", torch.bfloat16, count, vectors.shape[1])
-        right = self._buffer("right", torch.bfloat16, size, vectors.shape[1])
-        take(self._rounded, rows, left[: len(rows)])
-        right[: len(vectors)].copy_(vectors)
-        out = self._buffer("products", torch.bfloat16, count, size)
-        return torch.mm(left, right.T, out=out)[: len(rows), : len(vectors)]  # (R, D) @ (D, n) -> (R, n)
+    def hold(self, vectors: Tensor) -> None:
+        """Take vectors (n, D) as the right side of the products that follow."""
+        self.vectors, self._right = vectors, None
 
-    def exact(self, rows: np.ndarray, vectors: Tensor) -> Tensor:
+    def coarse(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Products (R, n) of the queries ``rows`` (R,), and how far they may be from the exact ones, (R,) float32.
+
+        Where they are bf16, that is before the last rounding of each.
+        """
+        if self._rounded is None or len(rows) < FEW:
+            return self.exact(rows), np.full(len(rows), SUMMING, np.float32)
+        if self._right is None:
+            self._right = self._round_vectors()
+        right, lost = self._right
+        # A product of a new shape takes long to prepare in bf16, so shapes are rounded up.
+        count = -(-len(rows) // STEP) * STEP
+        left = self._buffer("left", torch.bfloat16, count, right.shape[1])
+        take(self._rounded, rows, left[: len(rows)])
+        out = self._buffer("products", torch.bfloat16, count, right.shape[0])
+        torch.mm(left, right.T, out=out)  # (R, D) @ (D, n) -> (R, n)
+        # q v - q' v' = (q - q') v' + q (v - v'), and |v'| < 1.01
+        return out[: len(rows), : self.vectors.shape[0]], np.float32(1.01) * self._lost[rows] + np.float32(
+            lost + SUMMING
+        )
+
+    def _round_vectors(self) -> tuple[Tensor, float]:
+        """The vectors in bf16, in a whole number of STEPs, and the most that one of them has lost."""
+        size = -(-self.vectors.shape[0] // STEP) * STEP
+        right = self._buffer("right", torch.bfloat16, size, self.vectors.shape[1])
+        rounded = right[: self.vectors.shape[0]].copy_(self.vectors)
+        return right, float(_lost(self.vectors, rounded).max())
+
+    def exact(self, rows: np.ndarray) -> Tensor:
         """Products (R, n) in fp32."""
-        left = take(self.queries, rows, self._buffer("left", torch.float32, len(rows), vectors.shape[1]))
-        out = self._buffer("products", torch.float32, len(rows), len(vectors))
+        left = take(self.queries, rows, self._buffer("left", torch.float32, len(rows), self.queries.shape[1]))
+        out = self._buffer("products", torch.float32, len(rows), self.vectors.shape[0])
         if out.is_cuda:
-            return torch.mm(left, vectors.float().T, out=out)
-        np.matmul(left.numpy(), vectors.float().numpy().T, out=out.numpy())  # numpy's BLAS is the faster one for fp32
+            return torch.mm(left, self.vectors.float().T, out=out)
+        # numpy's BLAS is the faster one for fp32
+        np.matmul(left.numpy(), self.vectors.float().numpy().T, out=out.numpy())
         return out
 
     def _buffer(self, name: str, dtype: torch.dtype, rows: int, columns: int) -> Tensor:
@@ -147,6 +172,12 @@ class Products:
         return held[: rows * columns].view(rows, columns)
 
 
+def _lost(vectors: Tensor, rounded: Tensor) -> Tensor:
+    """|v - v'| of vectors (n, D) and what they were rounded to: (n,) fp32."""
+    lost: Tensor = torch.linalg.vector_norm(vectors.float() - rounded, dim=1)
+    return lost
+
+
 def take(queries: Tensor, rows: np.ndarray, out: Tensor | None = None) -> Tensor:
     """Rows (R,), ascending, of queries (B, D): a view where they follow one another and no ``out`` is to be filled."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
@@ -156,12 +187,12 @@ def take(queries: Tensor, rows: np.ndarray, out: Tensor | None = None) -> Tensor
 
 
 def _reaching(products: Tensor, floor: np.ndarray) -> np.ndarray:
-    """Flat positions of the products (R, n) that are at least ``floor`` (R,); of bf16 ones perhaps some more."""
+    """Flat positions of the products (R, n) that are at least ``floor`` (R,), or of bf16 ones the floor rounded."""
     if products.is_cuda:
         reached = products >= torch.from_numpy(floor).to(products.device, products.dtype)[:, None]
         return reached.flatten().nonzero()[:, 0].cpu().numpy()
     if products.dtype == torch.bfloat16:
-        # Positive floats order as their bits do. A floor that is not positive lets everything pass.
+        # Positive floats order as their bits do; cutting bits off rounds down. A floor that is not positive lets all pass.
         bits = np.where(floor > 0, floor.view(np.int32) >> 16, np.iinfo(np.int16).min).astype(np.int16)
         return np.flatnonzero(products.view(torch.int16).numpy() >= bits[:, None])
     return np.flatnonzero(products.numpy() >= floor[:, None])
@@ -207,4 +238,7 @@ def descending(rows: np.ndarray, cosines: np.ndarray, ids: np.ndarray) -> np.nda
     key = (rows << 32) + np.where(bits < 0, -(1 << 31) - bits, bits)
     order = np.argsort(key)
     ranked = key[order]
-    return np.lexsort((ids, key)) if (ranked[1:] == ranked[:-1]).any() else order
+    same = np.concatenate([[False], ranked[1:] == ranked[:-1], [False]])
+    tied = np.flatnonzero(same[1:] | same[:-1])
+    order[tied] = order[tied][np.lexsort((ids[order[tied]], ranked[tied]))]
+    return order

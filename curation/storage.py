@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -125,8 +126,6 @@ def _writing(path: str, undo: Callable[[], object]) -> Iterator[None]:
 def atomic_path(path: str) -> Iterator[str]:
     """A temporary local path for libraries that write by name; its file appears at ``path`` when the block ends."""
     if is_remote(path):
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, os.path.basename(path))
             yield local
@@ -143,8 +142,31 @@ def atomic_path(path: str) -> Iterator[str]:
 
 
 def local_path(path: str) -> str:
-    """A local path with the content of ``path``; remote files are copied once into fsspec's cache."""
-    return str(fsspec.open_local(f"simplecache::{path}") if is_remote(path) else url_to_fs(path)[1])
+    """A local path with the content of ``path``.
+
+    A remote file is copied into this user's part of the temporary folder, once for all processes of the machine, and again
+    when it has changed there; copies of what it was before are removed.
+    """
+    filesystem, inner = url_to_fs(path)
+    if not is_remote(path):
+        return str(inner)
+    folder = os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.stat(folder)
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:  # anyone may make a folder of that name there
+        raise OutputError(f"{folder}: not this user's alone; remove it, or set TMPDIR")
+    prefix = digest(path) + "-"
+    copy = os.path.join(folder, prefix + digest(version(path)) + "-" + os.path.basename(inner))
+    if not os.path.exists(copy):
+        temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4))
+        with _writing(copy, lambda: os.remove(temporary)):
+            filesystem.get_file(inner, temporary)
+            os.replace(temporary, copy)
+        for name in os.listdir(folder):
+            if name.startswith(prefix) and name != os.path.basename(copy):
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    os.remove(os.path.join(folder, name))
+    return copy
 
 
 def write_json(path: str, value: Any) -> None:

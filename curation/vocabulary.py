@@ -19,6 +19,8 @@ from curation.concepts import LONGEST, concept_key, count_words, singular, token
 from curation.errors import CurationError
 from curation.similarity import normalise, pair_similarities, row_numbers
 
+AT_ONCE = 512  # images that are compared with every concept at once
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -101,8 +103,11 @@ def image_text_sums(
     for kind, chosen in ((0, slice(None)), (2, sampled)):
         for power in range(3):
             sums[:, kind, power] = np.bincount(concepts[chosen], similarity[chosen] ** power, minlength=len(texts))
-    background = (images[sample] @ texts.T).astype(np.float64)  # (S, D) @ (D, V) -> (S, V)
-    sums[:, 1] = np.stack([np.full(len(texts), len(sample)), background.sum(0), (background**2).sum(0)], axis=1)
+    sums[:, 1, 0] = len(sample)
+    for start in range(0, len(sample), AT_ONCE):
+        background = (images[sample[start : start + AT_ONCE]] @ texts.T).astype(np.float64)  # (S, D) @ (D, V) -> (S, V)
+        sums[:, 1, 1] += background.sum(0)
+        sums[:, 1, 2] += np.einsum("sv,sv->v", background, background)
     return sums
 
 

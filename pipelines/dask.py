@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from curation.errors import CurationError
 
 RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam knows it by the full name only
+CLOSING = 30  # seconds
 GIVEN = ("--dask_client_address", "--dask_scheduler_file")
 
 
@@ -29,10 +30,18 @@ def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[st
     if _names(arguments, *GIVEN):
         yield partitions + arguments
         return
-    with LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL) as cluster:
+    cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL)
+    try:
         with Client(cluster) as client:
             client.run(logging.disable, logging.WARNING)  # Beam warns of Google packages when it is imported
         yield [f"--dask_client_address={cluster.scheduler_address}", *partitions, *arguments]
+    finally:
+        try:
+            cluster.close(timeout=CLOSING)
+        except TimeoutError:  # the work is done: no reason to call it failed
+            logging.getLogger(__name__).warning(
+                "Dask's workers were not gone after %s s; they end with this process", CLOSING
+            )
 
 
 def _names(arguments: list[str], *options: str) -> bool:

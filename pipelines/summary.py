@@ -29,6 +29,10 @@ def print_counts(outputs: Outputs, manifest: dict[str, Any], console: Console) -
     table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")
     table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
     table.add_row("empty archives", f"{counts['empty']:,}")
+    for name, found in manifest.get("index", {}).items():
+        if found["recall"] < 1:
+            search = f", {found['search']}" if found["search"] else ""
+            table.add_row(f"recall of the {name} ({found['factory']}{search})", f"{found['recall']:.3f}")
     console.print(table)
     console.print(
         f"Archives: {outputs.path('archives')}\nLook at some: python -m curation.show {outputs.folder}", highlight=False

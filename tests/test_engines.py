@@ -20,7 +20,7 @@ from conftest import write_world
 
 from curation.errors import CurationError
 from pipelines import dask
-from pipelines.curate import main
+from pipelines.curate import check_beam_arguments, main
 
 ROOT = Path(__file__).parent.parent
 
@@ -158,3 +158,13 @@ def test_shards_and_outputs_of_any_file_system(world, finished, tiny_clip, tmp_p
         assert left == []
     finally:
         memory.rm("/cocu-engines", recursive=True)
+
+
+def test_beam_knows_every_option_that_the_readme_names_for_clusters():
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Scaling out") : text.index("## Machines with a GPU")]
+    options = re.findall(r"--[a-z]+_[a-z_]+", section)
+    assert {"--dask_client_address", "--flink_master", "--spark_master_url", "--resource_hint"} <= set(options)
+    check_beam_arguments(options, "dask")
+    with pytest.raises(CurationError, match="unknown option --flink_mister"):
+        check_beam_arguments(["--flink_mister=x"], "FlinkRunner")

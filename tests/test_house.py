@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.archive.sampling import KINDS
 from curation.samples import list_shards
 from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import packaged, parser, read_config
@@ -113,7 +114,7 @@ def test_every_configuration_key_of_the_readme_exists():
     keys = {key for key, _, _ in options()}
     named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 10
-    assert named <= keys | set(benchmarks())
+    assert named <= keys | set(benchmarks()) | set(KINDS) | {"data.sampler.kind"}
 
 
 def test_make_targets_are_listed_by_help():

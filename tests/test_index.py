@@ -292,6 +292,18 @@ def test_rows_are_picked_from_blocks(vectors: np.ndarray) -> None:
 # --- recall --------------------------------------------------------------------------------------------------------------
 
 
+def test_training_gives_the_same_bits_with_any_number_of_threads() -> None:
+    sample, trained = normalise(np.random.default_rng(0).normal(size=(3000, 24))), []
+    before = faiss.omp_get_max_threads()
+    for threads in (1, 2, 5):
+        faiss.omp_set_num_threads(threads)
+        index = empty_index("IVF32,SQfp16", 24)
+        train(index, sample, "IVF32,SQfp16")
+        trained.append(faiss.serialize_index(index).tobytes())
+    faiss.omp_set_num_threads(before)
+    assert trained[0] == trained[1] == trained[2]
+
+
 def test_exact_neighbours_do_not_depend_on_the_blocks(vectors: np.ndarray) -> None:
     expected = np.sort(np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :7])
     for cuts in ((), (3,), (100, 101, 200)):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from curation import search
 from curation.index import empty_index, searchable, set_search
-from curation.search import MARGIN, Lists, Products, by_list, descending, rounds, search_lists
+from curation.search import BF16, SUMMING, Lists, Products, by_list, descending, rounds, search_lists
 from curation.similarity import normalise
 
 HALVES = normalise(np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T)  # products are multiples of 1/2: many ties
@@ -136,18 +136,34 @@ def test_what_our_search_cannot_read_is_left_to_faiss(factory: str) -> None:
     assert (opened.search(vectors[:9], 3)[1] == index.search(vectors[:9], 3)[1]).all()
 
 
-@settings(deadline=None)
-@given(rows=st.integers(1, 40), columns=st.integers(1, 70), dimension=st.integers(1, 600), seed=st.integers(0, 99))
-def test_coarse_products_stay_within_their_margin(rows: int, columns: int, dimension: int, seed: int) -> None:
-    queries, vectors = random_units(rows, dimension, seed), random_units(columns, dimension, seed + 1)
+def check_coarse_products(queries: np.ndarray, vectors: np.ndarray) -> None:
     exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    everything = np.arange(len(queries))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "FEW", 1)
-        coarse = Products(torch.from_numpy(queries), bf16=True).coarse(np.arange(rows), torch.from_numpy(vectors))
+        products = Products(torch.from_numpy(queries), bf16=True)
+        products.hold(torch.from_numpy(vectors))
+        coarse, lost = products.coarse(everything)
     assert coarse.dtype == torch.bfloat16
-    assert np.abs(coarse.float().numpy() - exact).max() < MARGIN[torch.bfloat16]
-    fine = Products(torch.from_numpy(queries), bf16=False).exact(np.arange(rows), torch.from_numpy(vectors))
-    assert np.abs(fine.numpy() - exact).max() < MARGIN[torch.float32]
+    assert lost.max() < 3 * BF16  # no product of unit vectors can lose more
+    # Rounding keeps order, so that a product that was within ``lost`` lies between the rounded ends.
+    low, high = (torch.from_numpy(exact + sign * lost[:, None]).bfloat16() for sign in (-1, 1))
+    assert ((low <= coarse) & (coarse <= high)).all()
+    fine = Products(torch.from_numpy(queries), bf16=False)
+    fine.hold(torch.from_numpy(vectors))
+    assert np.abs(fine.coarse(everything)[0].numpy() - exact).max() < SUMMING
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 70), dimension=st.integers(1, 600), seed=st.integers(0, 99))
+def test_coarse_products_stay_within_what_they_say(rows: int, columns: int, dimension: int, seed: int) -> None:
+    check_coarse_products(random_units(rows, dimension, seed), random_units(columns, dimension, seed + 1))
+
+
+def test_coarse_products_of_vectors_that_round_all_one_way() -> None:
+    # 1 / sqrt(254) lies nearly in the middle of two bf16 numbers.
+    constant = np.full((3, 254), 254**-0.5, np.float32)
+    check_coarse_products(constant, np.concatenate([constant, random_units(5, 254)]))
 
 
 def test_rounds_cover_every_probe_once() -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import storage
-from curation.errors import CurationError
+from curation.errors import CurationError, OutputError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -254,6 +256,30 @@ def test_local_path_has_the_content_of_the_file(folder):
     write(path, b"content")
     with open(storage.local_path(path), "rb") as stream:
         assert stream.read() == b"content"
+
+
+def test_local_copy_of_a_remote_file_follows_its_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = "memory://cocu-local-copy/a.bin"
+    write(path, b"first")
+    first = Path(storage.local_path(path))
+    assert first.read_bytes() == b"first"
+    assert storage.local_path(path) == str(first)  # copied once
+    write(path, b"second, longer")
+    assert Path(storage.local_path(path)).read_bytes() == b"second, longer"
+    write(storage.join("memory://cocu-local-copy", "b.bin"), b"other")
+    assert Path(storage.local_path("memory://cocu-local-copy/b.bin")).read_bytes() == b"other"
+    assert len(list(first.parent.iterdir())) == 2  # nothing of the first version is left
+    assert first.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_for_copies_that_others_may_write_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"cocu-{os.getuid()}").mkdir()
+    (tmp_path / f"cocu-{os.getuid()}").chmod(0o777)
+    write("memory://cocu-local-copy/a.bin", b"x")
+    with pytest.raises(OutputError, match="not this user's alone"):
+        storage.local_path("memory://cocu-local-copy/a.bin")
 
 
 def test_json_is_read_as_written(folder):

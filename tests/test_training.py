@@ -242,7 +242,7 @@ def flat(values: dict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("data", ["cc3m", "cc12m", "cc3m_cc12m_yfcc14m", "scenes"])
+@pytest.mark.parametrize("data", ["cc3m", "cc12m", "cc3m_cc12m_yfcc14m", "scenes", "demo"])
 def test_a_configuration_differs_from_its_baseline_in_the_sampler_only(data):
     curated, baseline = (
         flat(yaml.safe_load((CONFIGS / f"{name}_{data}.yaml").read_text())) for name in ("cocu", "groupvit")

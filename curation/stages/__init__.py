@@ -8,6 +8,7 @@ this package; here is what is read, what is written, and what it depends on.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -72,13 +73,13 @@ def run_stage(stage: Stage, outputs: Outputs, shard: Shard | None = None) -> Non
     """Run one stage, on one shard where it works on shards. Any error becomes one line that names the shard.
 
     A shard is worked on in one thread: the engine runs many shards at once, and results must not depend on how many.
+    What runs once has the machine to itself; FAISS' k-means, its long part, gives the same bits with any number of threads.
     """
-    if stage.per_shard:
-        import faiss
-        import torch
+    import faiss
+    import torch
 
-        torch.set_num_threads(1)
-        faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1 if stage.per_shard else os.cpu_count() or 1)
     try:
         # numpy's BLAS has threads of its own
         with threadpool_limits(1) if stage.per_shard else contextlib.nullcontext():

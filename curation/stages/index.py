@@ -76,7 +76,9 @@ def train(outputs: Outputs, kind: Kind) -> None:
     size = config.train_sample or TRAINING_ROWS * (inverted.nlist if inverted else 4096)
     parameters = {"factory": factory} | ({} if empty.is_trained else {"train_sample": size})
     new = record(parameters, [fingerprint_of(source, kind.embedded_by) for source in paths])
-    work = Work(outputs, kind.stage("train"), outputs.index_json, new, whole=is_whole(outputs, kind.stage("train"), path))
+    work = Work(
+        outputs, kind.stage("train"), outputs.index_json, new, whole=is_whole(outputs, kind.stage("train"), path)
+    )
     if work.fresh:
         return
     if not empty.is_trained:
@@ -94,7 +96,9 @@ def encode(outputs: Outputs, shard: Shard, kind: Kind) -> None:
     """Encode a shard's vectors for the index; nothing where the index takes them as they are, or has them already."""
     trained, path, source = _trained(outputs, kind), kind.codes(outputs, shard), outputs.of_shard(kind.folder, shard)
     built = recorded(outputs.index_json, kind.stage(""))
-    held = built.get("trained") == trained["fingerprint"] and is_whole(outputs, kind.stage(""), outputs.index(kind.name))
+    held = built.get("trained") == trained["fingerprint"] and is_whole(
+        outputs, kind.stage(""), outputs.index(kind.name)
+    )
     if held or not trained["in_parts"]:
         return nothing_to_do(outputs)
     new = record({}, [trained["fingerprint"], fingerprint_of(source, kind.embedded_by)])
