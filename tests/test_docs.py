@@ -1,0 +1,187 @@
+"""The documentation is right: snippets and commands run, names and messages exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import write_world
+
+from curation.archive import SCHEMA, archive_batch, parquet_writer, read_archive
+from curation.config import from_mapping
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("curation", "evaluation", "pipelines", "training")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ARROWS_OWN = "Nested data conversions not implemented for chunked array outputs"
+OF_OTHERS = (ARROWS_OWN, "AttributeError: type object 'DataFrame' has no attribute 'first'")
+
+
+def named(pages):
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
+
+
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Language and content of every fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+# --- snippets and commands ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
+    """A working directory as the pages suppose: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
+    (tmp_path / "artifacts").mkdir()
+    demo = tmp_path / "artifacts" / "demo"
+    demo.symlink_to(finished)
+    Path(os.path.normpath(demo / os.path.relpath(world.parent, finished))).symlink_to(world.parent)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(world.parent / "concepts.txt", tmp_path)
+    write_world(tmp_path / "my-data.yaml", tiny_clip, shards=str(world.parent / "{00000..00002}.tar"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBEDDINGS", str(tmp_path))
+    return tmp_path
+
+
+def run(command: str) -> None:
+    """A command of the form python -m MODULE ..., by the function that it calls."""
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"], command
+    assert importlib.import_module(words[2]).main(words[3:]) == 0, command
+
+
+@named([page for page in PAGES if fences(page)])
+def test_every_snippet_runs_in_the_order_of_its_page(page, place, monkeypatch, capfd):
+    for language, content in fences(page):
+        assert language in ("python", "console", "yaml", "text", "mermaid"), f"{page.name}: what is {language!r}?"
+        monkeypatch.chdir(place)
+        if language == "python":
+            exec(compile(content, f"{page.name}", "exec"), {"__name__": "snippet"})
+        elif language == "console":
+            for line in content.splitlines():
+                run(line.removeprefix("$ "))
+        elif language == "yaml":
+            from_mapping({"name": "snippet", **yaml.safe_load(content)})
+    capfd.readouterr()
+
+
+@named(WRITTEN)
+def test_make_knows_every_target_that_is_named(page):
+    named_here = set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE))
+    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named_here <= known
+    for line in re.findall(r"^    (make [^#\n]*)", page.read_text(), re.MULTILINE):
+        words = shlex.split(line)
+        subprocess.run([*words, "-n", "-o", ".venv/installed"], cwd=ROOT, check=True, capture_output=True)
+
+
+# --- names, messages, links -----------------------------------------------------------------------------------------------
+
+
+@named(WRITTEN)
+def test_every_name_of_the_code_exists(page):
+    for name in re.findall(r"`((?:curation|evaluation|pipelines|training)\.[\w.]+)(?:\(.*?\))?`", prose(page)):
+        parts = name.split(".")
+        module, found = parts, None
+        while found is None:
+            try:
+                found = importlib.import_module(".".join(module))
+            except ModuleNotFoundError:
+                module = module[:-1]
+                assert module, f"{page.name}: {name}"
+        for part in parts[len(module) :]:
+            assert hasattr(found, part) or part in getattr(found, "__annotations__", {}), f"{page.name}: {name}"
+            found = getattr(found, part, None)
+
+
+@named([*PAGES, ROOT / "CONTRIBUTING.md"])
+def test_every_file_that_is_named_exists(page):
+    top = "|".join((*PACKAGES, "tests", "examples", "benchmarks", "docs"))
+    for name in re.findall(rf"`((?:{top})/[\w./*-]*)", prose(page)):
+        assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"
+
+
+@named(WRITTEN)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{page.name}: {target}"
+
+
+@lru_cache(maxsize=1)
+def messages() -> list[str]:
+    """Every string of the code, with {} for what is filled in."""
+    found = []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_every_message_of_troubleshooting_is_one_of_the_code():
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
+    assert len(quoted) > 15
+    for message in quoted:
+        assert message in OF_OTHERS or any(message in known for known in messages()), message
+
+
+def test_arrow_says_what_the_pages_quote(tmp_path):
+    """Of a dictionary inside a struct over several row groups; our own reader reads it."""
+    path, names = str(tmp_path / "several.parquet"), pa.array(["cat", "dog"])
+    with parquet_writer(path, SCHEMA, {}) as writer:
+        for key in ("0", "1"):
+            columns = {name: np.ones(1, np.float32) for name in ("score", "global", "local")}
+            columns |= {name: np.ones(1, np.int16) for name in ("cluster", "support")}
+            keys = pa.array([key])
+            writer.write_batch(archive_batch(keys, keys, names, np.array([0, 1]), np.array([int(key)]), **columns))
+    with pytest.raises(pa.ArrowNotImplementedError, match=ARROWS_OWN):
+        pq.ParquetFile(path).read()
+    assert ARROWS_OWN in (ROOT / "docs" / "formats.md").read_text()
+    assert [row["concepts"][0]["concept"] for row in read_archive(path).to_pylist()] == ["cat", "dog"]
+    assert pq.read_table(path).num_rows == 2
+
+
+def test_index_and_readme_name_every_page():
+    for folder, text in (("", (ROOT / "docs" / "README.md").read_text()), ("docs/", (ROOT / "README.md").read_text())):
+        missing = [page.name for page in PAGES if page.name != "README.md" and f"({folder}{page.name}" not in text]
+        assert not missing
+
+
+def test_the_citation_is_valid_and_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    setup = (ROOT / "setup.cfg").read_text()
+    assert f"version = {citation['version']}\n" in setup
+    assert f"license = {citation['license']}\n" in setup
+    assert f"## {citation['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Xing"
