@@ -110,7 +110,7 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, tuple[str, str
     benchmarks = read_all(given, failures, console)
     checkpoint = load(given.checkpoint or latest())
     checkpoint.model.to(device)
-    name = Path(checkpoint.path).stem
+    name = name_of(Path(checkpoint.path))
     output = given.output or os.path.join("artifacts", "evaluation", name, "results.json")
     pictures = os.path.join(os.path.dirname(output), "pictures")
     size = sum(value.numel() for value in checkpoint.model.parameters()) / 1e6
@@ -136,6 +136,12 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, tuple[str, str
     if given.visualize and results:
         console.print(f"Pictures are in {pictures}", highlight=False, soft_wrap=True)
     return failures
+
+
+def name_of(checkpoint: Path) -> str:
+    """What a checkpoint's results are kept under: last.ckpt of every run would be called last otherwise."""
+    run = checkpoint.absolute().parent
+    return f"{run.parent.name}-{checkpoint.stem}" if run.name == "checkpoints" else checkpoint.stem
 
 
 def read_all(given: argparse.Namespace, failures: dict[str, tuple[str, str]], console: Console) -> list[Benchmark]:

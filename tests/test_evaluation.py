@@ -17,7 +17,7 @@ from PIL import Image
 
 from evaluation import pictures
 from evaluation import segment as segmenter
-from evaluation.__main__ import main
+from evaluation.__main__ import main, name_of
 from evaluation.benchmark import packaged, read_benchmark
 from evaluation.device import choose_device
 from evaluation.errors import EvaluationError
@@ -317,3 +317,9 @@ def test_what_is_not_evaluated_is_light_and_the_background_dark():
     assert painted[0].tolist() == [55] * 3
     assert painted[2].mean() > 190
     assert np.ptp(painted[1]) > 50
+
+
+def test_results_of_runs_do_not_share_a_folder():
+    assert name_of(Path("artifacts/training/cocu_demo/checkpoints/last.ckpt")) == "cocu_demo-last"
+    assert name_of(Path("checkpoints/best.ckpt").absolute()) != "best"
+    assert name_of(Path("models/groupvit-hf")) == "groupvit-hf"
