@@ -270,7 +270,7 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
 def _read_ahead(path: str) -> None:
     """Let the kernel read a file that FAISS has mapped in large pieces; nothing happens where there is no /proc.
 
-    FAISS asks for single pages, in random order. Our search reads whole lists; that takes five to thirty times as long then.
+    FAISS asks for single pages, in random order, but our search reads whole lists: five to thirty times slower by pages.
     """
     if not os.path.exists("/proc/self/maps"):
         return
