@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-POLL = 0.25  # seconds between two looks
+POLL = 0.5  # seconds between two looks
 
 
 class MemoryWatch:

@@ -46,7 +46,10 @@ LARGER = ((12_000_000, "16G"), (12_000_000, "32G"), (400_000_000, "480G"))  # sa
 
 def measure(rows: int, folder: Path) -> dict[str, object]:
     """Curate ``rows`` synthetic samples in ``folder``: one line of scale.csv."""
-    data, out = write_data_set(folder, rows), folder / "out"
+    data, out = folder / "data.yaml", folder / "out"
+    if not data.exists():
+        write_data_set(folder, rows)
+    storage.remove(str(out))
     command = [sys.executable, "-m", "pipelines.curate", "--data", str(data), "--output", str(out)]
     command += ["--workers", str(WORKERS), "--retrieval.memory", MEMORY]
     before, began = children_seconds(), time.monotonic()
@@ -205,7 +208,9 @@ def main() -> int:
     """Measure, print, write scale.csv, scale.png and RESULTS.md; exit code 1 when a mark is missed."""
     parser = arguments(__file__, "Time and memory of whole runs against the number of samples.")
     parser.add_argument("--rows", type=int, nargs="+", help="numbers of samples, in place of those of the size")
-    parser.add_argument("--folder", type=Path, help="where data and outputs are written, and kept (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="where data are kept, for another time, and outputs (default: temporary)"
+    )
     given = parser.parse_args()
     machine, found = conditions("faiss-cpu", "apache-beam", "pyarrow", "torch"), []
     for rows in given.rows or (FULL if given.full else QUICK):

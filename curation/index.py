@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -257,9 +260,26 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
         except RuntimeError as error:
             reason = str(error).splitlines()[-1]
         else:
+            if flags:
+                _read_ahead(storage.local_path(path))
             set_search(index, search)
             return searchable(index, device)
     raise CurationError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
+
+
+def _read_ahead(path: str) -> None:
+    """Let the kernel read a file that FAISS has mapped in large pieces; nothing happens where there is no /proc.
+
+    FAISS asks for single pages, in random order, but our search reads whole lists: five to thirty times slower by pages.
+    """
+    if not os.path.exists("/proc/self/maps"):
+        return
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+        mapped = [line.rstrip("\n").split(maxsplit=5) for line in stream]
+    for start, end in (fields[0].split("-") for fields in mapped if fields[5:] == [os.path.realpath(path)]):
+        size = int(end, 16) - int(start, 16)
+        # Only advice: where it is not taken, reading is slow, and right all the same.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(int(start, 16)), ctypes.c_size_t(size), mmap.MADV_NORMAL)
 
 
 def open_index(path: str, search: str | None = None, size: int | None = None, device: str = "cpu") -> SearchIndex:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
@@ -123,6 +126,9 @@ def test_a_mapped_file_is_searched_by_lists_too(tmp_path) -> None:
     assert opened.lists is not None
     set_search(index, "nprobe=9")
     assert (opened.search(vectors[:50], 4)[1] == index.search(vectors[:50], 4)[1]).mean() > 0.99
+    if Path("/proc/self/smaps").exists():
+        mapping = re.search(r"image\.faiss\n(?:.*\n)*?VmFlags: (.*)", Path("/proc/self/smaps").read_text())
+        assert "rr" not in mapping[1].split()  # not in random order: the kernel reads ahead
 
 
 @pytest.mark.parametrize("factory", ["IVF8,SQ8", "HNSW8", "PCA8,IVF8,Flat", "IVF8,PQ4x4fs"])
