@@ -33,7 +33,12 @@ MODEL = {
 
 @pytest.fixture(scope="session")
 def config(finished, tmp_path_factory) -> Path:
-    """A configuration of a tiny model on the tiny world: 9 steps of 8 samples an epoch."""
+    """A configuration of a tiny model on the tiny world: 9 steps of 8 samples an epoch.
+
+    Runs are compared to the last digit, so all use one thread: sums in another order round otherwise, and a group that is
+    drawn otherwise makes that large.
+    """
+    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("training") / "tiny.yaml"
     values = {
         "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "gradient_clip_val": 5.0, "log_every_n_steps": 1,
@@ -43,13 +48,6 @@ def config(finished, tmp_path_factory) -> Path:
     }  # fmt: skip
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums in another order round otherwise, which a drawn group assignment can make large: runs that are compared to the
-    last digit must use as many threads."""
-    torch.set_num_threads(1)
 
 
 def fit(config: Path, output: Path, *more: str) -> int:
