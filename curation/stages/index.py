@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import torch
+from threadpoolctl import threadpool_limits
 
 from curation import index, storage
 from curation.archive import open_parquet, parquet_writer
@@ -175,7 +176,8 @@ def _least_search(outputs: Outputs, kind: Kind, opened: index.SearchIndex) -> tu
     expected[expected == rows[:, None]] = -1  # to find the image itself is no merit
 
     def measure() -> float:
-        return recall(opened.search(queries, config.neighbors + 1)[1], expected)
+        with threadpool_limits(1):  # thousands of small products: threads would wait for one another
+            return recall(opened.search(queries, config.neighbors + 1)[1], expected)
 
     name, largest = index.effort(opened.faiss)
     if config.search or not name:
