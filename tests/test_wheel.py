@@ -60,6 +60,7 @@ def python(wheel, tmp_path_factory) -> Path:
         "-q",
         "--no-deps",
         "--no-index",
+        "--ignore-installed",  # of this project on PYTHONPATH, say
         str(wheel),
     ]
     subprocess.run(install, check=True, capture_output=True)
