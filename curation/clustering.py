@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation.similarity import row_numbers
+from curation.csr import row_numbers
+from curation.random_numbers import GOLDEN, mix, unit
 
 RESTARTS = 3
 ITERATIONS = 25
@@ -48,20 +49,11 @@ def cluster_archives(offsets: np.ndarray, concepts: np.ndarray, texts: np.ndarra
 
 def uniforms(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Random numbers in [0, 1) that depend only on the integers of a row: rows (M, n) -> (M, count) float64."""
-    state = _mix(np.full(len(rows), seed, np.uint64))
+    state = mix(np.full(len(rows), seed, np.uint64))
     for column in rows.T:
-        state = _mix(state ^ column.astype(np.uint64))
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (_mix(state[:, None] + steps) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    """One round of the SplitMix64 generator."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = value ^ (value >> np.uint64(31))
-    return mixed
+        state = mix(state ^ column.astype(np.uint64))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
+    return unit(mix(state[:, None] + steps))
 
 
 def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:

@@ -21,11 +21,11 @@ from rich.table import Table
 from curation import encoder
 from curation.archive import open_parquet
 from curation.concepts import concept_key
+from curation.csr import row_numbers
 from curation.errors import CurationError
 from curation.index import exact_index, searchable
 from curation.outputs import Outputs, open_outputs
 from curation.samples import read_sidecars
-from curation.similarity import row_numbers
 from curation.stages.archives import Curator, open_curator, open_searched, read_calibration
 from curation.stages.work import csr
 from curation.vocabulary import embedding_matrix

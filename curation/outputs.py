@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation import storage
-from curation.archive import FORMAT, open_parquet, read_metadata
+from curation.archive import FORMAT, ConceptArchive, open_parquet, read_metadata
 from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.errors import CurationError
 from curation.samples import Shard, list_imports, list_shards
@@ -82,14 +82,9 @@ class Outputs:
 
 def open_outputs(folder: str) -> Outputs:
     """A finished run. Raises CurationError when the folder holds none."""
-    manifest = storage.join(folder, "manifest.json")
-    if not storage.exists(manifest):
-        raise CurationError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
-    values = storage.read_json(manifest).get("config")
-    if not isinstance(values, dict):
-        raise CurationError(f"{manifest}: has no config; run make curate again")
+    values = ConceptArchive.open(folder).manifest["config"]
     resolve_paths(values, folder if storage.is_remote(folder) else os.path.abspath(folder))
-    return Outputs(from_mapping(values, manifest), folder)
+    return Outputs(from_mapping(values, storage.join(folder, "manifest.json")), folder)
 
 
 def portable(config: CurationConfig, folder: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.csr import row_numbers
 from curation.expansion import FLOOR, Expansion
-from curation.similarity import pair_similarities, row_numbers
+from curation.similarity import pair_similarities
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from curation import storage
+from curation.archive.source import shard_name
 from curation.errors import CurationError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
@@ -54,7 +55,7 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
         if not paths:
             raise CurationError(f"shards: {pattern} matches no file")
         for path in paths:
-            name = re.sub(r"\.tar(\.\w+)?$", "", path.rstrip("/").rsplit("/", 1)[-1])
+            name = shard_name(path)
             if name in seen:
                 raise CurationError(
                     f"shards: {seen[name]} and {path} are both called {name}; curate them as two data sets, or rename one"

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from curation import storage
 from curation.archive import open_parquet
 from curation.concepts import LONGEST, concept_key, count_words, singular, tokens
+from curation.csr import row_numbers
 from curation.errors import CurationError
-from curation.similarity import normalise, pair_similarities, row_numbers
+from curation.similarity import normalise, pair_similarities
 
 AT_ONCE = 512  # images that are compared with every concept at once
 

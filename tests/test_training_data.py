@@ -125,7 +125,7 @@ def test_a_tar_that_is_not_the_curated_one_is_refused(copy, spoil, message):
     write_tar(data / "00000.tar", spoil(members))
     archive = ConceptArchive.open(str(out))
     with pytest.raises(CurationError, match=message) as error:
-        list(usable(Shard(archive.sources[0], archive), True, Counter()))
+        list(usable(Shard(archive.sources[0], archive), archive.read("00000").keys, True, Counter()))
     assert "00000.tar" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -135,7 +135,7 @@ def test_a_tar_that_was_cut_off_is_noticed(copy):
     (data / "00002.tar").write_bytes(content[: len(content) // 2 // 512 * 512])
     archive = ConceptArchive.open(str(out))
     with pytest.raises(CurationError, match=r"00002.tar: .* the tar is cut off"):
-        list(usable(Shard(archive.sources[2], archive), True, Counter()))
+        list(usable(Shard(archive.sources[2], archive), archive.read("00002").keys, True, Counter()))
 
 
 def test_without_required_archives_captions_serve_and_are_counted(copy):
@@ -145,7 +145,7 @@ def test_without_required_archives_captions_serve_and_are_counted(copy):
     bare = ConceptArchive.open(str(out))
     shard = Shard(bare.sources[0]._replace(name="00003", path=str(data / "00003.tar")), None)
     counts = Counter()
-    ((sample, row),) = usable(shard, False, counts)
+    ((sample, row),) = usable(shard, [], False, counts)
     assert (sample["caption"], row) == ("an apple", -1)
     assert counts == {"unusable": 2}
     assert count_rows((shard,), False) == [1]
@@ -239,6 +239,22 @@ def test_ranks_see_different_samples_in_as_many_steps(shards):
     assert len({key for keys in seen for key in keys}) == TOTAL
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_each_sample_that_is_left_out_is_counted_once(shards, workers):
+    made = batches(shards, batch_size=1, workers=workers)
+    total = Counter()
+    for worker in range(workers):  # a shard that readers share is read by both
+        counts = Counter()
+        for sample in made.stream.read(made.plan.spans(0, 0, worker), 0, worker, counts):
+            total.update(collate([sample], plain_transform(32), 77, True, counts).counts)
+        total.update(counts)
+    assert total == {"rejected": 3}
+
+
+def test_a_batch_counts_what_was_left_out_since_the_one_before(shards):
+    assert sum((Counter(batch.counts) for batch in batches(shards, batch_size=1)), Counter()) == {"rejected": 3}
+
+
 def test_texts_are_as_long_as_the_longest_and_equal_clips_tokens(shards):
     batch = next(iter(batches(shards)))
     assert batch.pixels.shape == (8, 3, 32, 32)
@@ -260,7 +276,8 @@ def test_an_image_that_cannot_be_decoded_is_an_error_or_replaced():
         collate([good, bad], plain_transform(32), 77, True, Counter())
     counts = Counter()
     batch = collate([bad, good, bad], plain_transform(32), 77, False, counts)
-    assert batch.counts == counts == {"replaced": 2}
+    assert batch.counts == {"replaced": 2}
+    assert not counts
     assert torch.equal(batch.captions, pad(["an apple"] * 3, 77))
     assert torch.equal(batch.pixels[0], batch.pixels[2])
     with pytest.raises(UndecodableError, match="neither this image nor any other"):

@@ -148,10 +148,7 @@ def main(arguments: ArgsType = None) -> int:
             GroupViTModule,
             ArchiveDataModule,
             seed_everything_default=0,
-            trainer_defaults={
-                "callbacks": [TrainingProgress()],
-                **QUIET,
-            },
+            trainer_defaults={"callbacks": [TrainingProgress()], **QUIET},
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": DESCRIPTION, "prog": "python -m training"},
             parser_class=Parser,

@@ -19,6 +19,8 @@ from training.plan import Plan
 from training.stream import Sample, Stream
 from training.text import pad
 
+COUNTED = ("rejected", "without archive", "unusable", "replaced")  # what may happen to a sample
+
 
 class Batch(NamedTuple):
     """B samples with M prompts each, as tensors."""
@@ -26,7 +28,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # (B, 3, H, W) float32
     captions: Tensor  # (B, L) int64 token ids, as long as the longest
     prompts: Tensor  # (B·M, K) int64 token ids
-    counts: dict[str, int]  # samples so far left out or without an archive, of the reader that made this batch
+    counts: dict[str, int]  # samples left out, replaced or without an archive since the reader's last batch
 
     def pin_memory(self) -> Batch:
         """Part of torch's interface: copies to the GPU need not wait."""
@@ -50,7 +52,7 @@ def decode(sample: Sample, transform: Transform) -> Tensor:
 
 def collate(samples: list[Sample], transform: Transform, context: int, required: bool, counts: Counter[str]) -> Batch:
     """A batch of samples. An image that cannot be decoded is an error where ``required``, else its sample is replaced by
-    the next one of the batch, and counted."""
+    the next one of the batch, and counted. ``counts`` go to the batch, and are set back."""
     pixels: list[Tensor | None] = []
     for sample in samples:
         try:
@@ -65,11 +67,13 @@ def collate(samples: list[Sample], transform: Transform, context: int, required:
     counts["replaced"] += len(samples) - len(good)
     places = [next((place for place in good if place >= index), good[-1]) for index in range(len(samples))]
     chosen = [samples[place] for place in places]
+    counted = {name: count for name, count in counts.items() if count}
+    counts.clear()
     return Batch(
         torch.stack([pixels[place] for place in places]),
         pad([sample.caption for sample in chosen], context),
         pad([prompt for sample in chosen for prompt in sample.prompts], context),
-        {name: count for name, count in counts.items() if count},
+        counted,
     )
 
 
@@ -99,6 +103,7 @@ class Batches(IterableDataset):
                 raise CurationError("data: samples have vanished from the tars since the run began; start it again")
             if number >= skipped:
                 yield collate(batch, transform, self.context, self.stream.required, counts)
+            counts.clear()
 
 
 class Loader:

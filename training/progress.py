@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from training.batches import Batch
+from training.batches import COUNTED, Batch
 
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 SMOOTHING = 0.98  # weight of the past in the mean time of a step
@@ -34,10 +35,8 @@ class TrainingProgress(Callback):
         self._counts: Counter[str] = Counter()
         self._seen = self._first = 0
         self._waited = self._worked = 0.0
-        self._step = self._last = self._logged = (
-            0.0  # mean seconds of a step; end of the last one; time of the last line
-        )
-        self._validated: list[dict[str, float]] = []
+        self._step = 0.0  # mean seconds of a step
+        self._last = self._logged = 0.0  # when the last step ended, and when the last line was shown
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Say what is about to be trained."""
@@ -76,11 +75,12 @@ class TrainingProgress(Callback):
         self._last = now
         self._seen += len(batch.pixels) * trainer.world_size
         self._counts.update(batch.counts)
-        if trainer.is_global_zero:
-            self._show(trainer, now, float(outputs["loss"]) if self._due(now) else None)
+        if trainer.is_global_zero and (self._console.is_terminal or now - self._logged >= LOG_EVERY):
+            self._show(trainer, float(outputs["loss"]))
+            self._logged = now
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Remember the scores; the time was not spent on data."""
+        """Show the scores; the time was not spent on data."""
         self._last = time.monotonic()
         if not trainer.sanity_checking:
             scores = {
@@ -88,13 +88,13 @@ class TrainingProgress(Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith("val/") and name != "val/score"
             }
-            self._validated.append({"step": trainer.global_step, **scores})
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
             self._print(trainer, f"step {trainer.global_step:,}: {shown}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The table at the end."""
         self._bar.stop()
+        counts = trainer.strategy.reduce(torch.tensor([self._counts[name] for name in COUNTED]), reduce_op="sum")
         if not trainer.is_global_zero:
             return
         steps, seconds = trainer.global_step - self._first, max(self._worked + self._waited, 1e-9)
@@ -105,8 +105,9 @@ class TrainingProgress(Callback):
         table.add_row("samples seen", f"{self._seen:,}")
         table.add_row("samples/s", f"{self._seen / seconds:,.1f}")
         table.add_row("waited for data", f"{self._waited / seconds:.1%}")
-        for name, count in self._counts.items():
-            table.add_row(f"samples {name}", f"{count:,}")
+        for name, count in zip(COUNTED, counts.tolist(), strict=True):
+            if count:
+                table.add_row(f"samples {name}", f"{count:,}")
         for name, value in trainer.callback_metrics.items():
             if name in ("train/loss", "val/miou", "val/pixel_accuracy", "val/retrieval_accuracy"):
                 table.add_row(f"last {name}", f"{float(value):.4f}")
@@ -122,12 +123,7 @@ class TrainingProgress(Callback):
         """Give the terminal back."""
         self._bar.stop()
 
-    def _due(self, now: float) -> bool:
-        return self._console.is_terminal or now - self._logged >= LOG_EVERY
-
-    def _show(self, trainer: Trainer, now: float, loss: float | None) -> None:
-        if loss is None:
-            return
+    def _show(self, trainer: Trainer, loss: float) -> None:
         total, spent = self._total(trainer), self._worked + self._waited
         left = (total - trainer.global_step) * self._step * trainer.accumulate_grad_batches if total else None
         rate = self._seen / spent
@@ -138,7 +134,6 @@ class TrainingProgress(Callback):
             self._bar.refresh()
         else:
             self._print(trainer, f"epoch {trainer.current_epoch}, step {trainer.global_step:,}/{total or '?'}: {note}")
-        self._logged = now
 
     def _total(self, trainer: Trainer) -> int | None:
         steps = trainer.estimated_stepping_batches

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from webdataset import shuffle
@@ -15,7 +14,6 @@ from curation.archive import (
     ConceptArchive,
     CurationError,
     Sampler,
-    ShardArchives,
     Source,
     join,
     read_tar,
@@ -67,26 +65,30 @@ class Stream:
 
     def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
         shard = self.shards[span.shard]
-        drawn = [] if shard.archive is None else self._prompts(shard, epoch)
-        for place, (sample, row) in enumerate(usable(shard, self.required, counts)):
+        keys, drawn, numbers = [], [], []
+        if shard.archive:
+            archives = shard.archive.read(shard.source.name, self.sampler.kind == "caption")
+            keys, drawn = archives.keys, archives.prompts(self.sampler, self.seed, epoch)
+            numbers = seeds(keys, self.seed, epoch).tolist()
+        left_out: Counter[str] = Counter()
+        for place, (sample, row) in enumerate(usable(shard, keys, self.required, left_out)):
             if place >= span.last:
                 return
-            if place < span.first:
-                continue
-            key, caption = sample["__key__"], sample["caption"]
-            chosen = drawn[row] if row >= 0 else [caption] * self.sampler.concepts
-            number = int(seeds([key], self.seed, epoch)[0])
-            yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
-
-    def _prompts(self, shard: Shard, epoch: int) -> list[list[str]]:
-        archives = read_archives(shard.archive, shard.source.name, self.sampler.kind == "caption")
-        return archives.prompts(self.sampler, self.seed, epoch)
+            if place >= span.first:
+                counts.update(left_out)
+                key, caption = sample["__key__"], sample["caption"]
+                chosen = drawn[row] if row >= 0 else [caption] * self.sampler.concepts
+                number = numbers[row] if row >= 0 else int(seeds([key], self.seed, epoch)[0])
+                yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
+            left_out.clear()  # those before the span are counted by the reader that has them
+        counts.update(left_out)
 
 
-def usable(shard: Shard, required: bool, counts: Counter[str]) -> Iterator[tuple[dict, int]]:
+def usable(shard: Shard, keys: list[str], required: bool, counts: Counter[str]) -> Iterator[tuple[dict, int]]:
     """The samples of a shard that can be trained on, each with the row of its archive (-1 for none), in order.
 
-    Their ``image`` and ``caption`` are the first of the configured fields that are present.
+    Their ``image`` and ``caption`` are the first of the configured fields that are present. keys (N,): the keys of the
+    shard's archives; ``counts``: where to count the samples that are left out or have no archive.
     """
     source, archive = shard
     images, captions = source.image.lower().split(";"), source.caption.lower().split(";")
@@ -94,7 +96,6 @@ def usable(shard: Shard, required: bool, counts: Counter[str]) -> Iterator[tuple
     if archive is None:
         joined = ((sample, -1) for sample in samples)
     else:
-        keys = read_archives(archive, source.name, False).keys
         joined = join(samples, archive, source, keys, required, counts)
     for sample, row in joined:
         image = next((sample[name] for name in images if name in sample), None)
@@ -119,16 +120,6 @@ def _text(content: bytes | None) -> str:
         return ""
 
 
-@lru_cache(maxsize=4)
-def _read(folder: str, name: str, mentioned: bool) -> ShardArchives:
-    return ConceptArchive.open(folder).read(name, mentioned)
-
-
-def read_archives(archive: ConceptArchive, name: str, mentioned: bool) -> ShardArchives:
-    """The archives of a shard; the last ones are kept."""
-    return _read(archive.folder, name, mentioned)
-
-
 def count_rows(shards: tuple[Shard, ...], required: bool) -> list[int]:
     """Usable samples of each shard: from the archives where each sample must have one, else by reading the tars once."""
     if required:
@@ -138,4 +129,5 @@ def count_rows(shards: tuple[Shard, ...], required: bool) -> list[int]:
             for source, rows in zip(archive.sources, archive.rows, strict=True)
         }
         return [known[shard.archive.folder, shard.source.name] for shard in shards]
-    return [sum(1 for _ in usable(shard, False, Counter())) for shard in shards]
+    keys = (shard.archive.read(shard.source.name).keys if shard.archive else [] for shard in shards)
+    return [sum(1 for _ in usable(shard, known, False, Counter())) for shard, known in zip(shards, keys, strict=True)]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.archive.parquet import CONCEPT
+from curation.csr import row_numbers
 from curation.errors import CurationError
 
 
@@ -71,7 +72,7 @@ def keep(table: pa.Table, mask: np.ndarray) -> pa.Table:
 def flatten(table: pa.Table) -> pa.Table:
     """One row for every concept of every archive: key, caption, concept, score, global, local, cluster, support."""
     offsets, flat = entries(table)
-    owner = pa.array(np.repeat(np.arange(len(table)), np.diff(offsets)))
+    owner = pa.array(row_numbers(offsets))
     columns = {name: pc.take(table[name], owner) for name in ("key", "caption")}
     return pa.table(columns | {field.name: flat.field(field.name) for field in CONCEPT})
 
@@ -84,11 +85,9 @@ def is_omitted(
     offsets (N + 1,), concepts (P,): the archives as CSR, concept ids; caption_offsets, caption_concepts: C(y) of the same N
     samples, ids of the same vocabulary.
     """
-    width = max(concepts.max(initial=0), caption_concepts.max(initial=0)) + 1
-    owner, caption_owner = (
-        np.repeat(np.arange(len(start) - 1), np.diff(start)) for start in (offsets, caption_offsets)
-    )
-    return ~np.isin(owner * width + concepts, caption_owner * width + caption_concepts)
+    width = int(max(concepts.max(initial=0), caption_concepts.max(initial=0))) + 1
+    said = row_numbers(caption_offsets) * width + caption_concepts
+    return ~np.isin(row_numbers(offsets) * width + concepts, said)
 
 
 def whole(column: pa.ChunkedArray) -> pa.ListArray:

@@ -13,10 +13,11 @@ from importlib import resources
 
 import numpy as np
 
+from curation.csr import row_numbers
 from curation.errors import CurationError
+from curation.random_numbers import GOLDEN, mix, unit
 
 KINDS = ("cluster", "top", "weighted", "caption")
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 STREAM = np.uint64(32)  # bits of a counter within one stream of random numbers
 TEMPLATE_STREAM = 1 << 20  # apart from the streams of every draw
 
@@ -87,9 +88,8 @@ class _Archives:
     def __init__(
         self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray, temperature: float
     ) -> None:
-        lengths = np.diff(offsets)
         self.offsets, self.score, self.cluster = offsets, score.astype(np.float64), cluster
-        self.owner = np.repeat(np.arange(len(lengths)), lengths)  # (P,)
+        self.owner = row_numbers(offsets)  # (P,)
         self.seeds, self.temperature = seeds, temperature
         self.place = (np.arange(len(score)) - offsets[self.owner]).astype(np.uint64)  # within the archive
 
@@ -168,9 +168,9 @@ def seeds(keys: list[str], seed: int, epoch: int) -> np.ndarray:
     padded = np.char.encode(np.array(keys, dtype=np.str_), "utf-8")
     width = -(-max(padded.dtype.itemsize, 1) // 8) * 8
     words = padded.astype(f"S{width}").view("<u8").reshape(len(keys), -1)  # (B, W): the bytes, padded with zeros
-    state = np.full(len(keys), _mix(_mix(np.array(seed, np.uint64)) ^ np.uint64(epoch)))
+    state = np.full(len(keys), mix(mix(np.array(seed, np.uint64)) ^ np.uint64(epoch)))
     for word in words.T:  # padding does not count, so that a key's number does not depend on the keys beside it
-        state = np.where(word == 0, state, _mix(state ^ word))
+        state = np.where(word == 0, state, mix(state ^ word))
     return state
 
 
@@ -178,15 +178,5 @@ def uniform(seeds: np.ndarray, stream: int, counter: np.ndarray) -> np.ndarray:
     """Numbers in (0, 1), float64: number ``counter`` of a stream of the generator that ``seeds`` begin. Broadcasts."""
     with np.errstate(over="ignore"):
         position = (np.uint64(stream) << STREAM) + counter + np.uint64(1)
-        bits = _mix(seeds + position * GOLDEN)
-    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
-def _mix(state: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: every bit of the result depends on every bit of ``state``."""
-    with np.errstate(over="ignore"):
-        state = state + GOLDEN
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(31)
-    return state
+        bits = mix(seeds + position * GOLDEN)
+    return unit(bits) + 2.0**-54

@@ -11,6 +11,7 @@ from curation import storage
 from curation.archive.entries import entries, offsets_of, whole
 from curation.archive.parquet import open_parquet, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
+from curation.csr import gather_rows
 from curation.errors import CurationError
 
 
@@ -33,14 +34,12 @@ class ShardArchives:
 
     def take(self, rows: np.ndarray) -> ShardArchives:
         """The archives of these rows (B,), in their order; a row may come twice."""
-        lengths = np.diff(self.offsets)[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        entry = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        entry, lengths = gather_rows(self.offsets, rows)
         return ShardArchives(
             [self.keys[row] for row in rows],
             [self.captions[row] for row in rows],
             self.names,
-            offsets,
+            np.concatenate([[0], np.cumsum(lengths)]),
             *(values[entry] for values in (self.concepts, self.score, self.cluster, self.support)),
         )
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from curation import clustering, expansion, ranking, storage
 from curation.archive import FORMAT, SCHEMA, archive_batch, open_parquet, parquet_writer
+from curation.archive.entries import is_omitted
+from curation.csr import row_numbers
 from curation.index import SearchIndex, nearest, open_index
 from curation.mentions import Mentions, open_mentions
 from curation.outputs import Outputs, blocks, record
 from curation.samples import Shard
-from curation.similarity import row_numbers
 from curation.stages.index import CAPTIONS, IMAGES, search_device
 from curation.stages.work import Work, csr, fingerprint_of, vocabulary_content
 from curation.vocabulary import Vocabulary, embedding_matrix, read_vocabulary
@@ -175,9 +176,6 @@ def count_gains(
     caption_offsets: np.ndarray, caption_concepts: np.ndarray, offsets: np.ndarray, concepts: np.ndarray
 ) -> dict[str, int]:
     """How many concepts the archives of a block have, how many archives have one that the caption lacks, how many none."""
-    width = int(max(caption_concepts.max(initial=0), concepts.max(initial=0))) + 1
-    said = row_numbers(caption_offsets) * width + caption_concepts
-    owner = row_numbers(offsets)
-    new = ~np.isin(owner * width + concepts, said)
+    gained = row_numbers(offsets)[is_omitted(offsets, concepts, caption_offsets, caption_concepts)]
     empty = np.diff(offsets) == 0
-    return {"archive_concepts": len(concepts), "gained": len(np.unique(owner[new])), "empty": int(empty.sum())}
+    return {"archive_concepts": len(concepts), "gained": len(np.unique(gained)), "empty": int(empty.sum())}
