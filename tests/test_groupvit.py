@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
-from training.transformer import attend, drop_path
+from training.transformer import add_branch, attend
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
 TINY = GroupViTConfig(
@@ -154,14 +154,24 @@ def test_every_weight_gets_a_gradient():
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
     x = torch.ones(4000, 3)
-    dropped = drop_path(x, 0.25, training=True)
-    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert dropped.mean() == pytest.approx(1, abs=0.03)
+    seen = []
+    dropped = add_branch(x, lambda part: seen.append(len(part)) or 2 * part, 0.25) - x
+    assert dropped.unique().tolist() == pytest.approx([0, 8 / 3])
+    assert dropped.mean() == pytest.approx(2, abs=0.06)
     assert (dropped == dropped[:, :1]).all()
-    assert drop_path(x, 0.25, training=False) is x
+    assert seen == [int(dropped[:, 0].count_nonzero())]  # what is dropped is not computed
+    assert torch.equal(add_branch(x, lambda part: 2 * part, 0.0), 3 * x)
     rates = [block.rate for stage in GroupViT(GroupViTConfig(**{**vars(TINY), "drop_path": 0.2})).image.stages
              for block in stage.blocks]  # fmt: skip
     assert rates == pytest.approx([0, 0.1, 0.2])
+
+
+def test_a_branch_that_all_of_a_batch_drop_has_a_gradient_of_zero():
+    x, weight = torch.ones(2, 3), torch.ones(3, requires_grad=True)
+    added = add_branch(x, lambda part: part * weight, 1 - 1e-12)
+    assert torch.equal(added, x)
+    added.sum().backward()
+    assert weight.grad.tolist() == [0, 0, 0]  # DDP waits for a gradient of every parameter
 
 
 def test_evaluation_mode_is_deterministic(groupvit):

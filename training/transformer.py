@@ -68,12 +68,18 @@ class TokenMLP(MLP):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero the branch x (B, ...) for a random part of the batch in training, and scale up the rest."""
-    if not training or rate == 0:
-        return x
-    keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - rate)
-    return x * (keep / (1 - rate))
+def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Tensor:
+    """x + branch(x) for x (B, ...), the branch left out for a random part of the batch (drop path) and larger for the rest.
+
+    What is left out is not computed. The part is drawn on the host, so that a GPU need not be waited for.
+    """
+    if rate == 0:
+        return x + branch(x)
+    kept = (torch.rand(len(x)) >= rate).nonzero()[:, 0]
+    scale = 1 / (1 - rate) if len(kept) else 0.0
+    rows = (kept if len(kept) else torch.zeros(1, dtype=torch.long)).to(x.device)  # DDP wants a gradient, if only zeros
+    added = branch(x.index_select(0, rows))
+    return x.index_add(0, rows, added.to(x.dtype), alpha=scale)
 
 
 class Block(nn.Module):
@@ -99,8 +105,9 @@ class Block(nn.Module):
         return compute(*inputs)
 
     def _everywhere(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + drop_path(self.attention(self.norm1(x), mask=mask), self.rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.rate, self.training)
+        rate = self.rate if self.training else 0.0
+        x = add_branch(x, lambda part: self.attention(self.norm1(part), mask=mask), rate)
+        return add_branch(x, lambda part: self.mlp(self.norm2(part)), rate)
 
     def _at(self, x: Tensor, positions: Tensor) -> Tensor:
         rows = torch.arange(len(x), device=x.device)
