@@ -17,7 +17,7 @@ NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure verify train eval test faults bench lint clean
+.PHONY: help setup curate show measure verify train eval experiments test faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -25,6 +25,7 @@ help: ## list the targets
 	@echo "Variables of curate: DATA (demo, cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
 	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
 	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS (default: demo), DATA_ROOT (default: data), ARGS."
+	@echo "Variables of experiments: DATA, BENCHMARKS (one), DATA_ROOT, OUT (archives and runs), QUICK=1 (minutes), ARGS (--jobs 2, ...)."
 	@echo "All options: make curate ARGS=--help, make train ARGS=--help, make eval ARGS=--help"
 
 .venv/installed: setup.cfg pyproject.toml
@@ -57,6 +58,10 @@ eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt] [BEN
 	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') \
 		$(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)',--benchmarks demo --data-root artifacts --visualize 12) \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(ARGS)
+
+experiments: .venv/installed ## does CoCu help? all arms, hours, resumable: make experiments [DATA=demo] [BENCHMARKS=demo] [QUICK=1] [ARGS="..."]
+	@$(BIN)/python -m experiments --data '$(DATA)' $(if $(BENCHMARKS),--benchmark '$(BENCHMARKS)') \
+		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OUT),--output '$(OUT)') $(if $(QUICK),--quick) $(ARGS)
 
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -16,16 +16,18 @@ from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import packaged, parser, read_config
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "evaluation", "pipelines", "training")
+PACKAGES = ("curation", "evaluation", "experiments", "pipelines", "training")
 ALLOWED = {
     "curation": {"curation"},
     "evaluation": {"evaluation", "training.groupvit", "training.checkpoint"},
+    "experiments": {"experiments", "curation", "evaluation", "training"},
     "pipelines": {"pipelines", "curation"},
     "training": {"training", "evaluation", "curation.archive"},
 }
 FORBIDDEN = {
     "curation": {"apache_beam", "lightning", "pytorch_lightning"},
     "evaluation": {"apache_beam"},
+    "experiments": {"apache_beam"},
     "pipelines": {"lightning", "pytorch_lightning"},
     "training": {"apache_beam"},
 }

@@ -17,6 +17,7 @@ from evaluation.benchmark import Benchmark, read_benchmark
 from evaluation.errors import AbsentError
 from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_samples
+from evaluation.metric import Scores
 from training.batches import Batch
 from training.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.loss import contrastive_losses
@@ -82,6 +83,7 @@ class GroupViTModule(LightningModule):
         model: GroupViTConfig = GroupViTConfig(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         validation: ValidationConfig = ValidationConfig(),
+        caption_weight: float = 1.0,
         prompt_weight: float = 1.0,
         compile: bool = False,
         recompute: bool = False,
@@ -93,7 +95,8 @@ class GroupViTModule(LightningModule):
             model: sizes of GroupViT.
             optimizer: AdamW and its schedule.
             validation: zero-shot segmentation during training.
-            prompt_weight: weight of the multi-label loss beside the image-caption loss; at 0 prompts are not even encoded.
+            caption_weight: weight of the image-caption loss.
+            prompt_weight: weight of the multi-label loss; at 0 prompts are not even encoded.
             compile: torch.compile of both towers: slow to start, some ten percent faster afterwards.
             recompute: compute activations again in the backward pass rather than keep them: less memory, more time.
             seed: of the random grouping and drop path, for each step apart.
@@ -104,10 +107,12 @@ class GroupViTModule(LightningModule):
         # Without prompts there is none: DDP refuses a parameter that gets no gradient.
         self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if prompt_weight else None
         self.optimizer, self.validation = optimizer, validation
-        self.prompt_weight, self.compiled, self.seed = prompt_weight, compile, seed
+        self.caption_weight, self.prompt_weight = caption_weight, prompt_weight
+        self.compiled, self.seed = compile, seed
         self.model.recompute = recompute
         self.encode_image, self.encode_texts = self.model.encode_image, self.model.encode_texts
         self.benchmark: Benchmark | None = None
+        self.scores: Scores | None = None  # of the last validation, class by class
 
     def setup(self, stage: str) -> None:
         """Find the benchmark before the first step. Raises EvaluationError or AbsentError when it is not there."""
@@ -151,7 +156,9 @@ class GroupViTModule(LightningModule):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        loss = losses.caption if prompts is None else losses.caption + self.prompt_weight * losses.prompts
+        loss = self.caption_weight * losses.caption
+        if prompts is not None:
+            loss = loss + self.prompt_weight * losses.prompts
         logged = {"train/loss": loss, "train/caption_loss": losses.caption, "train/retrieval_accuracy": losses.accuracy}
         if prompts is not None:
             logged |= {"train/prompt_loss": losses.prompts, "train/prompt_scale": self.prompt_scale}
@@ -192,7 +199,7 @@ class GroupViTModule(LightningModule):
             self.global_rank, self.trainer.world_size, dist.group.WORLD if self.trainer.world_size > 1 else None
         )
         limit = 2 * self.trainer.world_size if self.trainer.sanity_checking else self.validation.limit
-        scores = evaluate(
+        self.scores = scores = evaluate(
             self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share
         ).scores
         # In float32, Lightning's type for metrics, an mIoU keeps seven digits.
@@ -206,7 +213,8 @@ class GroupViTModule(LightningModule):
         batch = trainer.datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         peak, final = (scaled(rate, batch, config.reference_batch) for rate in (config.rate, config.final_rate))
         total = int(trainer.estimated_stepping_batches)
-        warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, trainer.num_training_batches)
+        epoch_steps = trainer.datamodule.plan.steps / trainer.accumulate_grad_batches
+        warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, epoch_steps)
         made = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
         factor = lambda step: learning_rate(step, total, warmup, peak, final) / peak  # noqa: E731
         schedule = torch.optim.lr_scheduler.LambdaLR(made, factor)

@@ -1,0 +1,216 @@
+"""``python -m experiments``: curate, train and evaluate every arm, and write the page that compares them."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.results import conditions
+from curation import storage
+from curation.archive import ConceptArchive
+from curation.errors import CurationError
+from evaluation.benchmark import Benchmark, read_benchmark
+from evaluation.errors import AbsentError, EvaluationError
+from experiments import figures, omission, pictures, report, summary
+from experiments.archives import BASE, curate
+from experiments.arms import TRUTH, Arm, ExperimentError, chosen, read_arms
+from experiments.quality import quality_table, read_truth
+from experiments.scores import read_curve
+from experiments.training import RESULT, Setting, run
+
+HERE = Path(__file__).parent
+QUICK_ARMS = (summary.BASELINE, report.COCU, TRUTH)
+QUICK = ("--trainer.max_steps", "150", "--trainer.check_val_every_n_epoch", "null",
+         "--trainer.val_check_interval", "50", "--model.validation.limit", "100")  # fmt: skip
+
+EPILOG = """\
+examples:
+  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml
+  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --only caption cluster --jobs 2
+  python -m experiments --data cc12m --benchmark voc --data-root data --recipe training/configs/groupvit_cc12m.yaml
+
+A run that was cut off goes on from its last checkpoint when the same command is given again; finished runs are kept.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description=__doc__.split(": ", 1)[1] if __doc__ else None,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--data", default="demo", help="name of a packaged data set, or a YAML file (default: demo)")
+    made.add_argument("--benchmark", default="demo", help="a packaged benchmark, or a YAML file (default: demo)")
+    made.add_argument(
+        "--data-root", default="artifacts", help="folder of a packaged benchmark's data (default: artifacts)"
+    )
+    made.add_argument("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration of the trainer")
+    made.add_argument("--arms", type=Path, default=HERE / "arms.yaml", help="what is compared")
+    made.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms only (default: all)")
+    made.add_argument("--seeds", type=int, help="at most so many runs of an arm")
+    made.add_argument("--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
+    made.add_argument(
+        "--report", type=Path, default=Path("docs/experiments"), help="the page (default: docs/experiments)"
+    )
+    made.add_argument(
+        "--jobs", type=int, default=1, help="runs side by side, which share the processor cores (default: 1)"
+    )
+    made.add_argument(
+        "--quick", action="store_true", help="three arms, one seed, 150 steps: minutes, to see that it works"
+    )
+    made.add_argument("--page-only", action="store_true", help="write the page from the runs that are finished")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    given = parser().parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        path = compare(given, console, arguments if arguments is not None else sys.argv[1:])
+    except (ExperimentError, CurationError, EvaluationError, AbsentError, OSError, yaml.YAMLError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; give the same command again to go on", highlight=False)
+        return 130
+    console.print(f"Written: {path}")
+    return 0
+
+
+def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str]) -> Path:
+    """Curate, train, and write the page; returns its path. Raises what :func:`main` reports."""
+    known = read_arms(given.arms)
+    arms = chosen(known, given.only or (list(QUICK_ARMS) if given.quick else []))
+    benchmark = read_benchmark(given.benchmark, given.data_root)
+    output = given.output or Path("artifacts") / "experiments" / (
+        Path(given.data).stem + ("-quick" if given.quick else "")
+    )
+    threads = max(1, (torch.get_num_threads() or 1) // given.jobs)
+    setting = Setting(
+        given.recipe, given.benchmark, given.data_root, output / "archives", output / "runs", threads,
+        QUICK if given.quick else (),
+    )  # fmt: skip
+    most = 1 if given.quick else given.seeds
+    planned = [
+        (arm, seed) for seed in range(max(arm.seeds for arm in arms)) for arm in arms if seed < seeds_of(arm, most)
+    ]
+    if not given.page_only:
+        console.print(f"Curating in {setting.archives}: {', '.join(dict.fromkeys(arm.archives for arm in arms))}")
+        arms = curate(given.data, arms, setting.archives, console)
+        train(setting, [(arm, seed) for arm, seed in planned if arm in arms], given.jobs, console)
+    return write(given, setting, arms, planned, benchmark, arguments)
+
+
+def seeds_of(arm: Arm, most: int | None) -> int:
+    """How many runs of an arm."""
+    return arm.seeds if most is None else min(arm.seeds, most)
+
+
+def train(setting: Setting, planned: Sequence[tuple[Arm, int]], jobs: int, console: Console) -> None:
+    """Train what is not finished, ``jobs`` runs side by side. Raises ExperimentError for the first that fails."""
+    left = [(arm, seed) for arm, seed in planned if not setting.finished(arm, seed)]
+    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as bar, ThreadPoolExecutor(jobs) as pool:
+        task = bar.add_task("", total=len(planned), completed=len(planned) - len(left))
+
+        def one(planned_run: tuple[Arm, int]) -> None:
+            arm, seed = planned_run
+            seconds = run(setting, arm, seed)
+            score = read_curve(setting.folder(arm, seed)).miou[-1]
+            bar.console.print(f"{arm.name}, seed {seed}: mIoU {score:.2f} after {seconds / 60:.1f} minutes")
+            bar.advance(task)
+
+        waiting = [pool.submit(one, item) for item in left]
+        try:
+            for future in waiting:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write(
+    given: argparse.Namespace, setting: Setting, arms: Sequence[Arm], planned: Sequence[tuple[Arm, int]],
+    benchmark: Benchmark, arguments: Sequence[str],
+) -> Path:  # fmt: skip
+    """Tables, figures, pictures and the page, from the runs that are finished."""
+    folder: Path = given.report
+    ended = [(arm, seed) for arm, seed in planned if setting.finished(arm, seed)]
+    found = [
+        summary.Runs(arm, [read_curve(setting.folder(arm, seed)) for other, seed in ended if other is arm])
+        for arm in arms
+        if any(other is arm for other, _ in ended)
+    ]
+    if not found:
+        raise ExperimentError(f"{setting.runs}: no run of these arms is finished; leave --page-only out")
+    truth = setting.archives / TRUTH
+    known = truth.exists()
+    shares = omission.omitted_shares(truth if known else setting.archives / BASE, benchmark.classes)
+    group = omission.groups(shares)
+    compared, swept = ([runs for runs in found if (runs.arm.group == "arm") is wanted] for wanted in (True, False))
+    lines = summary.final_table(found, group)
+    summary.write_csv(folder / "curves.csv", summary.curve_table(found, group))
+    summary.write_csv(folder / "results.csv", lines)
+    summary.write_csv(folder / "classes.csv", summary.class_table(found, benchmark.classes, shares))
+    world = read_truth(setting.archives / BASE)
+    folders = [path for path in sorted(setting.archives.iterdir()) if (path / "manifest.json").exists()]
+    quality = quality_table(folders, world) if world else []
+    if quality:
+        summary.write_csv(folder / "archives.csv", quality)
+    figures.draw_curves(compared, group, folder / "curves.png")
+    figures.draw_losses(compared, folder / "losses.png")
+    figures.draw_groups(
+        [line for line in lines if line["arm"] in {runs.arm.name for runs in compared}], folder / "omission.png"
+    )
+    middle = next((runs for runs in compared if runs.arm.name == report.COCU), None)
+    if swept and middle:
+        figures.draw_sweep(swept, middle, folder / "sweep.png")
+    page = report.Page(
+        data=Path(given.data).name,
+        benchmark=Path(given.benchmark).name,
+        images=len(ConceptArchive.open(str(setting.archives / BASE))),
+        command=f"python -m experiments {shlex.join(arguments)}".strip(),
+        conditions=conditions("torch", "lightning", "faiss-cpu"),
+        recipe=given.recipe.read_text(encoding="utf-8"),
+        arms=compared,
+        sweep=swept if middle else [],
+        lines=lines,
+        quality=quality,
+        members=[int((group == number).sum()) for number in range(len(omission.NAMES))],
+        known=known,
+        pictures=draw_pictures(setting, benchmark, compared, folder),
+        seconds=sum(storage.read_json(str(setting.folder(arm, seed) / RESULT))["seconds"] for arm, seed in ended),
+        left_out=[arm for arm in arms if not any(other is arm for other, _ in ended)],
+    )
+    return report.write_page(page, folder)
+
+
+def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs], folder: Path) -> list[str]:
+    """Some images with what the caption arm and the CoCu arm see, if both have run; the names of the files."""
+    both = [runs.arm for runs in found if runs.arm.name in (summary.BASELINE, report.COCU)]
+    if len(both) < 2:
+        return []
+    checkpoints = {arm.name: setting.folder(arm, 0) / "checkpoints" / "last.ckpt" for arm in both}
+    names = []
+    for number, choice in enumerate(pictures.choose(benchmark)):
+        names.append(f"picture-{number + 1}.png")
+        pictures.draw(benchmark, choice, checkpoints).save(folder / names[-1])
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The arms of the comparison and of the sweep, read from a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TRUTH = "truth"  # in place of options of the curation: archives of what the json sidecars say
+
+
+class ExperimentError(ValueError):
+    """Something that the user can mend. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of curating and training.
+
+    Attributes:
+        name: of its folder and of its line in a figure.
+        title: what it is, in a few words.
+        curate: options of ``pipelines.curate`` that differ from the data set's configuration, or ``truth``.
+        train: options of ``training fit`` that differ from the recipe.
+        seeds: how many runs.
+        group: ``arm``, or the name of the setting that it is one value of.
+        value: that value.
+    """
+
+    name: str
+    title: str
+    curate: dict[str, Any] | str = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 1
+    group: str = "arm"
+    value: Any = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if isinstance(self.curate, str) and self.curate != TRUTH:
+            raise ExperimentError(f"arm {self.name}: curate: {self.curate!r} is neither a mapping nor {TRUTH}")
+        if self.seeds < 1:
+            raise ExperimentError(f"arm {self.name}: seeds: {self.seeds} must be at least 1")
+
+    @property
+    def archives(self) -> str:
+        """The name of the folder of its archives: arms that are curated alike share one."""
+        if isinstance(self.curate, str):
+            return self.curate
+        return "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.curate.items())) or "base"
+
+
+def read_arms(path: Path) -> list[Arm]:
+    """The arms of a file: a mapping of names. Raises ExperimentError for an unknown key, suggesting the nearest."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ExperimentError(f"{path}: must be a mapping of arms")
+    known = {item.name for item in fields(Arm)} - {"name"}
+    arms = []
+    for name, given in values.items():
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                raise ExperimentError(f"{path}: {name}.{key}: unknown{f', did you mean {close[0]}?' if close else ''}")
+        if "title" not in given:
+            raise ExperimentError(f"{path}: {name}.title: missing; say in a few words what the arm is")
+        arms.append(Arm(name, **given))
+    return arms
+
+
+def chosen(arms: list[Arm], names: list[str]) -> list[Arm]:
+    """The arms of these names, all of them for none. Raises ExperimentError for a name that there is not."""
+    by_name = {arm.name: arm for arm in arms}
+    for name in names:
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, n=1)
+            raise ExperimentError(f"--only: no arm is called {name}{f'; did you mean {close[0]}?' if close else ''}")
+    return [by_name[name] for name in names] or arms

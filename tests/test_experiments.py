@@ -1,0 +1,277 @@
+"""The comparison of arms: tables by hand-computed numbers, and the whole program on a tiny world."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from benchmark_worlds import mask, photo, split
+from PIL import Image
+
+from curation.archive import ConceptArchive
+from curation.samples import read_sidecars
+from experiments.__main__ import main
+from experiments.arms import Arm, ExperimentError, chosen, read_arms
+from experiments.omission import by_group, groups, omitted_shares
+from experiments.quality import read_truth
+from experiments.report import findings
+from experiments.scores import Curve, mean_losses, read_curve
+from experiments.summary import Runs, final_table, steps_to
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("apple", "boat", "sand", "snow")
+
+
+def runs(name: str, *miou: list[float]) -> Runs:
+    """Runs of an arm with these mIoU at steps 10, 20, ...: four classes, the last of which has all of it."""
+    curves = []
+    for values in miou:
+        iou = np.zeros((len(values), 4))
+        iou[:, 3] = 4 * np.array(values)
+        steps = 10 * np.arange(1, len(values) + 1)
+        curves.append(Curve(steps, np.array(values) + 1, iou, np.zeros((len(values), 3))))
+    return Runs(Arm(name, name), curves)
+
+
+# --- arms -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_arms_that_the_project_compares():
+    arms = read_arms(ROOT / "experiments" / "arms.yaml")
+    assert [arm.name for arm in arms if arm.group == "arm"] == [
+        "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth",
+    ]  # fmt: skip
+    assert {arm.name for arm in arms if arm.seeds >= 3} >= {"caption", "cluster"}
+    assert {arm.archives for arm in arms} >= {
+        "base",
+        "truth",
+        "expansion=tagging",
+        "ranking=calibrated",
+        "neighbors=32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {title: x, trian: {}}", r"arms.yaml: a.trian: unknown, did you mean train\?"),
+        ("a: {train: {}}", r"arms.yaml: a.title: missing"),
+        ("a: {title: x, curate: nothing}", "curate: 'nothing' is neither a mapping nor truth"),
+        ("a: {title: x, seeds: 0}", "seeds: 0 must be at least 1"),
+        ("[]", "must be a mapping"),
+    ],
+)
+def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
+    path = tmp_path / "arms.yaml"
+    path.write_text(text)
+    with pytest.raises(ExperimentError, match=message) as error:
+        read_arms(path)
+    assert "\n" not in str(error.value)
+
+
+def test_arms_are_chosen_by_name():
+    arms = [Arm("caption", "x"), Arm("cluster", "y")]
+    assert chosen(arms, []) == arms
+    assert chosen(arms, ["cluster"]) == arms[1:]
+    with pytest.raises(ExperimentError, match=r"--only: no arm is called claster; did you mean cluster\?"):
+        chosen(arms, ["claster"])
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_grouped_by_omission():
+    shares = np.array([0.2, 0.6, 0.9, np.nan])
+    assert groups(shares).tolist() == [0, 1, 2, -1]
+    iou = np.array([[10.0, 20.0, np.nan, 40.0], [2.0, 4.0, 6.0, 8.0]])
+    assert by_group(iou, np.array([0, 0, 2, 2])).tolist()[1] == pytest.approx([3, np.nan, 7], nan_ok=True)
+    assert by_group(iou, np.array([0, 0, 2, 2]))[0, 2] == 40
+
+
+def test_final_scores_are_the_last_ones_over_seeds():
+    found = [
+        runs("caption", [1.0, 2.0, 4.0], [1.0, 2.0, 2.0]),
+        runs("cluster", [2.0, 3.5, 9.0]),
+        runs("top", [1.0, 1.0, 1.0]),
+    ]
+    caption, cluster, top = final_table(found, np.array([0, 0, 0, 2]))
+    assert (caption["miou"], caption["miou min"], caption["miou max"], caption["seeds"]) == (3, 2, 4, 2)
+    assert caption["pixel_accuracy"] == 4
+    assert cluster["miou omitted above 80%"] == 36
+    assert np.isnan(cluster["miou omitted 60 to 80%"])
+    assert [line["steps to baseline"] for line in (caption, cluster, top)] == [30, 20, None]
+    assert steps_to(found[1], 3.5) == 20
+
+
+def test_the_page_says_what_the_numbers_say():
+    from types import SimpleNamespace
+
+    found = [runs("caption", [1.0, 2.0], [1.0, 3.0]), runs("cluster", [2.5, 6.0], [2.0, 5.0])]
+    lines = final_table(found, np.array([0, 0, 0, 2]))
+    text = "\n".join(findings(SimpleNamespace(lines=lines, arms=found)))
+    assert "cluster ends at mIoU 5.50 (5.00 to 6.00), caption at 2.50 (2.00 to 3.00): a difference of +3.00" in text
+    assert "ranges do not overlap" in text
+    assert "cluster reaches the final mIoU of caption (2.50) after 20 of 20 steps." in text
+    worse = [found[1], runs("cluster", [1.0, 1.0])]
+    worse[0] = Runs(Arm("caption", ""), worse[0].curves)
+    lines = final_table(worse, np.array([0, 0, 0, 2]))
+    text = "\n".join(findings(SimpleNamespace(lines=lines, arms=worse)))
+    assert "a difference of -4.50; one seed does not tell it from chance." in text
+    assert "at no validation within 20 steps" in text
+
+
+def test_losses_are_means_between_validations(tmp_path):
+    for version, rows in (
+        (0, [(0, 1), (9, 3), (10, 5)]),
+        (1, [(10, 7), (25, 9)]),
+    ):  # cut off after step 10, and resumed
+        folder = tmp_path / "logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        lines = [f"{step},{loss},{loss},0.5" for step, loss in rows]
+        (folder / "metrics.csv").write_text(
+            "step,train/caption_loss,train/prompt_loss,train/retrieval_accuracy\n" + "\n".join([*lines, "11,,,"]) + "\n"
+        )
+    found = mean_losses(tmp_path, np.array([10, 20, 30]))
+    assert found[0].tolist() == pytest.approx([11 / 3, 11 / 3, 0.5])
+    assert np.isnan(found[1]).all()
+    assert found[2, 0] == 9
+
+
+def test_of_two_validations_at_one_step_the_later_counts(tmp_path):
+    (tmp_path / "scores.csv").write_text("10,50.0,1.0,nan\n20,60.0,2.0,4.0\n10,55.0,3.0,5.0\n")
+    curve = read_curve(tmp_path)
+    assert curve.steps.tolist() == [10, 20]
+    assert curve.pixel_accuracy.tolist() == [55, 60]
+    assert curve.miou.tolist() == [4, 3]
+
+
+# --- the whole program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
+    """The arguments of a comparison of three arms on the tiny world, run once, and its folder."""
+    folder = tmp_path_factory.mktemp("comparison")
+    data = folder / "bench"
+    names = []
+    for number in range(3):
+        names.append(f"{number}")
+        photo(data / "images" / f"{number}.jpg", number, (40, 40))
+        values = np.full((40, 40), number)
+        values[20:] = 3
+        mask(data / "masks" / f"{number}.png", values)
+    split(data / "val.txt", names)
+    captions = [
+        {"key": name, "caption": f"a {CLASSES[int(name)]}", "mentioned": [CLASSES[int(name)]]} for name in names
+    ]
+    (data / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)) + "\n")
+    layout = {"root": "bench", "images": "images/{id}.jpg", "masks": "masks/{id}.png", "split": "val.txt"}
+    sizes = {"resize_short": 32, "crop": 32, "stride": 16}
+    benchmark = {"name": "tiny", "background": False, **sizes, "classes": list(CLASSES), "layout": layout}
+    (folder / "bench.yaml").write_text(yaml.safe_dump(benchmark))
+    model = {"image_size": 32, "patch_size": 8, "width": 16, "heads": 2, "mlp_width": 32, "depths": [1, 0], "groups": [2],
+             "assign_widths": [8, 32], "text_width": 16, "text_heads": 2, "text_mlp_width": 32, "text_layers": 1,
+             "projection_hidden": 24, "projection": 8}  # fmt: skip
+    recipe = {"trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
+              "model": {"model": model, "optimizer": {"reference_batch": 8}},
+              "data": {"batch_size": 8, "workers": 0}, "save_every": 1}  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arms = {
+        "caption": {"title": "a", "train": {"data.sampler.kind": "caption"}, "seeds": 2},
+        "cluster": {"title": "b"},
+        "truth": {"title": "c", "curate": "truth"},
+        "hot": {"title": "d", "train": {"data.sampler.temperature": 9.0}, "group": "temperature", "value": 9},
+    }
+    (folder / "arms.yaml").write_text(yaml.safe_dump(arms, sort_keys=False))
+    arguments = [
+        "--data",
+        str(world),
+        "--benchmark",
+        str(folder / "bench.yaml"),
+        "--recipe",
+        str(folder / "recipe.yaml"),
+    ]
+    arguments += [
+        "--arms",
+        str(folder / "arms.yaml"),
+        "--output",
+        str(folder / "out"),
+        "--report",
+        str(folder / "page"),
+    ]
+    arguments += ["--jobs", "2"]
+    assert main(arguments) == 0
+    return arguments, folder
+
+
+def test_a_comparison_writes_numbers_figures_and_a_page(compared):
+    _, folder = compared
+    page = (folder / "page" / "README.md").read_text()
+    assert "caption ends" not in page and "cluster ends at mIoU" in page
+    for name in ("curves.png", "omission.png", "losses.png", "sweep.png", "picture-1.png"):
+        assert f"({name})" in page
+        with Image.open(folder / "page" / name) as image:
+            assert min(image.size) > 200
+    with (folder / "page" / "results.csv").open() as stream:
+        lines = {row["arm"]: row for row in csv.DictReader(stream)}
+    assert list(lines) == ["caption", "cluster", "truth", "hot"]
+    assert lines["caption"]["seeds"] == "2"
+    with (folder / "page" / "curves.csv").open() as stream:
+        curves = list(csv.DictReader(stream))
+    assert len(curves) == 5 * 2  # runs x epochs
+    assert all(row["train/prompt_loss"] for row in curves)
+
+
+def test_archives_of_the_truth_are_what_the_sidecars_say(compared, world):
+    _, folder = compared
+    truth, base = (ConceptArchive.open(str(folder / "out" / "archives" / name)) for name in ("truth", "base"))
+    said = {
+        key: json.loads(content)
+        for number in range(3)
+        for key, content in read_sidecars(str(world.parent / f"{number:05d}.tar"))
+    }
+    seen = 0
+    for row, other in zip(truth, base, strict=True):
+        assert (row["key"], row["caption"]) == (other["key"], other["caption"])
+        names = [entry["concept"] for entry in row["concepts"]]
+        assert sorted(names) == sorted(said[row["key"]]["objects"] + said[row["key"]]["stuff"])
+        assert [entry["cluster"] for entry in row["concepts"]] == list(range(len(names)))
+        seen += len(names)
+    assert seen > 100
+    shares = omitted_shares(folder / "out" / "archives" / "truth", [*CLASSES, "zebra"])
+    visible = [sum("apple" in item["objects"] for item in said.values())]
+    named = [sum("apple" in item["mentioned"] for item in said.values())]
+    assert shares[0] == pytest.approx(1 - named[0] / visible[0])
+    assert np.isnan(shares[4])
+    assert read_truth(folder / "out" / "archives" / "base") is not None
+
+
+def test_finished_runs_are_kept_and_an_interrupted_one_goes_on(compared):
+    arguments, folder = compared
+    runs_folder = folder / "out" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs_folder.glob("*/*/scores.csv")}
+    (runs_folder / "cluster" / "0" / "result.json").unlink()  # as if it had been killed after its last checkpoint
+    assert main([*arguments, "--only", "caption", "cluster"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in runs_folder.glob("*/*/scores.csv")}
+    assert before == after  # nothing was trained again
+    assert "ckpt_path" not in (runs_folder / "caption" / "0" / "log").read_text()
+    assert (runs_folder / "cluster" / "0" / "result.json").exists()
+
+
+def test_another_recipe_trains_again(compared):
+    arguments, folder = compared
+    changed = folder / "other.yaml"
+    changed.write_text((folder / "recipe.yaml").read_text().replace("max_epochs: 2", "max_epochs: 1"))
+    arguments = [str(changed) if value == str(folder / "recipe.yaml") else value for value in arguments]
+    assert main([*arguments, "--only", "cluster", "--report", str(folder / "other-page")]) == 0
+    assert len(read_curve(folder / "out" / "runs" / "cluster" / "0").steps) == 1
+
+
+def test_errors_are_one_line(compared, capsys):
+    arguments, _ = compared
+    assert main([*arguments, "--only", "claster"]) == 1
+    assert "did you mean cluster?" in capsys.readouterr().err
