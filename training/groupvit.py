@@ -116,12 +116,15 @@ class Grouping(nn.Module):
         tokens = self.norm_mixed(self.mix(self.norm_tokens(tokens)))  # (B, G, W)
         tokens = tokens + self.look(tokens, x)
         tokens = self.norm_looked(tokens + self.mlp_look(self.norm_look(tokens)))  # (B, G, W)
-        scores = self.query(tokens) @ self.key(x).transpose(1, 2)  # (B, G, N)
+        # The weights of key and value meet G queries and means rather than N segments, which are three times as many.
+        query = self.query(tokens)  # (B, G, W)
+        scores = (query @ self.key.weight) @ x.transpose(1, 2) + (query @ self.key.bias)[..., None]  # (B, G, N)
         logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) * x.shape[-1] ** -0.5
         chosen = assign(logits, self.training)  # (B, G, N)
         # One is added to the number of segments: a group that gets none keeps its token, without a division by zero.
         mean = (chosen / (chosen.sum(2, keepdim=True) + 1)).to(x.dtype)
-        new = tokens + self.out(mean @ self.value(x))  # (B, G, W)
+        value = F.linear(mean @ x, self.value.weight) + mean.sum(2, keepdim=True) * self.value.bias  # (B, G, W)
+        new = tokens + self.out(value)  # (B, G, W)
         return new + self.mlp_out(self.norm_out(new)), logits.softmax(1)
 
 

@@ -76,6 +76,8 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Te
     if rate == 0:
         return x + branch(x)
     kept = (torch.rand(len(x)) >= rate).nonzero()[:, 0]
+    if len(kept) == len(x):
+        return x.add(branch(x), alpha=1 / (1 - rate))
     scale = 1 / (1 - rate) if len(kept) else 0.0
     rows = (kept if len(kept) else torch.zeros(1, dtype=torch.long)).to(x.device)  # DDP wants a gradient, if only zeros
     added = branch(x.index_select(0, rows))
