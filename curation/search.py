@@ -73,8 +73,10 @@ def rounds(probes: int) -> Iterator[tuple[int, int]]:
 
 def by_list(probes: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
     """The lists that are probed, ascending, each with the ascending rows (R,) int64 of ``probes`` (B, P) that name it."""
-    order = np.argsort(probes, axis=None, kind="stable")
-    bounds = np.searchsorted(probes.reshape(-1)[order], np.arange(count + 1))
+    named = probes.reshape(-1)
+    # numpy sorts 16 bits by radix, five times as fast.
+    order = np.argsort(named.astype(np.int16) if count < 1 << 15 else named, kind="stable")
+    bounds = np.searchsorted(named[order], np.arange(count + 1))
     rows = order // probes.shape[1]
     for number in np.flatnonzero(np.diff(bounds)):
         yield int(number), rows[bounds[number] : bounds[number + 1]]
