@@ -43,7 +43,7 @@ def runs(name: str, *miou: list[float]) -> Runs:
 def test_the_arms_that_the_project_compares():
     arms = read_arms(ROOT / "experiments" / "arms.yaml")
     assert [arm.name for arm in arms if arm.group == "arm"] == [
-        "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth",
+        "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
     ]  # fmt: skip
     assert {arm.name for arm in arms if arm.seeds >= 3} >= {"caption", "cluster"}
     assert {arm.archives for arm in arms} >= {

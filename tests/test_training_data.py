@@ -14,7 +14,17 @@ import pytest
 import torch
 from conftest import COLOURS, ROWS, SHARDS, jpeg, write_tar
 
-from curation.archive import ConceptArchive, CurationError, Sampler, join, read_archive, read_shard, read_tar, templates
+from curation.archive import (
+    ConceptArchive,
+    CurationError,
+    Filter,
+    Sampler,
+    join,
+    read_archive,
+    read_shard,
+    read_tar,
+    templates,
+)
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batches, Loader, UndecodableError, collate
 from training.datamodule import ArchiveDataModule
@@ -329,3 +339,17 @@ def test_several_data_sets_are_mixed(finished, world):
     with_tars.workers = 1
     with_tars.setup("fit")
     assert list(with_tars.plan.rows) == [ROWS, ROWS, ROWS, ROWS]
+
+
+def test_a_filter_leaves_captions_in_place_of_poor_concepts(finished):
+    data = ArchiveDataModule(
+        str(finished), batch_size=8, workers=1, sampler=Sampler("top", prompt="{c}"), filter=Filter(top=1)
+    )
+    data.setup("fit")
+    stream, archive = Stream(data.shards, data.sampler, 0, 0), ConceptArchive.open(str(finished))
+    seen = 0
+    for sample in stream.read(data.plan.spans(0, 0, 0), 0, 0, Counter()):
+        best = archive[sample.where.rpartition(": ")[2]]["concepts"][:1]
+        assert sample.prompts == [entry["concept"] for entry in best] + [sample.caption] * (3 - len(best))
+        seen += len(best)
+    assert seen > 20

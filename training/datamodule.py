@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from curation.archive import ConceptArchive, CurationError, Sampler, list_sources
+from curation.archive import ConceptArchive, CurationError, Filter, Sampler, list_sources
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batch, Batches, Loader, collate
 from training.plan import Plan, Span
@@ -26,6 +27,7 @@ class ArchiveDataModule(LightningDataModule):
         image: str = "jpg;png;jpeg;webp",
         caption: str = "txt;text",
         sampler: Sampler = Sampler(),
+        filter: Filter = Filter(),
         augmentation: Augmentation = Augmentation(),
         batch_size: int = 256,
         workers: int = 4,
@@ -42,6 +44,7 @@ class ArchiveDataModule(LightningDataModule):
             image: image fields of ``shards`` and ``validation_shards``; the first that is present wins.
             caption: caption fields of the same.
             sampler: how concepts are drawn from an archive each time that a sample is seen.
+            filter: which concepts of an archive count; the caption stands in for those that are too few.
             augmentation: what is done to the images.
             batch_size: samples of one step on one device.
             workers: processes that read for each device; 0 reads in the training process itself.
@@ -53,7 +56,7 @@ class ArchiveDataModule(LightningDataModule):
         super().__init__()
         self.folders = [archives] if isinstance(archives, str) else list(archives or [])
         self.tars, self.image, self.caption = list(shards or []), image, caption
-        self.sampler, self.augmentation, self.batch_size = sampler, augmentation, batch_size
+        self.sampler, self.filter, self.augmentation, self.batch_size = sampler, filter, augmentation, batch_size
         self.workers, self.shuffle, self.seed = workers, shuffle, seed
         self.require_archives, self.validation_shards = require_archives, list(validation_shards or [])
         for name, value, least in (("batch_size", batch_size, 2), ("workers", workers, 0), ("shuffle", shuffle, 0)):
@@ -78,6 +81,8 @@ class ArchiveDataModule(LightningDataModule):
         if self.plan is not None:
             return
         runs = [ConceptArchive.open(folder) for folder in self.folders]
+        if self.filter != Filter():
+            runs = [replace(run, filters=(self.filter,)) for run in runs]
         self.shards = tuple(Shard(source, run) for run in runs for source in run.sources) + tuple(
             Shard(source, None) for source in list_sources(self.tars, self.image, self.caption)
         )
