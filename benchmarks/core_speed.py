@@ -28,6 +28,7 @@ from curation.ranking import Scores, anchor_similarities, descending, rank
 from curation.similarity import pair_similarities
 
 ROWS = 100_000
+LISTS = 512  # fewer and longer ones than FAISS' guidelines say: what suits a search that goes list by list
 SCORING = 10.0  # us an archive, at most
 SHARE = 0.35  # scoring and clusters together, of the exact search
 RATIO = 80.0  # the whole, to the loop
@@ -121,7 +122,7 @@ def main() -> int:
     torch.set_num_threads(1)  # many small products: threads would wait for one another
     machine = conditions("faiss-cpu", "scikit-learn", "torch", "numpy")
     data = synthetic_data(random_world(), ROWS)
-    inverted = inverted_index(data.vectors)
+    inverted = inverted_index(data.vectors, LISTS)
     probes, tried = tuned_probes(inverted, data.vectors)
     flat, lists = exact_index(data.vectors), probed(inverted, probes)
     offsets = data.mentions.offsets.tolist()

@@ -32,9 +32,9 @@ def synthetic_vectors(rows: int = ROWS) -> np.ndarray:
     return np.concatenate([world.samples(min(step, rows - start), start).vectors for start in range(0, rows, step)])
 
 
-def inverted_index(vectors: np.ndarray) -> faiss.Index:
-    """The index of inverted lists that ``retrieval.index: auto`` would choose for so many vectors, were it not exact."""
-    lists = list_count(len(vectors))
+def inverted_index(vectors: np.ndarray, lists: int | None = None) -> faiss.Index:
+    """An index of so many inverted lists; by default as many as ``auto`` would choose, were it not exact."""
+    lists = lists or list_count(len(vectors))
     index = empty_index(f"IVF{lists},Flat", vectors.shape[1])
     trained, _ = sample_rows(len(vectors), TRAINING_ROWS * lists, 1000)
     train(index, vectors[trained], f"IVF{lists},Flat")

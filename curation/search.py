@@ -10,7 +10,7 @@ results depend on neither the block nor the precision, and ties go to the smalle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,10 +30,14 @@ BF16 = 2.0**-8  # most that rounding to bf16 takes from a number, for each unit 
 
 @dataclass(frozen=True)
 class Lists:
-    """Vectors in lists: ``read(number)`` gives those of a list, (n, D) fp32 or fp16, and their ids (n,) int64."""
+    """Vectors in lists: ``read(number)`` gives those of a list, (n, D) fp32 or fp16, and their ids (n,) int64.
+
+    ``lost`` remembers of each part of a list, by its number and first row, the most that rounding takes from a vector.
+    """
 
     count: int
     read: Callable[[int], tuple[Tensor, np.ndarray]]
+    lost: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 def search_lists(
@@ -52,7 +56,7 @@ def search_lists(
         for number, probing in by_list(probes[:, first:last], lists.count):
             vectors, ids = lists.read(number)
             for start in range(0, vectors.shape[0], COLUMNS):  # the len() of a tensor is slow
-                products.hold(vectors[start : start + COLUMNS].to(device))
+                products.hold(vectors[start : start + COLUMNS].to(device), lists.lost, (number, start))
                 for rows in np.split(probing, range(ROWS, len(probing), ROWS)):
                     row, column, cosines = candidates(products, rows, floor[rows], size)
                     waiting += best.add(row, ids[column + start], cosines)
@@ -120,12 +124,14 @@ class Products:
         rounded = queries.bfloat16() if bf16 else None
         self._rounded = rounded
         self._lost = np.zeros(len(queries), np.float32) if rounded is None else _lost(queries, rounded).cpu().numpy()
-        self._right: tuple[Tensor, float] | None = None
+        self._right: Tensor | None = None  # the vectors in bf16
+        self._lost_of_lists: dict[tuple[int, int], float] = {}
+        self._part = (0, 0)
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def hold(self, vectors: Tensor) -> None:
-        """Take vectors (n, D) as the right side of the products that follow."""
-        self.vectors, self._right = vectors, None
+    def hold(self, vectors: Tensor, lost: dict[tuple[int, int], float], part: tuple[int, int]) -> None:
+        """Take vectors (n, D), a ``part`` of a list, as the right side of the products that follow. ``lost``: see Lists."""
+        self.vectors, self._right, self._lost_of_lists, self._part = vectors, None, lost, part
 
     def coarse(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Products (R, n) of the queries ``rows`` (R,), and how far they may be from the exact ones, (R,) float32.
@@ -136,7 +142,7 @@ class Products:
             return self.exact(rows), np.full(len(rows), SUMMING, np.float32)
         if self._right is None:
             self._right = self._round_vectors()
-        right, lost = self._right
+        right, lost = self._right, self._lost_of_lists[self._part]
         # A product of a new shape takes long to prepare in bf16, so shapes are rounded up.
         count = -(-len(rows) // STEP) * STEP
         left = self._buffer("left", torch.bfloat16, count, right.shape[1])
@@ -148,12 +154,14 @@ class Products:
             lost + SUMMING
         )
 
-    def _round_vectors(self) -> tuple[Tensor, float]:
-        """The vectors in bf16, in a whole number of STEPs, and the most that one of them has lost."""
+    def _round_vectors(self) -> Tensor:
+        """The vectors in bf16, in a whole number of STEPs; notes the most that one of them has lost."""
         size = -(-self.vectors.shape[0] // STEP) * STEP
         right = self._buffer("right", torch.bfloat16, size, self.vectors.shape[1])
         rounded = right[: self.vectors.shape[0]].copy_(self.vectors)
-        return right, float(_lost(self.vectors, rounded).max())
+        if self._part not in self._lost_of_lists:
+            self._lost_of_lists[self._part] = float(_lost(self.vectors, rounded).max())
+        return right
 
     def exact(self, rows: np.ndarray) -> Tensor:
         """Products (R, n) in fp32."""

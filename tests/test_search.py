@@ -148,7 +148,7 @@ def check_coarse_products(queries: np.ndarray, vectors: np.ndarray) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "FEW", 1)
         products = Products(torch.from_numpy(queries), bf16=True)
-        products.hold(torch.from_numpy(vectors))
+        products.hold(torch.from_numpy(vectors), {}, (0, 0))
         coarse, lost = products.coarse(everything)
     assert coarse.dtype == torch.bfloat16
     assert lost.max() < 3 * BF16  # no product of unit vectors can lose more
@@ -156,7 +156,7 @@ def check_coarse_products(queries: np.ndarray, vectors: np.ndarray) -> None:
     low, high = (torch.from_numpy(exact + sign * lost[:, None]).bfloat16() for sign in (-1, 1))
     assert ((low <= coarse) & (coarse <= high)).all()
     fine = Products(torch.from_numpy(queries), bf16=False)
-    fine.hold(torch.from_numpy(vectors))
+    fine.hold(torch.from_numpy(vectors), {}, (0, 0))
     assert np.abs(fine.coarse(everything)[0].numpy() - exact).max() < SUMMING
 
 
