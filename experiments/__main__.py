@@ -183,7 +183,7 @@ def write(
         data=Path(given.data).name,
         benchmark=Path(given.benchmark).name,
         images=len(ConceptArchive.open(str(setting.archives / BASE))),
-        command=f"python -m experiments {shlex.join(arguments)}".strip(),
+        command=f"python -m experiments {shlex.join(item for item in arguments if item != '--page-only')}".strip(),
         conditions=conditions("torch", "lightning", "faiss-cpu"),
         recipe=given.recipe.read_text(encoding="utf-8"),
         arms=compared,
@@ -192,24 +192,25 @@ def write(
         quality=quality,
         members=[int((group == number).sum()) for number in range(len(omission.NAMES))],
         known=known,
-        pictures=draw_pictures(setting, benchmark, compared, folder),
+        pictures=draw_pictures(setting, benchmark, compared),
         seconds=sum(storage.read_json(str(setting.folder(arm, seed) / RESULT))["seconds"] for arm, seed in ended),
         left_out=[arm for arm in arms if not any(other is arm for other, _ in ended)],
     )
     return report.write_page(page, folder)
 
 
-def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs], folder: Path) -> list[str]:
-    """Some images with what the caption arm and the CoCu arm see, if both have run; the names of the files."""
+def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs]) -> list[str]:
+    """Some images with what the caption arm and the CoCu arm see, if both have run; returns the files."""
     both = [runs.arm for runs in found if runs.arm.name in (summary.BASELINE, report.COCU)]
     if len(both) < 2:
         return []
     checkpoints = {arm.name: setting.folder(arm, 0) / "checkpoints" / "last.ckpt" for arm in both}
-    names = []
+    folder, paths = setting.runs.parent / "pictures", []
+    folder.mkdir(parents=True, exist_ok=True)
     for number, choice in enumerate(pictures.choose(benchmark)):
-        names.append(f"picture-{number + 1}.png")
-        pictures.draw(benchmark, choice, checkpoints).save(folder / names[-1])
-    return names
+        paths.append(str(folder / f"{number + 1}.png"))
+        pictures.draw(benchmark, choice, checkpoints).save(paths[-1])
+    return paths
 
 
 if __name__ == "__main__":

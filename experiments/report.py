@@ -54,7 +54,7 @@ def write_page(page: Page, folder: Path) -> Path:
     if page.quality:
         parts += ["## The archives against the truth", _table(page.quality)]
     if page.pictures:
-        parts += ["## Pictures", PICTURES, *(f"![{name}]({name})" for name in page.pictures)]
+        parts += ["## Pictures", PICTURES, "\n".join(f"- `{name}`" for name in page.pictures)]
     if (folder / DISCUSSION).exists():
         parts += [(folder / DISCUSSION).read_text(encoding="utf-8").strip()]
     parts += ["## What was not shown", "\n".join(f"- {line}" for line in limits(page))]
@@ -66,9 +66,10 @@ def write_page(page: Page, folder: Path) -> Path:
 
 
 PICTURES = (
-    "Drawn at random, not chosen for what a model makes of them. Left: the image with its caption, and what each model "
-    "sees. Right: the truth, and how well each place fits a class that is visible and that the caption omits; every map "
-    "has a colour scale of its own."
+    "Beside the runs, not beside this page: they show images of the data, which have a licence of their own. Drawn at "
+    "random, not chosen for what a model makes of them. Left: the image with its caption, and what each model sees. Right: "
+    "the truth, and how well each place fits a class that is visible and that the caption omits; every map has a colour "
+    "scale of its own."
 )
 NUMBERS = (
     "Numbers behind the figures: `curves.csv` (every validation of every run), `results.csv` (final scores), "

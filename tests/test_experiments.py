@@ -212,9 +212,11 @@ def test_a_comparison_writes_numbers_figures_and_a_page(compared):
     _, folder = compared
     page = (folder / "page" / "README.md").read_text()
     assert "caption ends" not in page and "cluster ends at mIoU" in page
-    for name in ("curves.png", "omission.png", "losses.png", "sweep.png", "picture-1.png"):
-        assert f"({name})" in page
-        with Image.open(folder / "page" / name) as image:
+    pictures = folder / "out" / "pictures" / "1.png"
+    assert str(pictures) in page
+    for path in (pictures, *(folder / "page" / f"{name}.png" for name in ("curves", "omission", "losses", "sweep"))):
+        assert path.parent.name == "pictures" or f"({path.name})" in page
+        with Image.open(path) as image:
             assert min(image.size) > 200
     with (folder / "page" / "results.csv").open() as stream:
         lines = {row["arm"]: row for row in csv.DictReader(stream)}
