@@ -43,6 +43,10 @@ ARRANGEMENTS = [
 ]
 
 
+class NoTruthError(CurationError):
+    """Data whose sidecars do not say what is visible."""
+
+
 class Ragged(NamedTuple):
     """Concept ids of N scenes, as CSR."""
 
@@ -106,9 +110,9 @@ def _pairs(found: Ragged, width: int) -> np.ndarray:
 
 
 def read_world(outputs: Outputs, fields: list[str]) -> World:
-    """Embeddings, captions and truth of a finished run. Raises CurationError where the sidecars lack the fields."""
+    """Embeddings, captions and truth of a finished run. Raises NoTruthError where the sidecars lack the fields."""
     if outputs.config.embeddings:
-        raise CurationError("measure: the run was made from imported embeddings, which have no json sidecars")
+        raise NoTruthError("measure: the run was made from imported embeddings, which have no json sidecars")
     tables = []
     for shard in outputs.shards:
         with open_parquet(outputs.of_shard("embeddings", shard)) as file:
@@ -124,7 +128,7 @@ def read_world(outputs: Outputs, fields: list[str]) -> World:
         }
         missing = next((key for key in rows["key"].to_pylist() if key not in named), None)
         if missing is not None:
-            raise CurationError(f"{shard.path}: key {missing} has no json sidecar with {' or '.join(fields)}")
+            raise NoTruthError(f"{shard.path}: key {missing} has no json sidecar with {' or '.join(fields)}")
         truth += [named[key] for key in rows["key"].to_pylist()]
     offsets = np.concatenate([[0], np.cumsum([len(names) for names in truth])])
     visible = Ragged(offsets, np.array([number for names in truth for number in sorted(names)], np.int64))

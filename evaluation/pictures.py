@@ -139,16 +139,19 @@ def heatmaps(image: Image.Image, heat: Mapping[str, np.ndarray]) -> Image.Image:
     size = shown_size(image.size)
     small = image.resize(size, Image.Resampling.BICUBIC)
     low, high = min(map(np.min, heat.values())), max(map(np.max, heat.values()))
-    panels = [Panel("image", small, [])]
-    for word, values in heat.items():
-        unit = (values - low) / max(high - low, 1e-9)  # (H, W) in 0..1
-        field = Image.fromarray((255 * unit).round().astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-        colour = warm(np.asarray(field, np.float32) / 255)
-        grey = np.asarray(small.convert("L"), np.float32)[..., None]
-        mixed = np.clip(0.6 * colour + 0.4 * grey, 0, 255)
-        text = f"cosine {values.min():.2f} to {values.max():.2f}"
-        panels.append(Panel(word, Image.fromarray(mixed.astype(np.uint8)), [Entry(None, text)]))
-    return side_by_side(panels)
+    panels = [heat_panel(small, values, (low, high), word) for word, values in heat.items()]
+    return side_by_side([Panel("image", small, []), *panels])
+
+
+def heat_panel(image: Image.Image, values: np.ndarray, ends: tuple[float, float], title: str) -> Panel:
+    """``values`` (h, w) over the image in warm colours; ``ends``: the values of the coldest and of the warmest colour."""
+    low, high = ends
+    unit = (values - low) / max(high - low, 1e-9)  # (h, w) in 0..1
+    field = Image.fromarray((255 * unit).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
+    colour = warm(np.asarray(field, np.float32) / 255)
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    mixed = np.clip(0.6 * colour + 0.4 * grey, 0, 255).astype(np.uint8)
+    return Panel(title, Image.fromarray(mixed), [Entry(None, f"cosine {values.min():.2f} to {values.max():.2f}")])
 
 
 def warm(unit: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import conditions
-from curation import storage
 from curation.archive import ConceptArchive
 from curation.errors import CurationError
 from evaluation.benchmark import Benchmark, read_benchmark
@@ -26,7 +25,8 @@ from experiments.archives import BASE, curate
 from experiments.arms import TRUTH, Arm, ExperimentError, chosen, read_arms
 from experiments.quality import quality_table, read_truth
 from experiments.scores import read_curve
-from experiments.training import RESULT, Setting, run
+from experiments.training import Setting, run
+from training.checkpoint import load
 
 HERE = Path(__file__).parent
 QUICK_ARMS = (summary.BASELINE, report.COCU, TRUTH)
@@ -99,7 +99,7 @@ def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str
     output = given.output or Path("artifacts") / "experiments" / (
         Path(given.data).stem + ("-quick" if given.quick else "")
     )
-    threads = max(1, (torch.get_num_threads() or 1) // given.jobs)
+    threads = max(1, torch.get_num_threads() // given.jobs)
     setting = Setting(
         given.recipe, given.benchmark, given.data_root, output / "archives", output / "runs", threads,
         QUICK if given.quick else (),
@@ -193,7 +193,6 @@ def write(
         members=[int((group == number).sum()) for number in range(len(omission.NAMES))],
         known=known,
         pictures=draw_pictures(setting, benchmark, compared),
-        seconds=sum(storage.read_json(str(setting.folder(arm, seed) / RESULT))["seconds"] for arm, seed in ended),
         left_out=[arm for arm in arms if not any(other is arm for other, _ in ended)],
     )
     return report.write_page(page, folder)
@@ -204,12 +203,12 @@ def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summar
     both = [runs.arm for runs in found if runs.arm.name in (summary.BASELINE, report.COCU)]
     if len(both) < 2:
         return []
-    checkpoints = {arm.name: setting.folder(arm, 0) / "checkpoints" / "last.ckpt" for arm in both}
+    models = {arm.name: load(setting.folder(arm, 0) / "checkpoints" / "last.ckpt").model.eval() for arm in both}
     folder, paths = setting.runs.parent / "pictures", []
     folder.mkdir(parents=True, exist_ok=True)
     for number, choice in enumerate(pictures.choose(benchmark)):
         paths.append(str(folder / f"{number + 1}.png"))
-        pictures.draw(benchmark, choice, checkpoints).save(paths[-1])
+        pictures.draw(benchmark, choice, models).save(paths[-1])
     return paths
 
 

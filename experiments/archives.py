@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.arms import TRUTH, Arm, ExperimentError
+from experiments.arms import TRUTH, Arm, ExperimentError, flags
 from experiments.quality import read_truth
 from experiments.truth import write_truth
 
@@ -41,9 +41,7 @@ def curate(data: str, arms: Sequence[Arm], folder: Path, console: Console) -> li
 
 
 def _run(data: str, output: Path, options: dict[str, object]) -> None:
-    command = [sys.executable, "-m", "pipelines.curate", "--data", data, "--output", str(output)]
-    for key, value in options.items():
-        command += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
+    command = [sys.executable, "-m", "pipelines.curate", *flags({"data": data, "output": output} | options)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     (output.parent / f"{output.name}.log").write_text(done.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,12 @@ def chosen(arms: list[Arm], names: list[str]) -> list[Arm]:
             close = difflib.get_close_matches(name, by_name, n=1)
             raise ExperimentError(f"--only: no arm is called {name}{f'; did you mean {close[0]}?' if close else ''}")
     return [by_name[name] for name in names] or arms
+
+
+def flags(options: Mapping[str, object]) -> list[str]:
+    """Options as a command line takes them: ``--key value`` for each."""
+    return [
+        part
+        for key, value in options.items()
+        for part in (f"--{key}", str(value).lower() if isinstance(value, bool) else str(value))
+    ]

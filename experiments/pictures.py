@@ -15,9 +15,8 @@ from evaluation.benchmark import Benchmark
 from evaluation.evaluate import view_of
 from evaluation.inference import embed_classes, fit, prepare, segment
 from evaluation.layout import list_samples, read_sample
-from evaluation.pictures import Entry, Panel, legend, paint, palette_of, scaled, shown_size, side_by_side, warm
+from evaluation.pictures import Panel, heat_panel, legend, paint, palette_of, scaled, shown_size, side_by_side
 from evaluation.segment import heat
-from training.checkpoint import load
 from training.groupvit import GroupViT
 
 COUNT = 3  # images
@@ -64,11 +63,10 @@ def read_captions(path: Path) -> dict[str, tuple[str, set[str]]]:
     return {line["key"]: (line["caption"], set(map(concept_key, line["mentioned"]))) for line in lines}
 
 
-def draw(benchmark: Benchmark, choice: Choice, checkpoints: Mapping[str, Path]) -> Image.Image:
+def draw(benchmark: Benchmark, choice: Choice, models: Mapping[str, GroupViT]) -> Image.Image:
     """Image and truth, then for each model its segmentation and how well each place fits the omitted class."""
     image, labels = read_sample(list_samples(benchmark)[choice.index], benchmark)
     name = benchmark.classes[choice.omitted]
-    models = {title: load(path).model.eval() for title, path in checkpoints.items()}
     found = {title: predict(model, benchmark, image, labels.shape) for title, model in models.items()}
     heats = {title: activation(model, benchmark, image, name) for title, model in models.items()}
     palette = palette_of(len(benchmark.classes), labels, *found.values())
@@ -102,8 +100,4 @@ def activation(model: GroupViT, benchmark: Benchmark, image: Image.Image, name: 
 
 def _heat_panel(shown: Image.Image, values: np.ndarray, title: str) -> Panel:
     """Each map has its own colour scale: cosines of two models cannot be compared."""
-    unit = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
-    field = Image.fromarray((255 * unit).round().astype(np.uint8)).resize(shown.size, Image.Resampling.BILINEAR)
-    grey = np.asarray(shown.convert("L"), np.float32)[..., None]
-    mixed = np.clip(0.6 * warm(np.asarray(field, np.float32) / 255) + 0.4 * grey, 0, 255).astype(np.uint8)
-    return Panel(title, Image.fromarray(mixed), [Entry(None, f"cosine {values.min():.2f} to {values.max():.2f}")])
+    return heat_panel(shown, values, (values.min(), values.max()), title)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from curation.archive import ConceptArchive
-from curation.errors import CurationError
-from curation.measure import Ragged, World, quality, read_world
+from curation.measure import NoTruthError, Ragged, World, quality, read_world
 from curation.outputs import open_outputs
 
 FIELDS = ["objects", "stuff"]  # of the sidecars
@@ -20,9 +19,7 @@ def read_truth(base: Path) -> World | None:
     """What is visible in the data of a finished run; None where its sidecars do not say."""
     try:
         return read_world(open_outputs(str(base)), FIELDS)
-    except CurationError as error:
-        if "sidecar" not in str(error):
-            raise
+    except NoTruthError:
         return None
 
 

@@ -33,7 +33,6 @@ class Page(NamedTuple):
     members: Sequence[int]  # classes of each omission group
     known: bool  # whether omission is known from sidecars, not estimated
     pictures: Sequence[str]  # files
-    seconds: float  # of all runs together
     left_out: Sequence[Arm]  # not run, or not to the end
 
 

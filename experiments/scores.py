@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,5 +66,5 @@ def mean_losses(folder: Path, steps: np.ndarray) -> np.ndarray:
     return np.array([_mean(values[interval == number]) for number in range(len(steps))])
 
 
-def _mean(rows: np.ndarray) -> Iterable[float]:
+def _mean(rows: np.ndarray) -> np.ndarray:
     return rows.mean(0) if len(rows) else np.full(len(LOSSES), np.nan)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curation import storage
-from experiments.arms import Arm, ExperimentError
+from experiments.arms import Arm, ExperimentError, flags
 
 STARTED = "asked.json"  # what a run was begun with
 RESULT = "result.json"  # written last: a run that has it is not run again
@@ -57,8 +57,7 @@ class Setting:
         }
         if (folder / "checkpoints" / "last.ckpt").exists():
             given["ckpt_path"] = "last"
-        flags = [part for key, value in given.items() for part in (f"--{key}", _text(value))]
-        return [sys.executable, "-m", "training", "fit", *flags, *self.options]
+        return [sys.executable, "-m", "training", "fit", *flags(given), *self.options]
 
     def finished(self, arm: Arm, seed: int) -> bool:
         """Whether the run has come to its end, with these very settings."""
@@ -95,7 +94,3 @@ def run(setting: Setting, arm: Arm, seed: int) -> float:
     seconds = time.monotonic() - began
     storage.write_json(str(folder / RESULT), {"asked": setting.asked(arm, seed), "seconds": round(seconds)})
     return seconds
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -94,7 +94,8 @@ class TrainingProgress(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The table at the end."""
         self._bar.stop()
-        counts = trainer.strategy.reduce(torch.tensor([self._counts[name] for name in COUNTED]), reduce_op="sum")
+        counted = torch.tensor([self._counts[name] for name in COUNTED], device=module.device)
+        counts = trainer.strategy.reduce(counted, reduce_op="sum")
         if not trainer.is_global_zero:
             return
         steps, seconds = trainer.global_step - self._first, max(self._worked + self._waited, 1e-9)
