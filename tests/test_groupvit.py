@@ -174,6 +174,14 @@ def test_a_branch_that_all_of_a_batch_drop_has_a_gradient_of_zero():
     assert weight.grad.tolist() == [0, 0, 0]  # DDP waits for a gradient of every parameter
 
 
+def test_drop_path_leaves_the_compiled_image_tower_one_graph():
+    torch.manual_seed(0)
+    model = GroupViT(GroupViTConfig(**{**vars(TINY), "drop_path": 0.2})).train()
+    found = torch._dynamo.explain(model.encode_image)(torch.randn(2, 3, 32, 32))
+    torch._dynamo.reset()
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
 def test_evaluation_mode_is_deterministic(groupvit):
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

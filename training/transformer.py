@@ -71,11 +71,16 @@ class TokenMLP(MLP):
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Tensor:
     """x + branch(x) for x (B, ...), the branch left out for a random part of the batch (drop path) and larger for the rest.
 
-    What is left out is not computed. The part is drawn on the host, so that a GPU need not be waited for.
+    What is left out is not computed, but under torch.compile, where a part of unknown size would break the graph. The part
+    is drawn on the host, so that a GPU need not be waited for.
     """
     if rate == 0:
         return x + branch(x)
-    kept = (torch.rand(len(x)) >= rate).nonzero()[:, 0]
+    keep = torch.rand(len(x)) >= rate
+    if torch.compiler.is_compiling():
+        factor = (keep.to(x.device, x.dtype) / (1 - rate)).view(-1, *[1] * (x.ndim - 1))
+        return x + factor * branch(x)
+    kept = keep.nonzero()[:, 0]
     if len(kept) == len(x):
         return x.add(branch(x), alpha=1 / (1 - rate))
     scale = 1 / (1 - rate) if len(kept) else 0.0
