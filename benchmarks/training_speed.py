@@ -18,9 +18,10 @@ from transformers import GroupViTConfig as TheirConfig
 from transformers import GroupViTModel
 
 from training.checkpoint import to_huggingface
-from training.groupvit import GroupViT, tokenize
+from training.groupvit import GroupViT, Texts, tokenize
 from training.loss import contrastive_losses
 from training.optimizer import adamw, parameter_groups
+from training.text import arrange
 
 PROMPTS = 3  # of each image
 CLIP = 5.0
@@ -43,7 +44,7 @@ def texts(count: int) -> tuple[list[str], list[str]]:
     return captions, prompts
 
 
-def ours(model: GroupViT, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool) -> Callable[[], None]:
+def ours(model: GroupViT, pixels: Tensor, lots: Sequence[Texts], bf16: bool) -> Callable[[], None]:
     """A training step as ``python -m training`` does it."""
     model = model.train()
     optimizer = adamw(parameter_groups(model, DECAY), RATE)
@@ -52,7 +53,7 @@ def ours(model: GroupViT, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             image = model.encode_image(pixels)
-            captions, prompts = model.encode_texts(matrices)
+            captions, prompts = model.encode_texts(lots)
         losses = contrastive_losses(image, captions, prompts.unflatten(0, (-1, PROMPTS)), model.scale, model.scale)
         (losses.caption + losses.prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -97,12 +98,13 @@ def measure(batch: int, rounds: int) -> tuple[dict[tuple[str, str], float], tupl
     captions, prompts = texts(batch)
     trimmed = [tokenize(captions), tokenize(prompts)]
     padded = [torch.cat([F.pad(ids, (0, model.config.text_context - ids.shape[1])) for ids in trimmed])]
+    arranged = [arrange(some, model.config.text_context) for some in (captions, prompts)]
     works = {}
     for precision in ("fp32", "bf16"):
         bf16 = precision == "bf16"
         works[precision, "padded"] = theirs(hugging, pixels, padded, bf16)
         works[precision, "trimmed"] = theirs(hugging, pixels, trimmed, bf16)
-        works[precision, "ours"] = ours(model, pixels, trimmed, bf16)
+        works[precision, "ours"] = ours(model, pixels, arranged, bf16)
     for work in works.values():
         work()  # warm up: the state of the optimizers is made
     seconds = in_turns(list(works.values()), rounds)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
+from training.text import arrange
 from training.transformer import add_branch, attend
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
@@ -198,9 +199,11 @@ def test_importing_the_model_loads_neither_open_clip_nor_transformers():
 def test_texts_of_several_lengths_equal_one_padded_matrix_in_training_mode():
     torch.manual_seed(0)
     model = GroupViT(TINY).train().double()
-    captions, prompts = tokenize(["a cat sits on a red mat in the sun", "a dog", "grass"]), tokenize(["fox", "sky"] * 3)
-    assert captions.shape[1] > prompts.shape[1]
-    found = model.encode_texts([captions, prompts])
+    texts = ["a cat sits on a red mat in the sun", "a dog", "grass"], ["fox", "the blue sky"] * 3
+    captions, prompts = map(tokenize, texts)
+    lots = [arrange(some, 77) for some in texts]
+    assert [len(lot.matrices) for lot in lots] == [3, 2]
+    found = model.encode_texts(lots)
     assert [len(part) for part in found] == [3, 6]
     statistics = model.text_projection[1].running_mean.clone()
     model.text_projection[1].reset_running_stats()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import COLOURS, ROWS, SHARDS, jpeg, write_tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from curation.archive import (
     ConceptArchive,
@@ -31,7 +34,7 @@ from training.datamodule import ArchiveDataModule
 from training.groupvit import END_OF_TEXT, tokenize
 from training.plan import Plan
 from training.stream import Sample, Shard, Stream, count_rows, usable
-from training.text import pad
+from training.text import arrange, part_ends
 
 TOTAL = SHARDS * ROWS
 CLUSTER = Sampler()
@@ -73,7 +76,10 @@ def keys_of(stream, spans, epoch=0, reader=0):
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+    tensors = [
+        [x.pixels, *x.captions.matrices, x.captions.places, *x.prompts.matrices, x.prompts.places] for x in (one, other)
+    ]
+    return all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
 
 
 # --- joining --------------------------------------------------------------------------------------------------------------
@@ -268,13 +274,37 @@ def test_a_batch_counts_what_was_left_out_since_the_one_before(shards):
 def test_texts_are_as_long_as_the_longest_and_equal_clips_tokens(shards):
     batch = next(iter(batches(shards)))
     assert batch.pixels.shape == (8, 3, 32, 32)
-    assert len(batch.captions) == 8 and len(batch.prompts) == 24
-    for tokens in (batch.captions, batch.prompts):
+    assert len(batch.captions.places) == 8 and len(batch.prompts.places) == 24
+    for tokens in (*batch.captions.matrices, *batch.prompts.matrices):
         ends = (tokens == END_OF_TEXT).int().argmax(1)
         assert int(ends.max()) == tokens.shape[1] - 1 < 30
-    texts = ["a red fox", "grass", "word " * 100, ""]
-    assert torch.equal(pad(texts, 77), tokenize(texts, 77))
-    assert torch.equal(pad(texts, 8), tokenize(texts, 8))
+
+
+@pytest.mark.parametrize("context", [77, 8])
+@pytest.mark.parametrize("parts", [1, 2, 3, 9])
+def test_arranged_texts_are_clips_tokens_in_another_order(context, parts):
+    texts = ["a red fox", "grass", "word " * 100, "", "sky", "a red fox"]
+    found = arrange(texts, context, parts)
+    assert len(found.matrices) <= parts
+    padded = [torch.nn.functional.pad(matrix, (0, context - matrix.shape[1])) for matrix in found.matrices]
+    assert torch.equal(
+        torch.cat(padded)[found.places][:, : tokenize(texts, context).shape[1]], tokenize(texts, context)
+    )
+
+
+@given(lengths=st.lists(st.integers(2, 12), min_size=1, max_size=9), parts=st.integers(1, 4))
+@settings(deadline=None)
+def test_texts_are_cut_where_the_least_padding_is_needed(lengths, parts):
+    lengths = np.sort(lengths)
+
+    def cost(ends):
+        return sum((end - start) * lengths[end - 1] for start, end in itertools.pairwise([0, *ends]))
+
+    count = len(lengths)
+    ways = [[*cuts, count] for n in range(parts) for cuts in itertools.combinations(range(1, count), n)]
+    found = part_ends(lengths, parts)
+    assert found[-1] == count and len(found) <= parts and found == sorted(set(found))
+    assert cost(found) == min(map(cost, ways))
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_or_replaced():
@@ -288,7 +318,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_or_replaced():
     batch = collate([bad, good, bad], plain_transform(32), 77, False, counts)
     assert batch.counts == {"replaced": 2}
     assert not counts
-    assert torch.equal(batch.captions, pad(["an apple"] * 3, 77))
+    assert torch.equal(*batch.captions.matrices, tokenize(["an apple"] * 3, 77))
     assert torch.equal(batch.pixels[0], batch.pixels[2])
     with pytest.raises(UndecodableError, match="neither this image nor any other"):
         collate([bad], plain_transform(32), 77, False, counts)

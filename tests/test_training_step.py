@@ -14,6 +14,7 @@ from training import transformer
 from training.checkpoint import huggingface_names
 from training.groupvit import GroupViT, tokenize
 from training.loss import contrastive_losses
+from training.text import arrange
 
 TEXTS = ["a photo of a red fox.", "grass", "A photo of a siamese cat, 2 dogs & a bus!", "", "sky over sand", "a dog"]
 
@@ -87,7 +88,7 @@ def step(model, seed, autocast):
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         image = model.encode_image(torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
-        captions, prompts = model.encode_texts([tokenize(TEXTS), tokenize(["fox", "cat"] * 6)])
+        captions, prompts = model.encode_texts([arrange(TEXTS, 77, 1), arrange(["fox", "cat"] * 6, 77, 1)])
     losses = contrastive_losses(image, captions, prompts.unflatten(0, (6, 2)), model.scale, model.scale)
     (losses.caption + losses.prompts).backward()
     return losses.caption.item(), {name: value.grad.clone() for name, value in model.named_parameters()}

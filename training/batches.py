@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curation.archive import CurationError
 from training.augmentation import Transform, seed_everything
+from training.groupvit import Texts
 from training.plan import Plan
 from training.stream import Sample, Stream
-from training.text import pad
+from training.text import arrange
 
 COUNTED = ("rejected", "without archive", "unusable", "replaced")  # what may happen to a sample
 
@@ -26,13 +27,18 @@ class Batch(NamedTuple):
     """B samples with M prompts each, as tensors."""
 
     pixels: Tensor  # (B, 3, H, W) float32
-    captions: Tensor  # (B, L) int64 token ids, as long as the longest
-    prompts: Tensor  # (B·M, K) int64 token ids
+    captions: Texts  # B
+    prompts: Texts  # B·M
     counts: dict[str, int]  # samples left out, replaced or without an archive since the reader's last batch
 
     def pin_memory(self) -> Batch:
         """Part of torch's interface: copies to the GPU need not wait."""
-        return Batch(self.pixels.pin_memory(), self.captions.pin_memory(), self.prompts.pin_memory(), self.counts)
+        return Batch(self.pixels.pin_memory(), pinned(self.captions), pinned(self.prompts), self.counts)
+
+
+def pinned(texts: Texts) -> Texts:
+    """The same in pinned memory."""
+    return Texts(tuple(matrix.pin_memory() for matrix in texts.matrices), texts.places.pin_memory())
 
 
 class UndecodableError(CurationError):
@@ -71,8 +77,8 @@ def collate(samples: list[Sample], transform: Transform, context: int, required:
     counts.clear()
     return Batch(
         torch.stack([pixels[place] for place in places]),
-        pad([sample.caption for sample in chosen], context),
-        pad([prompt for sample in chosen for prompt in sample.prompts], context),
+        arrange([sample.caption for sample in chosen], context),
+        arrange([prompt for sample in chosen for prompt in sample.prompts], context),
         counted,
     )
 

@@ -62,6 +62,13 @@ class GroupViTConfig:
             raise ValueError("groups: at least one grouping is needed, and drop_path must be in [0, 1)")
 
 
+class Texts(NamedTuple):
+    """T texts as token ids, short ones apart from long ones: see :func:`training.text.arrange`."""
+
+    matrices: tuple[Tensor, ...]  # (T_k, L_k) int64, ΣT_k = T
+    places: Tensor  # (T,) int64: the row of each text in the matrices, one after the other
+
+
 class GroupEncoding(NamedTuple):
     """What one pass of the image tower tells about a batch of images. Features are projected, not normalised."""
 
@@ -266,13 +273,16 @@ class GroupViT(nn.Module):
         """Features (T, D) of token ids (T, L), not normalised."""
         return self.text_projection(self.text(tokens))
 
-    def encode_texts(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """Features (T_k, D) of several matrices of token ids (T_k, L_k), as if all were padded to one length.
+    def encode_texts(self, texts: Sequence[Texts]) -> list[Tensor]:
+        """Features (T, D) of each of several lots of texts, as if all were padded to one length.
 
-        Short prompts pass the tower apart from long captions, without padding; the batch norm sees them together.
+        Short texts pass the tower apart from long ones, with little padding; the batch norm sees them together.
         """
-        features = self.text_projection(self.text(*tokens))  # (ΣT_k, D)
-        return list(features.split([len(matrix) for matrix in tokens]))
+        ends = self.text(*(matrix for lot in texts for matrix in lot.matrices))  # (ΣT, W)
+        counts = [len(lot.places) for lot in texts]
+        starts = [sum(counts[:number]) for number in range(len(counts))]
+        places = torch.cat([lot.places + start for lot, start in zip(texts, starts, strict=True)])  # (ΣT,)
+        return list(self.text_projection(ends.index_select(0, places)).split(counts))
 
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode

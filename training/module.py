@@ -173,7 +173,7 @@ class GroupViTModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Retrieval accuracy within a batch: how often a caption is the nearest one to its own image, and vice versa."""
-        captions = self.model.encode_text(batch.captions)
+        (captions,) = self.model.encode_texts([batch.captions])
         losses = contrastive_losses(
             self.model.encode_image(batch.pixels),
             captions,

@@ -1,4 +1,4 @@
-"""Texts as token ids: each distinct text is tokenised once, and a batch is no longer than its longest text."""
+"""Texts as token ids: each distinct text is tokenised once, and short texts are not padded to the length of long ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from training.groupvit import tokenize
+from training.groupvit import Texts, tokenize
 
 CACHED = 1 << 16  # texts; some 30 MB
+PARTS = 3  # matrices of one lot of texts: more would save a few percent of the tokens for many more small operations
 
 
 @lru_cache(maxsize=CACHED)
@@ -20,10 +20,36 @@ def token_ids(text: str, context: int) -> np.ndarray:
     return tokenize([text], context)[0].numpy().astype(np.int32)
 
 
-def pad(texts: Sequence[str], context: int) -> Tensor:
-    """Token ids (T, L) int64 of texts, as long as the longest; zeros follow END_OF_TEXT and never matter."""
+def arrange(texts: Sequence[str], context: int, parts: int = PARTS) -> Texts:
+    """Token ids of T >= 1 texts, in at most ``parts`` matrices of texts of like length; zeros follow END_OF_TEXT."""
     ids = [token_ids(text, context) for text in texts]
-    matrix = np.zeros((len(ids), max(map(len, ids))), np.int64)
-    for row, found in enumerate(ids):
-        matrix[row, : len(found)] = found
-    return torch.from_numpy(matrix)
+    lengths = np.array([len(found) for found in ids])  # (T,)
+    order = np.argsort(lengths, kind="stable")  # (T,): the text of each row
+    matrices, start = [], 0
+    for end in part_ends(lengths[order], parts):
+        matrix = np.zeros((end - start, int(lengths[order[end - 1]])), np.int64)
+        for row, text in enumerate(order[start:end]):
+            matrix[row, : lengths[text]] = ids[text]
+        matrices.append(torch.from_numpy(matrix))
+        start = end
+    return Texts(tuple(matrices), torch.from_numpy(np.argsort(order)))
+
+
+def part_ends(lengths: np.ndarray, parts: int) -> list[int]:
+    """Where to cut ascending ``lengths`` (T,), T >= 1, into at most ``parts`` parts so that the least padding is needed.
+
+    A part costs its number of texts times the length of its last. Returns the ends of the parts, the last of them T.
+    """
+    longest, counts = np.unique(lengths, return_counts=True)  # (U,): cuts are between different lengths only
+    ends = np.concatenate([[0], counts.cumsum()])  # (U + 1,)
+    # costs[a, b]: of a part of the lengths from a to b; nothing where it is empty
+    costs = np.where(ends[:, None] <= ends, (ends - ends[:, None]) * np.append(0, longest), np.inf)  # (U + 1, U + 1)
+    best, before = costs[0], []  # (U + 1,): the least for all lengths up to b, and the end of the part before
+    for _ in range(parts - 1):
+        totals = best[:, None] + costs
+        before.append(totals.argmin(0))
+        best = totals.min(0)
+    found = [len(longest)]
+    for choice in reversed(before):
+        found.append(int(choice[found[-1]]))
+    return sorted({int(ends[place]) for place in found} - {0})
