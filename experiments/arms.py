@@ -27,8 +27,7 @@ class Arm:
         curate: options of ``pipelines.curate`` that differ from the data set's configuration, or ``truth``.
         train: options of ``training fit`` that differ from the recipe.
         seeds: how many runs.
-        group: ``arm``, or the name of the setting that it is one value of.
-        value: that value.
+        group: ``arm``, or the setting of the sweep that it varies.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Arm:
     train: dict[str, Any] = field(default_factory=dict)
     seeds: int = 1
     group: str = "arm"
-    value: Any = None
 
     def __post_init__(self) -> None:
         """Check every value."""

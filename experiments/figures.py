@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -73,19 +74,18 @@ def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_sweep(found: Sequence[Runs], middle: Runs, path: Path) -> None:
-    """Final mIoU for each value of each setting that was varied; ``middle``: the arm that they are varied from."""
+    """Final mIoU of every arm of the sweep, with a gap between settings; ``middle``: the arm that they vary."""
     settings = list(dict.fromkeys(runs.arm.group for runs in found))
-    figure, axes = plt.subplots(1, len(settings), figsize=(3.4 * len(settings), 3.6), layout="constrained", sharey=True)
+    ordered = sorted(found, key=lambda runs: settings.index(runs.arm.group))
+    places = [number + 0.6 * settings.index(runs.arm.group) for number, runs in enumerate(ordered)]
     score = [curve.miou[-1] for curve in middle.curves]
-    for axis, setting in zip(np.atleast_1d(axes), settings, strict=True):
-        varied = [runs for runs in found if runs.arm.group == setting]
-        labels = [str(runs.arm.value) for runs in varied]
-        axis.bar(labels, [np.mean([curve.miou[-1] for curve in runs.curves]) for runs in varied], 0.6)
-        axis.axhspan(min(score), max(score), color="C1", alpha=0.2)
-        axis.axhline(np.mean(score), color="C1", label=f"{middle.arm.name}, mean and range")
-        axis.set(title=setting)
-    np.atleast_1d(axes)[0].set_ylabel("final mIoU, %")
-    np.atleast_1d(axes)[0].legend(fontsize=8)
+    figure, axis = plt.subplots(figsize=(max(7, 1.1 * len(ordered)), 4), layout="constrained")
+    axis.bar(places, [np.mean([curve.miou[-1] for curve in runs.curves]) for runs in ordered], 0.7)
+    axis.axhspan(min(score), max(score), color="C1", alpha=0.2)
+    axis.axhline(np.mean(score), color="C1", label=f"{middle.arm.name}, mean and range")
+    axis.set_xticks(places, ["\n".join(wrap(runs.arm.title, 14)) for runs in ordered])
+    axis.set_ylabel("final mIoU, %")
+    axis.legend(fontsize=8)
     _save(figure, path)
 
 

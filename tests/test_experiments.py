@@ -184,7 +184,7 @@ def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
         "caption": {"title": "a", "train": {"data.sampler.kind": "caption"}, "seeds": 2},
         "cluster": {"title": "b"},
         "truth": {"title": "c", "curate": "truth"},
-        "hot": {"title": "d", "train": {"data.sampler.temperature": 9.0}, "group": "temperature", "value": 9},
+        "hot": {"title": "d", "train": {"data.sampler.temperature": 9.0}, "group": "temperature"},
     }
     (folder / "arms.yaml").write_text(yaml.safe_dump(arms, sort_keys=False))
     arguments = [
