@@ -127,7 +127,8 @@ def main() -> int:
         f"GroupViT of the paper's sizes in training mode, batches of {batch} images of 224 px with a caption and {PROMPTS} "
         "prompts each, on one thread: forward pass, losses, backward pass, clipping and AdamW. Hugging Face's model with "
         f"PyTorch's default AdamW, all texts padded to 77 tokens, or trimmed to the longest caption ({longest_caption}) "
-        f"and prompt ({longest_prompt}) of the batch as ours are. bf16 is autocast. Best of {rounds} rounds in turn."
+        f"and prompt ({longest_prompt}) of the batch; ours arranged by length, see training/text.py. bf16 "
+        f"is autocast. Best of {rounds} rounds in turn."
     )
     header = ["", "theirs padded, s", "theirs trimmed, s", "ours, s", "padded / ours", "trimmed / ours"]
     marks = {

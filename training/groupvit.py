@@ -280,9 +280,10 @@ class GroupViT(nn.Module):
         """
         ends = self.text(*(matrix for lot in texts for matrix in lot.matrices))  # (ΣT, W)
         counts = [len(lot.places) for lot in texts]
-        starts = [sum(counts[:number]) for number in range(len(counts))]
-        places = torch.cat([lot.places + start for lot, start in zip(texts, starts, strict=True)])  # (ΣT,)
-        return list(self.text_projection(ends.index_select(0, places)).split(counts))
+        ordered = [
+            part.index_select(0, lot.places) for part, lot in zip(ends.split(counts), texts, strict=True)
+        ]  # (T, W) each
+        return list(self.text_projection(torch.cat(ordered)).split(counts))
 
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode
