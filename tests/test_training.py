@@ -137,6 +137,21 @@ def test_a_run_that_was_killed_goes_on_with_the_same_losses(uninterrupted, confi
     assert again == {step: expected[step] for step in again}
 
 
+def test_a_run_starts_from_the_weights_of_another(uninterrupted, config, tmp_path, capsys):
+    """At next to no rate the weights stay as they were; on going on, the run's own checkpoint counts, not the start."""
+    start, output = uninterrupted / "checkpoints" / "last.ckpt", tmp_path / "run"
+    still = ("--model.optimizer.rate", "1e-30", "--model.optimizer.final_rate", "0", "--trainer.limit_val_batches", "0")
+    assert fit(config, output, *still, "--trainer.max_steps", "1", "--model.start", str(start)) == 0
+    begun, given = (load(path).model for path in (output / "checkpoints" / "last.ckpt", start))
+    expected = dict(given.named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in begun.named_parameters())
+    more = ("--trainer.max_steps", "2", "--ckpt_path", "last", "--model.start", str(tmp_path / "gone"))
+    assert fit(config, output, *still, *more) == 0
+    capsys.readouterr()
+    assert fit(config, tmp_path / "other", "--model.start", str(start), "--model.model.groups", "[4,3]") == 1
+    assert "has groups (4, 2), this model (4, 3); set model.model.groups to [4, 2]" in capsys.readouterr().err
+
+
 def test_an_earlier_run_is_not_written_over(uninterrupted, config, capsys):
     assert fit(config, uninterrupted) == 1
     assert "an earlier run is here; add --ckpt_path last to go on with it" in capsys.readouterr().err
@@ -216,7 +231,9 @@ def test_two_processes_train_one_model(config, tmp_path):
         (["--data.workers", "4"], "set data.workers to 3"),
         (["--data.batch_size", "100"], "data.batch_size: 100 is more than the 72 samples"),
         (["--model.validation.benchmark", "nowhere.yaml"], "nowhere.yaml"),
-        (["--model.optimizer.final_rate", "1"], "final_rate 1.0 must be between 0 and rate"),
+        (["--model.start", "/nowhere"], "/nowhere: no such checkpoint"),
+        (["--model.optimizer.final_rate", "1"], "final_rate 1.0 between 0 and rate"),
+        (["--model.optimizer.rate", "0"], "rate 0.0 must be above 0"),
         (["--model.model.patch_size", "7"], "no multiple of patch_size"),
         (["--trainer.precision", "32", "--model.optimizer.rate", "1e9"], "the loss is nan at step"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_samples
 from evaluation.metric import Scores
 from training.batches import Batch
+from training.checkpoint import CheckpointError, load
 from training.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.loss import contrastive_losses
 from training.optimizer import adamw, learning_rate, parameter_groups, scaled
@@ -52,8 +54,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if not 0 <= self.final_rate <= self.rate:
-            raise ValueError(f"optimizer: final_rate {self.final_rate} must be between 0 and rate {self.rate}")
+        if self.rate <= 0 or not 0 <= self.final_rate <= self.rate:
+            raise ValueError(
+                f"optimizer: rate {self.rate} must be above 0, and final_rate {self.final_rate} between 0 and rate"
+            )
         if self.reference_batch < 1 or self.warmup_epochs < 0 or self.weight_decay < 0:
             raise ValueError("optimizer: reference_batch, warmup_epochs and weight_decay must not be negative")
 
@@ -87,6 +91,7 @@ class GroupViTModule(LightningModule):
         prompt_weight: float = 1.0,
         compile: bool = False,
         recompute: bool = False,
+        start: str | None = None,
         seed: int = 0,
     ) -> None:
         """Build the model.
@@ -99,6 +104,8 @@ class GroupViTModule(LightningModule):
             prompt_weight: weight of the multi-label loss; at 0 prompts are not even encoded.
             compile: torch.compile of both towers: slow to start, some ten percent faster afterwards.
             recompute: compute activations again in the backward pass rather than keep them: less memory, more time.
+            start: checkpoint of a model of these sizes whose weights training starts from: a folder (ours, Hugging Face's)
+                or a .ckpt; null for random weights. A run that goes on from its own checkpoint does not read it.
             seed: of the random grouping and drop path, for each step apart.
         """
         super().__init__()
@@ -108,7 +115,7 @@ class GroupViTModule(LightningModule):
         self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if prompt_weight else None
         self.optimizer, self.validation = optimizer, validation
         self.caption_weight, self.prompt_weight = caption_weight, prompt_weight
-        self.compiled, self.seed = compile, seed
+        self.compiled, self.start, self.seed = compile, start, seed
         self.model.recompute = recompute
         self.encode_image, self.encode_texts = self.model.encode_image, self.model.encode_texts
         self.benchmark: Benchmark | None = None
@@ -126,6 +133,11 @@ class GroupViTModule(LightningModule):
             self.encode_image, self.encode_texts = map(
                 torch.compile, (self.model.encode_image, self.model.encode_texts)
             )
+
+    def on_fit_start(self) -> None:
+        """Take the weights that training starts from, unless the run goes on from its own checkpoint."""
+        if self.start and not self.trainer.ckpt_path:
+            start_from(self.model, self.start)
 
     @property
     def prompt_scale(self) -> Tensor | None:
@@ -219,6 +231,17 @@ class GroupViTModule(LightningModule):
         factor = lambda step: learning_rate(step, total, warmup, peak, final) / peak  # noqa: E731
         schedule = torch.optim.lr_scheduler.LambdaLR(made, factor)
         return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def start_from(model: GroupViT, path: str) -> None:
+    """Give ``model`` the weights of a checkpoint. Raises CheckpointError where there is none, or one of other sizes."""
+    loaded = load(path).model
+    wanted, found = ({**dataclasses.asdict(one.config), "drop_path": None} for one in (model, loaded))
+    for key, value in wanted.items():
+        if found[key] != value:
+            remedy = f"set model.model.{key} to {json.dumps(found[key])}"
+            raise CheckpointError(f"model.start: {path} has {key} {found[key]}, this model {value}; {remedy}")
+    model.load_state_dict(loaded.state_dict())
 
 
 def warmup_steps(warmup_epochs: float, max_epochs: int | None, total: int, epoch_steps: float) -> int:
