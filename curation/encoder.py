@@ -138,11 +138,15 @@ class Encoder:
         return _unit(self.model.encode_image(images))
 
     @torch.inference_mode()
+    def encode_ids(self, ids: torch.Tensor) -> np.ndarray:
+        """Unit-norm embeddings (T, D), float32, of token ids (T, context) as the model's own tokenizer makes them."""
+        return _unit(self.model.encode_text(ids.to(self.device)))
+
     def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
         """Unit-norm embeddings (N, D), float32, of texts, in batches of ``batch_size``."""
         texts = list(texts)
         batches = [
-            _unit(self.model.encode_text(self.tokenizer(texts[start : start + self.batch_size]).to(self.device)))
+            self.encode_ids(self.tokenizer(texts[start : start + self.batch_size]))
             for start in range(0, len(texts), self.batch_size)
         ]
         return np.concatenate(batches) if batches else np.zeros((0, self.width), np.float32)

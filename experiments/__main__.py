@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ from experiments.archives import BASE, curate
 from experiments.arms import TRUTH, Arm, ExperimentError, chosen, read_arms
 from experiments.quality import quality_table, read_truth
 from experiments.scores import read_curve
-from experiments.training import Setting, run
+from experiments.training import Setting, last_checkpoint, learn_start, run
 from training.checkpoint import load
 
 HERE = Path(__file__).parent
+PAGE = Path("docs/experiments")
 QUICK_ARMS = (summary.BASELINE, report.COCU, TRUTH)
 QUICK = ("--trainer.max_steps", "150", "--trainer.check_val_every_n_epoch", "null",
          "--trainer.val_check_interval", "50", "--model.validation.limit", "100")  # fmt: skip
@@ -37,6 +39,8 @@ EPILOG = """\
 examples:
   python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml
   python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --only caption cluster --jobs 2
+  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --start experiments/distil.yaml \\
+      --recipe experiments/recipe_started.yaml
   python -m experiments --data cc12m --benchmark voc --data-root data --recipe training/configs/groupvit_cc12m.yaml
 
 A run that was cut off goes on from its last checkpoint when the same command is given again; finished runs are kept.
@@ -58,12 +62,17 @@ def parser() -> argparse.ArgumentParser:
         "--data-root", default="artifacts", help="folder of a packaged benchmark's data (default: artifacts)"
     )
     made.add_argument("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration of the trainer")
+    made.add_argument(
+        "--start", type=Path, metavar="CHECKPOINT|YAML",
+        help="what all runs start from: a checkpoint, or a configuration of experiments.distil that makes one (default: "
+        "random weights)",
+    )  # fmt: skip
     made.add_argument("--arms", type=Path, default=HERE / "arms.yaml", help="what is compared")
     made.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms only (default: all)")
     made.add_argument("--seeds", type=int, help="at most so many runs of an arm")
     made.add_argument("--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
     made.add_argument(
-        "--report", type=Path, default=Path("docs/experiments"), help="the page (default: docs/experiments)"
+        "--report", type=Path, help="the page (default: docs/experiments, with --start docs/experiments/started)"
     )
     made.add_argument(
         "--jobs", type=int, default=1, help="runs side by side, which share the processor cores (default: 1)"
@@ -100,10 +109,10 @@ def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str
         Path(given.data).stem + ("-quick" if given.quick else "")
     )
     threads = max(1, torch.get_num_threads() // given.jobs)
+    runs = output / ("runs-started" if given.start else "runs")  # beside each other: they share archives only
     setting = Setting(
-        given.recipe, given.benchmark, given.data_root, output / "archives", output / "runs", threads,
-        QUICK if given.quick else (),
-    )  # fmt: skip
+        given.recipe, given.benchmark, given.data_root, output / "archives", runs, threads, QUICK if given.quick else ()
+    )
     most = 1 if given.quick else given.seeds
     planned = [
         (arm, seed) for seed in range(max(arm.seeds for arm in arms)) for arm in arms if seed < seeds_of(arm, most)
@@ -111,6 +120,12 @@ def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str
     if not given.page_only:
         console.print(f"Curating in {setting.archives}: {', '.join(dict.fromkeys(arm.archives for arm in arms))}")
         arms = curate(given.data, arms, setting.archives, console)
+    learnt = given.start is not None and given.start.suffix in (".yaml", ".yml")
+    if learnt and not given.page_only:
+        console.print(f"What all runs start from: {output / 'start'}, by {given.start}")
+        learn_start(setting, given.start, output / "start", BASE)
+    setting = replace(setting, start=last_checkpoint(output / "start") if learnt else given.start)
+    if not given.page_only:
         train(setting, [(arm, seed) for arm, seed in planned if arm in arms], given.jobs, console)
     return write(given, setting, arms, planned, benchmark, arguments)
 
@@ -148,7 +163,7 @@ def write(
     benchmark: Benchmark, arguments: Sequence[str],
 ) -> Path:  # fmt: skip
     """Tables, figures, pictures and the page, from the runs that are finished."""
-    folder: Path = given.report
+    folder: Path = given.report or (PAGE / "started" if given.start else PAGE)
     ended = [(arm, seed) for arm, seed in planned if setting.finished(arm, seed)]
     found = [
         summary.Runs(arm, [read_curve(setting.folder(arm, seed)) for other, seed in ended if other is arm])
@@ -186,6 +201,7 @@ def write(
         command=f"python -m experiments {shlex.join(item for item in arguments if item != '--page-only')}".strip(),
         conditions=conditions("torch", "lightning", "faiss-cpu"),
         recipe=given.recipe.read_text(encoding="utf-8"),
+        start=describe_start(given.start, setting.start),
         arms=compared,
         sweep=swept if middle else [],
         lines=lines,
@@ -198,13 +214,22 @@ def write(
     return report.write_page(page, folder)
 
 
+def describe_start(given: Path | None, checkpoint: Path | None) -> report.Start | None:
+    """What all runs start from, for the page: as it was given, its recipe where it was learnt, and its last scores."""
+    if given is None or checkpoint is None:
+        return None
+    if given == checkpoint:
+        return report.Start(str(given), None, None)
+    return report.Start(str(given), given.read_text(encoding="utf-8"), read_curve(checkpoint.parent.parent))
+
+
 def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs]) -> list[str]:
     """Some images with what the caption arm and the CoCu arm see, if both have run; returns the files."""
     both = [runs.arm for runs in found if runs.arm.name in (summary.BASELINE, report.COCU)]
     if len(both) < 2:
         return []
-    models = {arm.name: load(setting.folder(arm, 0) / "checkpoints" / "last.ckpt").model.eval() for arm in both}
-    folder, paths = setting.runs.parent / "pictures", []
+    models = {arm.name: load(last_checkpoint(setting.folder(arm, 0))).model.eval() for arm in both}
+    folder, paths = setting.runs.parent / setting.runs.name.replace("runs", "pictures"), []
     folder.mkdir(parents=True, exist_ok=True)
     for number, choice in enumerate(pictures.choose(benchmark)):
         paths.append(str(folder / f"{number + 1}.png"))

@@ -11,10 +11,19 @@ import numpy as np
 from benchmarks.results import table
 from experiments.arms import TRUTH, Arm
 from experiments.omission import NAMES
+from experiments.scores import Curve
 from experiments.summary import BASELINE, Runs, baseline_target, steps_to
 
 COCU = "cluster"  # the arm of the method
 DISCUSSION = "discussion.md"  # written by people, taken over as it is
+
+
+class Start(NamedTuple):
+    """What all runs start from."""
+
+    name: str  # a checkpoint, or the file of its recipe
+    recipe: str | None  # YAML, where it was learnt for this comparison
+    curve: Curve | None  # its scores while it was learnt
 
 
 class Page(NamedTuple):
@@ -26,6 +35,7 @@ class Page(NamedTuple):
     command: str
     conditions: str  # machine and versions
     recipe: str  # YAML
+    start: Start | None  # None: random weights
     arms: Sequence[Runs]
     sweep: Sequence[Runs]
     lines: Sequence[dict[str, Any]]  # of summary.final_table, arms and sweep
@@ -59,6 +69,8 @@ def write_page(page: Page, folder: Path) -> Path:
     parts += ["## What was not shown", "\n".join(f"- {line}" for line in limits(page))]
     parts += ["## How to run it again", f"    {page.command}", NUMBERS, page.conditions]
     parts += ["The recipe, the same for all arms:", f"```yaml\n{page.recipe.strip()}\n```"]
+    if page.start and page.start.recipe:
+        parts += ["That of what they start from:", f"```yaml\n{page.start.recipe.strip()}\n```"]
     path = folder / "README.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
@@ -84,9 +96,22 @@ def question(page: Page) -> str:
     return (
         f"Does training on concept archives make GroupViT segment better than training on captions alone, above all for "
         f"what captions omit? All arms read the same {page.images:,} images of `{page.data}` for {steps:,} steps with the "
-        f"recipe below; an arm differs in its archives or its sampler only. Scores are zero-shot segmentation on "
-        f"`{page.benchmark}` at the end of training, in percent; the best of several checkpoints is never chosen. Classes "
-        f"are grouped by the share of {source} whose caption does not mention it: {counts}."
+        f"recipe below{started(page.start)}; an arm differs in its archives, its sampler or its negatives only. Scores are "
+        f"zero-shot segmentation on `{page.benchmark}` at the end of training, in percent; the best of several checkpoints "
+        f"is never chosen. Classes are grouped by the share of {source} whose caption does not mention it: {counts}."
+    )
+
+
+def started(start: Start | None) -> str:
+    """Half a sentence: what all arms start from."""
+    if start is None:
+        return ""
+    if start.curve is None:
+        return f", from the weights of `{start.name}`"
+    miou, accuracy = start.curve.miou[-1], start.curve.pixel_accuracy[-1]
+    return (
+        f", from weights that have learnt what the encoder behind the archives makes of windows of the images "
+        f"(`{start.name}`; mIoU {miou:.2f}, pixel accuracy {accuracy:.2f})"
     )
 
 

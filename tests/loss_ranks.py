@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.loss import Losses, contrastive_losses
+from training.negatives import NONE, Concepts
 
 
 class Towers(nn.Module):
@@ -21,13 +22,16 @@ class Towers(nn.Module):
         self.text = nn.Sequential(nn.Linear(width, 16), nn.Tanh(), nn.Linear(16, 8))
         self.scales = nn.Parameter(torch.tensor([math.log(1 / 0.07), math.log(1 / 0.2)]))
 
-    def forward(self, inputs: Tensor, rank: int, world_size: int, plain: bool) -> Losses:
+    def forward(
+        self, inputs: Tensor, rank: int, world_size: int, plain: bool, concepts: Concepts | None = None
+    ) -> Losses:
         """Losses of inputs (B, 2 + M, width): image, caption, prompts."""
         scale, prompt_scale = self.scales.exp()
         text = self.text(inputs[:, 1:])
         prompts = None if plain else text[:, 1:]
+        image = self.image(inputs[:, 0])
         return contrastive_losses(
-            self.image(inputs[:, 0]), text[:, 0], prompts, scale, prompt_scale, rank=rank, world_size=world_size
+            image, text[:, 0], prompts, scale, prompt_scale, concepts, rank=rank, world_size=world_size
         )
 
 
@@ -39,12 +43,19 @@ def train_share(rank: int, size: int, folder: str, plain: bool) -> None:
     """Losses and averaged gradients of one of ``size`` processes, for its part of ``inputs.pt``, into ``RANK.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    content = torch.load(f"{folder}/inputs.pt")
+    content = torch.load(f"{folder}/inputs.pt", weights_only=False)
     network = Towers(content["inputs"].shape[-1]).double()
     network.load_state_dict(content["weights"])
     parallel = DistributedDataParallel(network, find_unused_parameters=plain)
-    losses = parallel(content["inputs"].chunk(size)[rank], rank, size, plain)
+    concepts = content["concepts"] and Concepts(*(ids.chunk(size)[rank] for ids in content["concepts"]))
+    if concepts:  # padded to another length on every rank
+        filled = torch.full((len(concepts.held), rank), NONE)
+        concepts = concepts._replace(held=torch.cat([concepts.held, filled], 1))
+    losses = parallel(content["inputs"].chunk(size)[rank], rank, size, plain, concepts)
     total(losses).backward()
     gradients = {name: value.grad for name, value in network.named_parameters()}
     torch.save({"losses": [total(losses).detach(), losses.accuracy], "gradients": gradients}, f"{folder}/{rank}.pt")
+    # A process group that outlives its peers or the interpreter may abort the process at its end.
+    del parallel, losses
+    dist.barrier()
     dist.destroy_process_group()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from benchmark_worlds import mask, photo, split
 from PIL import Image
@@ -16,6 +17,7 @@ from curation.archive import ConceptArchive
 from curation.samples import read_sidecars
 from experiments.__main__ import main
 from experiments.arms import Arm, ExperimentError, chosen, read_arms
+from experiments.distil import Window, cut, random_windows, window_segments
 from experiments.omission import by_group, groups, omitted_shares
 from experiments.quality import read_truth
 from experiments.report import findings
@@ -44,6 +46,7 @@ def test_the_arms_that_the_project_compares():
     arms = read_arms(ROOT / "experiments" / "arms.yaml")
     assert [arm.name for arm in arms if arm.group == "arm"] == [
         "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
+        "caption-outside", "caption-outside-32", "cluster-outside-32", "sure-outside-32", "truth-outside",
     ]  # fmt: skip
     assert {arm.name for arm in arms if arm.seeds >= 3} >= {"caption", "cluster"}
     assert {arm.archives for arm in arms} >= {
@@ -271,6 +274,58 @@ def test_another_recipe_trains_again(compared):
     arguments = [str(changed) if value == str(folder / "recipe.yaml") else value for value in arguments]
     assert main([*arguments, "--only", "cluster", "--report", str(folder / "other-page")]) == 0
     assert len(read_curve(folder / "out" / "runs" / "cluster" / "0").steps) == 1
+
+
+def test_all_runs_may_start_from_what_the_encoder_knows(compared, capsys):
+    """Learnt once; the runs of random weights stay where they are."""
+    arguments, folder = compared
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["model"]["model"] |= {"projection": 32, "text_context": 16}  # the tiny CLIP's
+    (folder / "started.yaml").write_text(yaml.safe_dump(recipe))
+    recipe["model"] |= {"windows": 2}
+    (folder / "distil.yaml").write_text(yaml.safe_dump(recipe))
+    before = (folder / "out" / "runs" / "caption" / "0" / "scores.csv").read_text()
+    arguments = [str(folder / "started.yaml") if value == str(folder / "recipe.yaml") else value for value in arguments]
+    arguments[arguments.index("--report") + 1] = str(folder / "started-page")
+    arguments += ["--start", str(folder / "distil.yaml"), "--only", "caption", "--seeds", "1"]
+    assert main(arguments) == 0
+    start = folder / "out" / "start"
+    with next(start.glob("logs/version_0/metrics.csv")).open() as stream:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(stream) if row.get("train/loss")]
+    assert np.mean(losses[-3:]) < losses[0] - 0.05
+    page = (folder / "started-page" / "README.md").read_text()
+    assert f"(`{folder / 'distil.yaml'}`; mIoU {read_curve(start).miou[-1]:.2f}" in page and "windows: 2" in page
+    (saved,) = (folder / "out" / "runs-started" / "caption" / "0").glob("logs/version_0/config.yaml")
+    assert yaml.safe_load(saved.read_text())["model"]["start"] == str(start / "checkpoints" / "last.ckpt")
+    assert (folder / "out" / "runs" / "caption" / "0" / "scores.csv").read_text() == before
+    written = (start / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (start / "checkpoints" / "last.ckpt").stat().st_mtime_ns == written
+    (folder / "wide.yaml").write_text((folder / "distil.yaml").read_text().replace("projection: 32", "projection: 9"))
+    capsys.readouterr()
+    assert (
+        main([str(folder / "wide.yaml") if value == str(folder / "distil.yaml") else value for value in arguments]) == 1
+    )
+    assert "projection: 9 must be 32, the encoder's dimensions" in capsys.readouterr().err
+
+
+def test_windows_lie_on_the_grid_and_their_segments_are_means_over_patches():
+    random = np.random.default_rng(0)
+    windows = random_windows(random, 8, 200)
+    assert all(0 <= top <= 8 - side and 0 <= left <= 8 - side for top, left, side in windows)
+    assert {side for _, _, side in windows} == {3, 4, 5, 6}
+    assert random_windows(random, 1, 3) == [Window(0, 0, 1)] * 3
+    masks = torch.rand(2, 3, 4, 4).softmax(1)  # (B, G, h, w)
+    segments = torch.randn(2, 3, 5)
+    found = window_segments(segments, masks, [Window(1, 0, 2), Window(0, 0, 4)])
+    for (top, left, side), values in zip([(1, 0, 2), (0, 0, 4)], found, strict=True):
+        patches = [(row, column) for row in range(top, top + side) for column in range(left, left + side)]
+        expected = sum(
+            masks[:, group, row, column, None] * segments[:, group] for row, column in patches for group in range(3)
+        )
+        torch.testing.assert_close(values, expected / len(patches))
+    pixels = torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
+    assert torch.equal(cut(pixels, [Window(2, 1, 2)], 2, (4, 4))[0], pixels[:, :, 4:8, 2:6])
 
 
 def test_errors_are_one_line(compared, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 from loss_ranks import Towers, total, train_share
 
 from training.loss import contrastive_losses
+from training.negatives import NONE, Concepts, concept_ids, stack
 
 DEADLINE = 90  # seconds that two processes may take
 
 
-def slow(image, captions, prompts, scale, prompt_scale):
-    """(caption loss, prompt loss, accuracy), written out with a Python float for every pair."""
+def slow(image, captions, prompts, scale, prompt_scale, drawn=None, held=None):
+    """(caption loss, prompt loss, accuracy), written out with a Python float for every pair.
+
+    With concepts, drawn[j][k] of each prompt and the sets held[i] of each image, what an image holds does not count.
+    """
 
     def cosine(a, b):
         a, b = a.tolist(), b.tolist()
@@ -34,14 +39,21 @@ def slow(image, captions, prompts, scale, prompt_scale):
     if prompts is None:
         return caption / (2 * rows), None, right / (2 * rows)
     each, multi = prompts.shape[1], 0.0
+
+    def counts(i, j, k):
+        return i == j or drawn is None or drawn[j][k] not in held[i]
+
     for i in range(rows):
         denominator = sum(
-            math.exp(prompt_scale * cosine(image[i], prompts[j, k])) for j in range(rows) for k in range(each)
-        )
+            math.exp(prompt_scale * cosine(image[i], prompts[j, k]))
+            for j in range(rows) for k in range(each) if counts(i, j, k)
+        )  # fmt: skip
         for m in range(each):
             own = prompt_scale * cosine(image[i], prompts[i, m])
             multi -= own - math.log(denominator)
-            others = sum(math.exp(prompt_scale * cosine(image[j], prompts[i, m])) for j in range(rows))
+            others = sum(
+                math.exp(prompt_scale * cosine(image[j], prompts[i, m])) for j in range(rows) if counts(j, i, m)
+            )
             multi -= own - math.log(others)
     return caption / (2 * rows), multi / (2 * rows * each), right / (2 * rows)
 
@@ -67,6 +79,50 @@ def test_losses_equal_the_double_loop(rows, each, width, scale, prompt_scale, se
         assert losses.prompts.item() == pytest.approx(multi, abs=1e-9)
     else:
         assert losses.prompts is None
+
+
+NAMES = ["sky", "grass", "dog", "cat", "", "Zürich"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    concepts=st.lists(
+        st.tuples(st.lists(st.sampled_from([*NAMES, None]), min_size=2, max_size=2), st.sets(st.sampled_from(NAMES))),
+        min_size=1, max_size=6,
+    ),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_what_an_archive_holds_does_not_count_against_its_image(concepts, seed):
+    """None: a prompt about no concept, a caption that stands in; it counts against all."""
+    given_features = features(len(concepts), 2, 5, seed)
+    ids = [
+        (concept_ids([name or "" for name in drawn]), concept_ids(sorted(held))[:-1]) for drawn, held in concepts
+    ]  # concept_ids ends in NONE
+    drawn = [
+        np.where([name is None for name in names], NONE, own[:2])
+        for (names, _), (own, _) in zip(concepts, ids, strict=True)
+    ]
+    made = stack(drawn, [held for _, held in ids])
+    losses = contrastive_losses(*given_features, 3.0, 7.0, made)
+    names, held = [names for names, _ in concepts], [(held | set(names)) - {None} for names, held in concepts]
+    _, expected, _ = slow(*given_features, 3.0, 7.0, names, held)
+    assert losses.prompts.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_when_everything_is_excused_only_the_own_prompts_are_left():
+    image, captions, prompts = features(3, 2, 4)
+    concepts = Concepts(torch.full((3, 2), 5), torch.full((3, 1), 5))
+    loss = contrastive_losses(image.requires_grad_(), captions, prompts, 1.0, 9.0, concepts).prompts
+    loss.backward()
+    assert image.grad.isfinite().all()
+    cosines = 9 * torch.nn.functional.cosine_similarity(image[:, None], prompts, dim=-1)  # (3, 2)
+    torch.testing.assert_close(loss, (cosines.logsumexp(1) - cosines.mean(1)).mean() / 2)
+
+
+def test_a_concept_has_one_number_in_every_vocabulary():
+    one, other = concept_ids(["dog", "red panda"]), concept_ids(["red panda", "cat", "dog"])
+    assert one.tolist() == [other[2], other[0], NONE]
+    assert len({*one, *other}) == 4
 
 
 def test_hand_computed_values():
@@ -144,13 +200,17 @@ def test_shapes_that_do_not_fit_are_refused(captions, prompts, scale, message):
         contrastive_losses(torch.ones(4, 8), torch.ones(captions), given_prompts, 1.0, scale)
 
 
-@pytest.mark.parametrize("plain", [False, True])
-def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, plain):
+@pytest.mark.parametrize("kind", ["prompts", "captions", "outside"])
+def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path, kind):
+    """Each rank pads what its archives hold to a length of its own."""
     torch.manual_seed(0)
-    network = Towers(12).double()
+    network, plain = Towers(12).double(), kind == "captions"
     inputs = torch.randn(10, 5, 12, dtype=torch.float64)
-    torch.save({"inputs": inputs, "weights": network.state_dict()}, tmp_path / "inputs.pt")
-    losses = network(inputs, 0, 1, plain)
+    concepts = Concepts(torch.randint(0, 6, (10, 3)), torch.randint(-1, 6, (10, 2))) if kind == "outside" else None
+    torch.save({"inputs": inputs, "weights": network.state_dict(), "concepts": concepts}, tmp_path / "inputs.pt")
+    losses = network(inputs, 0, 1, plain, concepts)
+    if concepts:
+        assert losses.prompts != network(inputs, 0, 1, plain).prompts
     total(losses).backward()
 
     context = multiprocessing.get_context("spawn")

@@ -178,7 +178,7 @@ def test_validation_is_zero_shot_segmentation(config, tmp_path, capsys):
 
 
 def test_options_of_training_are_used(config, tmp_path):
-    """bf16, accumulation, activations computed again, compiled towers, prompts left out."""
+    """bf16, accumulation, activations computed again, prompts left out, prompts that an archive holds excused."""
     assert fit(config, tmp_path / "a", "--trainer.max_steps", "3", "--trainer.accumulate_grad_batches", "2",
                "--trainer.precision", "bf16-mixed", "--model.recompute", "true") == 0  # fmt: skip
     accumulated = losses(tmp_path / "a")
@@ -188,6 +188,11 @@ def test_options_of_training_are_used(config, tmp_path):
     assert fit(config, tmp_path / "b", "--trainer.max_steps", "1", "--model.prompt_weight", "0") == 0
     with open(tmp_path / "b" / "logs" / "version_0" / "metrics.csv") as stream:
         assert not any(row.get("train/prompt_loss") for row in csv.DictReader(stream))
+    short = ("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0")
+    assert fit(config, tmp_path / "c", *short, "--data.negatives", "outside", "--data.workers", "1") == 0
+    assert fit(config, tmp_path / "d", *short, "--data.workers", "1") == 0
+    outside, every = (losses(tmp_path / name)[0] for name in "cd")
+    assert outside[1] == every[1] and float(outside[2]) < float(every[2])  # fewer negatives: less to be told apart
 
 
 def test_compiled_towers_give_the_same_losses(config, uninterrupted, tmp_path, monkeypatch):
@@ -226,6 +231,7 @@ def test_two_processes_train_one_model(config, tmp_path):
     [
         (["--data.sampler.temprature", "2"], "did you mean data.sampler.temperature?"),
         (["--data.sampler.kind", "best"], "sampler.kind: 'best' is not one of cluster, top, weighted, caption"),
+        (["--data.negatives", "some"], "data.negatives: 'some' is not one of all, outside"),
         (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run make curate first"),
         (["--ckpt_path", "last"], "last.ckpt: no such checkpoint; train first"),
         (["--data.workers", "4"], "set data.workers to 3"),

@@ -32,6 +32,7 @@ from training.augmentation import Augmentation, plain_transform
 from training.batches import Batches, Loader, UndecodableError, collate
 from training.datamodule import ArchiveDataModule
 from training.groupvit import END_OF_TEXT, tokenize
+from training.negatives import NONE, concept_id
 from training.plan import Plan
 from training.stream import Sample, Shard, Stream, count_rows, usable
 from training.text import arrange, part_ends
@@ -212,6 +213,26 @@ def test_prompts_name_concepts_of_the_samples_own_archive(shards, archive, kind)
         assert sample.prompts[len(named) :] == [sample.caption] * (2 - len(chosen))
         if kind == "top":
             assert all(name in text for name, text in zip(named, chosen, strict=False))
+
+
+@pytest.mark.parametrize("kind", ["cluster", "caption"])
+def test_samples_say_what_their_prompts_are_about_and_what_their_whole_archive_holds(archive, kind):
+    """Whatever the filter keeps: here one concept of each archive, so that the second prompt is the caption."""
+    rows = {row["key"]: row for source in archive.sources
+            for row in read_archive(archive.path("archives", source.name)).to_pylist()}  # fmt: skip
+    filtered = tuple(Shard(source, archive.filter(top=1)) for source in archive.sources)
+    stream = Stream(filtered, Sampler(kind, 2, prompt="a {c}"), 0, 0, outside=True)
+    samples = list(stream.read(Plan((ROWS,) * SHARDS, 8).spans(0, 0, 0), 0, 0, Counter()))
+    for sample in samples:
+        named = {concept["concept"] for concept in rows[sample.where.rpartition(": ")[2]]["concepts"]}
+        assert sorted(sample.held) == sorted(map(concept_id, named))
+        for prompt, number in zip(sample.prompts, sample.drawn, strict=True):
+            assert number == (NONE if prompt == sample.caption else concept_id(prompt.removeprefix("a ")))
+    assert kind == "caption" or all(sample.drawn[1] == NONE for sample in samples)
+    batch = collate(samples[:8], plain_transform(32), 77, True, Counter(), outside=True)
+    assert batch.concepts.drawn.tolist() == [sample.drawn.tolist() for sample in samples[:8]]
+    for sample, held in zip(samples, batch.concepts.held.tolist(), strict=False):
+        assert set(held) - {NONE} == {*sample.held.tolist(), *sample.drawn.tolist()} - {NONE}
 
 
 def test_draws_and_augmentation_do_not_depend_on_workers_or_order(shards):

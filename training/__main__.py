@@ -140,12 +140,12 @@ def option_names(parser: ArgumentParser) -> list[str]:
     return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
 
 
-def main(arguments: ArgsType = None) -> int:
-    """Run; returns the exit code."""
+def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule) -> int:
+    """Run; returns the exit code. ``module``: what is trained, and how."""
     quiet()
     try:
         TrainingCLI(
-            GroupViTModule,
+            module,
             ArchiveDataModule,
             seed_everything_default=0,
             trainer_defaults={"callbacks": [TrainingProgress()], **QUIET},

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from curation.archive import CurationError
 from training.augmentation import Transform, seed_everything
 from training.groupvit import Texts
+from training.negatives import Concepts, stack
 from training.plan import Plan
 from training.stream import Sample, Stream
 from training.text import arrange
@@ -30,10 +31,12 @@ class Batch(NamedTuple):
     captions: Texts  # B
     prompts: Texts  # B·M
     counts: dict[str, int]  # samples left out, replaced or without an archive since the reader's last batch
+    concepts: Concepts | None = None  # where prompts may be excused, see training/negatives.py
 
     def pin_memory(self) -> Batch:
         """Part of torch's interface: copies to the GPU need not wait."""
-        return Batch(self.pixels.pin_memory(), pinned(self.captions), pinned(self.prompts), self.counts)
+        concepts = self.concepts and Concepts(*(ids.pin_memory() for ids in self.concepts))
+        return Batch(self.pixels.pin_memory(), pinned(self.captions), pinned(self.prompts), self.counts, concepts)
 
 
 def pinned(texts: Texts) -> Texts:
@@ -56,9 +59,17 @@ def decode(sample: Sample, transform: Transform) -> Tensor:
         raise UndecodableError(f"{sample.where}: image cannot be decoded ({reason})") from None
 
 
-def collate(samples: list[Sample], transform: Transform, context: int, required: bool, counts: Counter[str]) -> Batch:
+def collate(
+    samples: list[Sample],
+    transform: Transform,
+    context: int,
+    required: bool,
+    counts: Counter[str],
+    outside: bool = False,
+) -> Batch:
     """A batch of samples. An image that cannot be decoded is an error where ``required``, else its sample is replaced by
-    the next one of the batch, and counted. ``counts`` go to the batch, and are set back."""
+    the next one of the batch, and counted. ``counts`` go to the batch, and are set back. With ``outside``, the batch
+    says what its prompts are about and what archives hold."""
     pixels: list[Tensor | None] = []
     for sample in samples:
         try:
@@ -80,6 +91,7 @@ def collate(samples: list[Sample], transform: Transform, context: int, required:
         arrange([sample.caption for sample in chosen], context),
         arrange([prompt for sample in chosen for prompt in sample.prompts], context),
         counted,
+        stack([sample.drawn for sample in chosen], [sample.held for sample in chosen]) if outside else None,
     )
 
 
@@ -108,7 +120,7 @@ class Batches(IterableDataset):
             if batch[-1] is None:
                 raise CurationError("data: samples have vanished from the tars since the run began; start it again")
             if number >= skipped:
-                yield collate(batch, transform, self.context, self.stream.required, counts)
+                yield collate(batch, transform, self.context, self.stream.required, counts, self.stream.outside)
             counts.clear()
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from curation.archive import ConceptArchive, CurationError, Filter, Sampler, list_sources
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batch, Batches, Loader, collate
+from training.negatives import NEGATIVES
 from training.plan import Plan, Span
 from training.stream import Sample, Shard, Stream, count_rows
 
@@ -28,6 +29,7 @@ class ArchiveDataModule(LightningDataModule):
         caption: str = "txt;text",
         sampler: Sampler = Sampler(),
         filter: Filter = Filter(),
+        negatives: str = "all",
         augmentation: Augmentation = Augmentation(),
         batch_size: int = 256,
         workers: int = 4,
@@ -45,6 +47,8 @@ class ArchiveDataModule(LightningDataModule):
             caption: caption fields of the same.
             sampler: how concepts are drawn from an archive each time that a sample is seen.
             filter: which concepts of an archive count; the caption stands in for those that are too few.
+            negatives: which prompts of other samples count against an image: all, as published, or those outside, about
+                concepts that its archive does not hold (whatever the filter), so that what it may show is not denied.
             augmentation: what is done to the images.
             batch_size: samples of one step on one device.
             workers: processes that read for each device; 0 reads in the training process itself.
@@ -59,6 +63,9 @@ class ArchiveDataModule(LightningDataModule):
         self.sampler, self.filter, self.augmentation, self.batch_size = sampler, filter, augmentation, batch_size
         self.workers, self.shuffle, self.seed = workers, shuffle, seed
         self.require_archives, self.validation_shards = require_archives, list(validation_shards or [])
+        if negatives not in NEGATIVES:
+            raise CurationError(f"data.negatives: {negatives!r} is not one of {', '.join(NEGATIVES)}")
+        self.negatives = negatives
         for name, value, least in (("batch_size", batch_size, 2), ("workers", workers, 0), ("shuffle", shuffle, 0)):
             if value < least:
                 raise CurationError(f"data.{name}: {value} must be at least {least}")
@@ -66,6 +73,8 @@ class ArchiveDataModule(LightningDataModule):
             raise CurationError(
                 "data.archives: missing; name the output folder of make curate, such as artifacts/cc12m"
             )
+        if not self.folders and negatives == "outside":
+            raise CurationError("data.negatives: outside needs archives; name them in data.archives, or set it to all")
         if self.tars and require_archives:
             raise CurationError(
                 "data.shards: these tars have no archives; set data.require_archives to false to use them"
@@ -93,7 +102,8 @@ class ArchiveDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
         config, trainer = self.trainer.lightning_module.model.config, self.trainer
-        stream = Stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives)
+        outside = self.negatives == "outside"
+        stream = Stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, outside)
         transform = partial(self.augmentation.transform, config.image_size)
         batches = Batches(stream, self.plan, transform, config.text_context, trainer.global_rank)
         progress = trainer.fit_loop.epoch_loop.batch_progress.total

@@ -79,10 +79,15 @@ class GroupEncoding(NamedTuple):
 
     def masks(self) -> Tensor:
         """How much each patch belongs to each of the last groups: (B, G, h, w), sums to 1 over G."""
-        product = self.assignments[0]  # (B, G0, h·w)
-        for assignment in self.assignments[1:]:
-            product = assignment @ product  # (B, G, G0) @ (B, G0, h·w) -> (B, G, h·w)
-        return product.unflatten(2, self.grid)
+        return group_masks(self.assignments, self.grid)
+
+
+def group_masks(assignments: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """How much each patch belongs to each of the last groups: (B, G, h, w) from all soft assignments, see GroupEncoding."""
+    product = assignments[0]  # (B, G0, h·w)
+    for assignment in assignments[1:]:
+        product = assignment @ product  # (B, G, G0) @ (B, G0, h·w) -> (B, G, h·w)
+    return product.unflatten(2, grid)
 
 
 def gumbel_noise(like: Tensor) -> Tensor:

@@ -5,12 +5,15 @@ Pure functions. Of the process group only rank and size matter, and both are pas
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.negatives import Concepts, excused
 
 
 class Losses(NamedTuple):
@@ -21,20 +24,29 @@ class Losses(NamedTuple):
     accuracy: Tensor  # (): share of images whose own caption is the nearest, and vice versa (mean); no gradient
 
 
+class Excused(NamedTuple):
+    """Pairs that are left out of the contrast with prompts, bool."""
+
+    prompts: Tensor  # (B, N·M): of own images with all prompts
+    images: Tensor  # (B·M, N): of own prompts with all images
+
+
 def contrastive_losses(
     image: Tensor,
     captions: Tensor,
     prompts: Tensor | None,
     scale: Tensor | float,
     prompt_scale: Tensor | float | None,
+    concepts: Concepts | None = None,
     *,
     rank: int = 0,
     world_size: int = 1,
 ) -> Losses:
     """Losses of this rank's image (B, D), captions (B, D) and prompts (B, M, D): projected features, not normalised.
 
-    ``scale`` and ``prompt_scale`` are factors of cosines (:attr:`GroupViT.scale`), not their logarithms. B and M must be
-    the same on every rank. Features of any dtype are normalised and compared in float32 (float64 stays as it is), also
+    ``scale`` and ``prompt_scale`` are factors of cosines (:attr:`GroupViT.scale`), not their logarithms. With ``concepts``,
+    prompts about what an image's archive holds do not count against it, see :func:`excused`. B and M must be the same on
+    every rank. Features of any dtype are normalised and compared in float32 (float64 stays as it is), also
     under autocast. Features are gathered with gradients: under DDP, which averages gradients over ranks, weights get
     the gradient of the whole batch. Raises ValueError for shapes that do not fit.
     """
@@ -47,7 +59,10 @@ def contrastive_losses(
         caption, accuracy = info_nce(own[:, 0], own[:, 1], everyone[:, 0], everyone[:, 1], places, scale)
         if prompts is None or prompt_scale is None:
             return Losses(caption, None, accuracy)
-        multi = multi_label_info_nce(own[:, 0], own[:, 2:], everyone[:, 0], everyone[:, 2:], places, prompt_scale)
+        left_out = None if concepts is None else excused_pairs(concepts, rank, world_size)
+        multi = multi_label_info_nce(
+            own[:, 0], own[:, 2:], everyone[:, 0], everyone[:, 2:], places, prompt_scale, left_out
+        )
         return Losses(caption, multi, accuracy)
 
 
@@ -68,7 +83,13 @@ def info_nce(
 
 
 def multi_label_info_nce(
-    image: Tensor, prompts: Tensor, images: Tensor, all_prompts: Tensor, places: Tensor, scale: Tensor | float
+    image: Tensor,
+    prompts: Tensor,
+    images: Tensor,
+    all_prompts: Tensor,
+    places: Tensor,
+    scale: Tensor | float,
+    left_out: Excused | None = None,
 ) -> Tensor:
     """Symmetric multi-label InfoNCE (), the second term of METHOD 5.
 
@@ -78,14 +99,26 @@ def multi_label_info_nce(
 
     The M prompts of an image share its target equally, so that each of them must fit: with the logarithm of their summed
     exponentials in place of the sum of logarithms, one that fits would do. The loss is least, not zero, at log M / 2 when
-    the M fit equally.
+    the M fit equally. What is ``left_out`` is missing from the sums over j; an image's own prompts never are.
     """
     rows, each = prompts.shape[:2]
-    to_prompts = (scale * image @ all_prompts.flatten(0, 1).T).log_softmax(1)  # (B, N·M)
-    own = places[:, None] * each + torch.arange(each, device=places.device)  # (B, M)
+    to_prompts = scale * image @ all_prompts.flatten(0, 1).T  # (B, N·M)
     to_images = scale * prompts.flatten(0, 1) @ images.T  # (B·M, N)
+    own = places[:, None] * each + torch.arange(each, device=places.device)  # (B, M)
     targets = places[:, None].expand(rows, each).flatten()  # (B·M,)
-    return (F.cross_entropy(to_images, targets) - to_prompts.gather(1, own).mean()) / 2
+    if left_out is not None:
+        to_prompts = to_prompts.masked_fill(left_out.prompts.scatter(1, own, False), -math.inf)
+        to_images = to_images.masked_fill(left_out.images.scatter(1, targets[:, None], False), -math.inf)
+    return (F.cross_entropy(to_images, targets) - to_prompts.log_softmax(1).gather(1, own).mean()) / 2
+
+
+def excused_pairs(concepts: Concepts, rank: int, world_size: int) -> Excused:
+    """The pairs of this rank's images and prompts with those of all ranks that do not count against each other."""
+    drawn = gather(concepts.drawn, rank, world_size)  # (N, M)
+    prompts = excused(concepts.held, drawn.flatten())  # (B, N·M)
+    everyone = gather(prompts.byte(), rank, world_size).bool()  # (N, N·M)
+    first, count = rank * concepts.drawn.numel(), concepts.drawn.numel()
+    return Excused(prompts, everyone[:, first : first + count].T)
 
 
 def normalise(features: Tensor) -> Tensor:

@@ -165,6 +165,7 @@ class GroupViTModule(LightningModule):
             prompts,
             self.model.scale,
             self.prompt_scale,
+            batch.concepts,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )

@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 from webdataset import shuffle
 
 from curation.archive import (
     ConceptArchive,
     CurationError,
     Sampler,
+    ShardArchives,
     Source,
     join,
     read_tar,
     seeds,
 )
+from training.negatives import NONE, concept_ids
 from training.plan import Span
 
 
@@ -30,6 +33,8 @@ class Sample(NamedTuple):
     image: bytes
     caption: str
     prompts: list[str]  # M
+    drawn: np.ndarray | None = None  # (M,) int64: ids of the prompts' concepts, see training/negatives.py
+    held: np.ndarray | None = None  # (A,) int64: ids of the archive's concepts, whatever the filter; both if asked for
 
 
 class Shard(NamedTuple):
@@ -43,7 +48,8 @@ class Shard(NamedTuple):
 class Stream:
     """How samples are read.
 
-    ``required``: a sample without an archive is an error, rather than trained on by its caption alone.
+    ``required``: a sample without an archive is an error, rather than trained on by its caption alone. ``outside``: samples
+    say what their prompts are about and what their archives hold, so that only prompts outside an archive are negatives.
     """
 
     shards: tuple[Shard, ...]
@@ -51,6 +57,7 @@ class Stream:
     shuffled: int  # samples in the shuffle buffer; 0 to keep the order
     seed: int
     required: bool = True
+    outside: bool = False
 
     def read(self, spans: list[Span], epoch: int, reader: int, counts: Counter[str]) -> Iterator[Sample]:
         """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number).
@@ -65,11 +72,15 @@ class Stream:
 
     def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
         shard = self.shards[span.shard]
-        keys, drawn, numbers = [], [], []
+        keys, prompts, numbers = [], [], []
+        drawn = held = []
         if shard.archive:
             archives = shard.archive.read(shard.source.name, self.sampler.kind == "caption")
-            keys, drawn = archives.keys, archives.prompts(self.sampler, self.seed, epoch)
+            keys, prompts = archives.keys, archives.prompts(self.sampler, self.seed, epoch)
             numbers = seeds(keys, self.seed, epoch).tolist()
+            if self.outside:
+                drawn = concept_ids(archives.names)[archives.drawn(self.sampler, self.seed, epoch)]  # (N, M)
+                held = held_concepts(replace(shard.archive, filters=()).read(shard.source.name))
         left_out: Counter[str] = Counter()
         for place, (sample, row) in enumerate(usable(shard, keys, self.required, left_out)):
             if place >= span.last:
@@ -77,11 +88,22 @@ class Stream:
             if place >= span.first:
                 counts.update(left_out)
                 key, caption = sample["__key__"], sample["caption"]
-                chosen = drawn[row] if row >= 0 else [caption] * self.sampler.concepts
+                chosen = prompts[row] if row >= 0 else [caption] * self.sampler.concepts
                 number = numbers[row] if row >= 0 else int(seeds([key], self.seed, epoch)[0])
-                yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
+                made = Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
+                if self.outside:
+                    none = np.full(self.sampler.concepts, NONE)
+                    made = made._replace(
+                        drawn=drawn[row] if row >= 0 else none, held=held[row] if row >= 0 else none[:0]
+                    )
+                yield made
             left_out.clear()  # those before the span are counted by the reader that has them
         counts.update(left_out)
+
+
+def held_concepts(archives: ShardArchives) -> list[np.ndarray]:
+    """The concepts of each archive, as ids (A,) that are the same in every vocabulary."""
+    return np.split(concept_ids(archives.names)[archives.concepts], archives.offsets[1:-1])
 
 
 def usable(shard: Shard, keys: list[str], required: bool, counts: Counter[str]) -> Iterator[tuple[dict, int]]:

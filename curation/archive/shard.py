@@ -43,14 +43,19 @@ class ShardArchives:
             *(values[entry] for values in (self.concepts, self.score, self.cluster, self.support)),
         )
 
+    def drawn(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
+        """Concept ids (N, M) int64 that the sampler draws in this epoch, -1 where an archive has too few."""
+        if not self.keys:
+            return np.zeros((0, sampler.concepts), np.int64)
+        entries = sampler.draw(seeds(self.keys, seed, epoch), self.offsets, self.score, self.cluster)
+        return np.where(entries < 0, -1, self.concepts[entries]) if len(self.concepts) else entries
+
     def prompts(self, sampler: Sampler, seed: int, epoch: int) -> list[list[str]]:
-        """M prompts for every row, as the sampler draws them in this epoch."""
+        """M prompts for every row, about what the sampler draws in this epoch; the caption where that is too little."""
         if not self.keys:
             return []
-        numbers = seeds(self.keys, seed, epoch)
-        drawn = sampler.draw(numbers, self.offsets, self.score, self.cluster)
-        named = np.where(drawn < 0, -1, self.concepts[drawn]) if len(self.concepts) else drawn
-        return prompts(sampler, numbers, named, self.names, self.captions)
+        drawn = self.drawn(sampler, seed, epoch)
+        return prompts(sampler, seeds(self.keys, seed, epoch), drawn, self.names, self.captions)
 
 
 def shard_archives(table: pa.Table) -> ShardArchives:
