@@ -83,7 +83,7 @@ class Outputs:
 def open_outputs(folder: str) -> Outputs:
     """A finished run. Raises CurationError when the folder holds none."""
     values = ConceptArchive.open(folder).manifest["config"]
-    resolve_paths(values, folder if storage.is_remote(folder) else os.path.abspath(folder))
+    resolve_paths(values, storage.base(folder))
     return Outputs(from_mapping(values, storage.join(folder, "manifest.json")), folder)
 
 
@@ -92,7 +92,7 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
 
     def relative(path: str) -> str:
         local = not storage.is_remote(path) and not storage.is_remote(folder)
-        return os.path.relpath(path, os.path.abspath(folder)) if local else path
+        return os.path.relpath(path, storage.base(folder)) if local else path
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
     if config.shards:

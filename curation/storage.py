@@ -29,6 +29,11 @@ def is_remote(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None and not path.startswith("file://")
 
 
+def base(folder: str) -> str:
+    """What paths in the files of a folder are relative to: its real path, by whatever link it was named; a URL stays."""
+    return folder if is_remote(folder) else os.path.realpath(folder)
+
+
 def resolve(path: str, folder: str) -> str:
     """``path`` with ${ENV} and ~ expanded, relative paths taken from ``folder``; URLs stay, file:// ones become paths.
 

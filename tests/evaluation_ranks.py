@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -21,4 +22,6 @@ def evaluate_share(number: int, size: int, folder: str, checkpoint: str, benchma
     result = evaluate(load(checkpoint).model, read_benchmark(benchmark, ""), batch_size=3, share=share)
     found = {"confusion": result.confusion.tolist(), "miou": result.scores.miou, "evaluated": result.evaluated}
     Path(folder, f"{number}.json").write_text(json.dumps(found))
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # all is written; at the end of the interpreter, threads of gloo abort the process now and then

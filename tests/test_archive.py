@@ -37,6 +37,7 @@ from curation.archive import (
 )
 from curation.archive.keys import Footer, locate
 from curation.export import main as export
+from curation.outputs import open_outputs, portable
 
 NAMES = [f"{shard:05d}" for shard in range(SHARDS)]
 
@@ -368,3 +369,14 @@ def test_reading_needs_no_torch(finished):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.split() == ["False"] * 3, run.stderr
+
+
+def test_an_output_folder_may_be_named_by_a_link(finished, tmp_path):
+    """Its files say where the tars are, relative to where it really is."""
+    link = tmp_path / "deep" / "er" / "link"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(finished)
+    assert ConceptArchive.open(str(link)).sources == ConceptArchive.open(str(finished)).sources
+    found = open_outputs(str(link))
+    assert [shard.path for shard in found.shards] == [shard.path for shard in open_outputs(str(finished)).shards]
+    assert portable(found.config, str(link)) == portable(found.config, str(finished))

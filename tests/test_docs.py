@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 import re
 import shlex
 import shutil
@@ -51,9 +50,7 @@ def prose(page: Path) -> str:
 def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
     """A working directory as the pages suppose: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
     (tmp_path / "artifacts").mkdir()
-    demo = tmp_path / "artifacts" / "demo"
-    demo.symlink_to(finished)
-    Path(os.path.normpath(demo / os.path.relpath(world.parent, finished))).symlink_to(world.parent)
+    (tmp_path / "artifacts" / "demo").symlink_to(finished)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     shutil.copy(world.parent / "concepts.txt", tmp_path)
     write_world(tmp_path / "my-data.yaml", tiny_clip, shards=str(world.parent / "{00000..00002}.tar"))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from training import transformer
 from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
 from training.text import arrange
-from training.transformer import add_branch, attend
+from training.transformer import Attention, SelfAttention, add_branch, attend, split_heads
 
 TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
 TINY = GroupViTConfig(
@@ -235,3 +237,28 @@ def test_attention_equals_the_formula_in_both_precisions(dtype, masked):
     torch.testing.assert_close(mixed.double(), plain, atol=tolerance, rtol=0)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_self_attention_of_a_few_images_at_a_time_equals_that_of_all(rows, monkeypatch):
+    """In float64 against PyTorch's, in bfloat16 as the model uses it; two images at a time, so that the last are fewer."""
+    width, heads, length = 24, 3, 9
+    generator = torch.Generator().manual_seed(rows)
+    made = [torch.randn(rows, length, size, generator=generator, dtype=torch.float64) for size in (3 * width, width)]
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.bfloat16, 0.05)):
+        monkeypatch.setattr(transformer, "CACHED", 2 * heads * length**2 * dtype.itemsize)
+        qkv, weight = (x.to(dtype) for x in made)
+        one, other = (qkv.clone().requires_grad_() for _ in range(2))
+        found = SelfAttention.apply(one, heads)
+        q, k, v = (split_heads(x.double(), heads) for x in other.chunk(3, 2))
+        expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        (found * weight).sum().backward()
+        (expected * weight.double()).sum().backward()
+        torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=0)
+        torch.testing.assert_close(one.grad.double(), other.grad.double(), atol=2 * tolerance, rtol=0)
+        assert found.dtype == one.grad.dtype == dtype
+    used = []
+    monkeypatch.setattr(SelfAttention, "apply", lambda qkv, heads: used.append(1) or qkv[..., : qkv.shape[2] // 3])
+    Attention(width, heads).bfloat16()(made[1].bfloat16())
+    Attention(width, heads).double()(made[1])
+    assert used == [1]

@@ -170,7 +170,7 @@ class Stage(nn.Module):
         x = torch.cat([x, tokens.to(x.dtype)], 1)  # (B, N + G, W)
         for block in self.blocks:
             x = block(x)
-        x, tokens = x[:, : -self.groups], x[:, -self.groups :]
+        x, tokens = x.split([x.shape[1] - self.groups, self.groups], 1)
         x, assignment = self.grouping(x, tokens)
         return x, tokens, assignment
 

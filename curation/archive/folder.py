@@ -84,9 +84,9 @@ class ConceptArchive:
             raise CurationError(
                 f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards"
             )
-        base = self.folder if storage.is_remote(self.folder) else os.path.abspath(self.folder)
         patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]
-        return list_sources([storage.resolve(item, base) for item in patterns], config["image"], config["caption"])
+        resolved = [storage.resolve(item, storage.base(self.folder)) for item in patterns]
+        return list_sources(resolved, config["image"], config["caption"])
 
     @cached_property
     def _footers(self) -> list[Footer]:
