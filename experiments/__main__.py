@@ -39,8 +39,7 @@ EPILOG = """\
 examples:
   python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml
   python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --only caption cluster --jobs 2
-  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --start experiments/distil.yaml \\
-      --recipe experiments/recipe_started.yaml
+  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --start experiments/distil.yaml
   python -m experiments --data cc12m --benchmark voc --data-root data --recipe training/configs/groupvit_cc12m.yaml
 
 A run that was cut off goes on from its last checkpoint when the same command is given again; finished runs are kept.
@@ -61,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--data-root", default="artifacts", help="folder of a packaged benchmark's data (default: artifacts)"
     )
-    made.add_argument("--recipe", type=Path, default=HERE / "recipe.yaml", help="configuration of the trainer")
+    made.add_argument(
+        "--recipe",
+        type=Path,
+        help="configuration of the trainer (default: experiments/recipe.yaml, with --start experiments/recipe_started.yaml)",
+    )
     made.add_argument(
         "--start", type=Path, metavar="CHECKPOINT|YAML",
         help="what all runs start from: a checkpoint, or a configuration of experiments.distil that makes one (default: "
@@ -72,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, help="at most so many runs of an arm")
     made.add_argument("--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
     made.add_argument(
-        "--report", type=Path, help="the page (default: docs/experiments, with --start docs/experiments/started)"
+        "--report",
+        type=Path,
+        help="the page (default: docs/experiments; in started/ with --start, in quick/ with --quick)",
     )
     made.add_argument(
         "--jobs", type=int, default=1, help="runs side by side, which share the processor cores (default: 1)"
@@ -102,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str]) -> Path:
     """Curate, train, and write the page; returns its path. Raises what :func:`main` reports."""
+    given.recipe = given.recipe or HERE / ("recipe_started.yaml" if given.start else "recipe.yaml")
     known = read_arms(given.arms)
     arms = chosen(known, given.only or (list(QUICK_ARMS) if given.quick else []))
     benchmark = read_benchmark(given.benchmark, given.data_root)
@@ -163,7 +169,7 @@ def write(
     benchmark: Benchmark, arguments: Sequence[str],
 ) -> Path:  # fmt: skip
     """Tables, figures, pictures and the page, from the runs that are finished."""
-    folder: Path = given.report or (PAGE / "started" if given.start else PAGE)
+    folder: Path = given.report or PAGE / ("started" if given.start else "") / ("quick" if given.quick else "")
     ended = [(arm, seed) for arm, seed in planned if setting.finished(arm, seed)]
     found = [
         summary.Runs(arm, [read_curve(setting.folder(arm, seed)) for other, seed in ended if other is arm])

@@ -46,7 +46,8 @@ def test_the_arms_that_the_project_compares():
     arms = read_arms(ROOT / "experiments" / "arms.yaml")
     assert [arm.name for arm in arms if arm.group == "arm"] == [
         "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
-        "caption-outside", "caption-outside-32", "cluster-outside-32", "sure-outside-32", "truth-outside",
+        "caption-outside", "caption-outside-32", "caption-outside-said", "caption-outside-tagging",
+        "caption-outside-truth", "cluster-outside-32", "sure-outside-32", "truth-outside",
     ]  # fmt: skip
     assert {arm.name for arm in arms if arm.seeds >= 3} >= {"caption", "cluster"}
     assert {arm.archives for arm in arms} >= {
