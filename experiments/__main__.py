@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--recipe",
         type=Path,
-        help="configuration of the trainer (default: experiments/recipe.yaml, with --start experiments/recipe_started.yaml)",
+        help="configuration of the trainer (default: experiments/recipe.yaml; recipe_started.yaml with --start)",
     )
     made.add_argument(
         "--start", type=Path, metavar="CHECKPOINT|YAML",
