@@ -214,10 +214,11 @@ def write(
         quality=quality,
         members=[int((group == number).sum()) for number in range(len(omission.NAMES))],
         known=known,
-        pictures=draw_pictures(setting, benchmark, compared),
+        pictures=[],
         left_out=[arm for arm in arms if not any(other is arm for other, _ in ended)],
     )
-    return report.write_page(page, folder)
+    shown = [summary.BASELINE, report.COCU, report.best_arm(page)]
+    return report.write_page(page._replace(pictures=draw_pictures(setting, benchmark, compared, shown)), folder)
 
 
 def describe_start(given: Path | None, checkpoint: Path | None) -> report.Start | None:
@@ -229,12 +230,14 @@ def describe_start(given: Path | None, checkpoint: Path | None) -> report.Start 
     return report.Start(str(given), given.read_text(encoding="utf-8"), read_curve(checkpoint.parent.parent))
 
 
-def draw_pictures(setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs]) -> list[str]:
-    """Some images with what the caption arm and the CoCu arm see, if both have run; returns the files."""
-    both = [runs.arm for runs in found if runs.arm.name in (summary.BASELINE, report.COCU)]
-    if len(both) < 2:
+def draw_pictures(
+    setting: Setting, benchmark: Benchmark, found: Sequence[summary.Runs], shown: Sequence[str | None]
+) -> list[str]:
+    """Some images with what the arms ``shown`` see, if two at least have run; returns the files."""
+    arms = [runs.arm for runs in found if runs.arm.name in shown]
+    if len(arms) < 2:
         return []
-    models = {arm.name: load(last_checkpoint(setting.folder(arm, 0))).model.eval() for arm in both}
+    models = {arm.name: load(last_checkpoint(setting.folder(arm, 0))).model.eval() for arm in arms}
     folder, paths = setting.runs.parent / setting.runs.name.replace("runs", "pictures"), []
     folder.mkdir(parents=True, exist_ok=True)
     for number, choice in enumerate(pictures.choose(benchmark)):

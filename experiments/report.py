@@ -120,20 +120,11 @@ def findings(page: Page) -> list[str]:
     by_name = {line["arm"]: line for line in page.lines}
     runs = {found.arm.name: found for found in page.arms}
     found = []
-    if BASELINE in by_name and COCU in by_name:
-        found.append(_against(by_name[COCU], by_name[BASELINE]))
-        for name in NAMES:
-            column = f"miou {name}"
-            one, other = by_name[COCU][column], by_name[BASELINE][column]
-            if np.isfinite([one, other]).all():
-                found.append(f"Classes {name}: {one:.2f} with {COCU}, {other:.2f} with {BASELINE}.")
-        target = baseline_target(page.arms)
-        reached = steps_to(runs[COCU], target) if target is not None else None
-        last = int(runs[COCU].curves[0].steps[-1])
-        found.append(
-            f"{COCU} reaches the final mIoU of {BASELINE} ({target:.2f}) "
-            + (f"after {reached:,} of {last:,} steps." if reached else f"at no validation within {last:,} steps.")
-        )
+    best = best_arm(page)
+    if BASELINE in by_name:
+        for name in dict.fromkeys((COCU, best)):
+            if name in runs and name != BASELINE:
+                found += comparison(by_name[name], by_name[BASELINE], runs[name], baseline_target(page.arms))
     ranked = sorted((line for line in page.lines if line["arm"] in runs), key=lambda line: -line["miou"])
     found.append(
         "Order of the arms by mIoU: " + ", ".join(f"{line['arm']} {line['miou']:.2f}" for line in ranked) + "."
@@ -141,6 +132,31 @@ def findings(page: Page) -> list[str]:
     spread = max((line["miou max"] - line["miou min"] for line in page.lines), default=0)
     if spread:
         found.append(f"The widest range over the seeds of one arm is {spread:.2f} points: less than that says little.")
+    return found
+
+
+def best_arm(page: Page) -> str | None:
+    """The arm with the highest final mIoU, but for those that are curated by the truth; None without any."""
+    lines = {line["arm"]: line["miou"] for line in page.lines}
+    possible = [runs.arm.name for runs in page.arms if runs.arm.curate != TRUTH]
+    return max(possible, key=lines.__getitem__, default=None)
+
+
+def comparison(one: dict[str, Any], other: dict[str, Any], runs: Runs, target: float | None) -> list[str]:
+    """Sentences on the final scores of one arm against the baseline's, whose mIoU is ``target``."""
+    found = [_against(one, other)]
+    for name in NAMES:
+        column = f"miou {name}"
+        if np.isfinite([one[column], other[column]]).all():
+            found.append(
+                f"Classes {name}: {one[column]:.2f} with {one['arm']}, {other[column]:.2f} with {other['arm']}."
+            )
+    reached = steps_to(runs, target) if target is not None else None
+    last = int(runs.curves[0].steps[-1])
+    found.append(
+        f"{one['arm']} reaches the final mIoU of {other['arm']} ({target:.2f}) "
+        + (f"after {reached:,} of {last:,} steps." if reached else f"at no validation within {last:,} steps.")
+    )
     return found
 
 
