@@ -32,7 +32,7 @@ def draw_curves(found: Sequence[Runs], group: np.ndarray, path: Path) -> None:
             )
             _band(axis, runs.curves[0].steps, curves, runs.arm.name, index)
         axis.set(title=title, xlabel="steps", ylabel="mIoU, %", ylim=0)
-    np.atleast_1d(axes)[0].legend(fontsize=8)
+    _legend(figure, np.atleast_1d(axes)[0])
     _save(figure, path)
 
 
@@ -45,13 +45,19 @@ def draw_losses(found: Sequence[Runs], path: Path) -> None:
                 axis, runs.curves[0].steps, np.stack([c.losses[:, column] for c in runs.curves]), runs.arm.name, index
             )
         axis.set(title=name.removeprefix("train/").replace("_", " "), xlabel="steps")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0])
     _save(figure, path)
 
 
+def _legend(figure: Any, axis: Any) -> None:
+    """The names of all lines beside the panels: with many arms they would hide what they name."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+
+
 def _band(axis: Any, steps: np.ndarray, curves: np.ndarray, label: str, index: int) -> None:
-    colour = f"C{index}" if index < 10 else "black"
-    axis.plot(steps, curves.mean(0), color=colour, label=f"{label} ({len(curves)})" if len(curves) > 1 else label)
+    colour, dash = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
+    label = f"{label} ({len(curves)})" if len(curves) > 1 else label
+    axis.plot(steps, curves.mean(0), color=colour, linestyle=dash, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
 
@@ -67,7 +73,10 @@ def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
         places = np.arange(len(lines)) + number * width
         label = column.replace("miou ", "").replace("miou", "all classes")
         axis.bar(places, values, width, yerr=[values - least, most - values], capsize=2, label=label)
-    axis.set_xticks(np.arange(len(lines)) + (len(columns) - 1) * width / 2, [line["arm"] for line in lines])
+    axis.set_xticks(
+        np.arange(len(lines)) + (len(columns) - 1) * width / 2,
+        ["\n".join(wrap(line["arm"].replace("-", "- "), 12)).replace("- ", "-") for line in lines],
+    )
     axis.set_ylabel("final mIoU, %")
     axis.legend(fontsize=8)
     _save(figure, path)
