@@ -136,10 +136,13 @@ def findings(page: Page) -> list[str]:
 
 
 def best_arm(page: Page) -> str | None:
-    """The arm with the highest final mIoU, but for those that are curated by the truth; None without any."""
-    lines = {line["arm"]: line["miou"] for line in page.lines}
-    possible = [runs.arm.name for runs in page.arms if runs.arm.curate != TRUTH]
-    return max(possible, key=lines.__getitem__, default=None)
+    """The arm with the highest final mIoU among those with several seeds, or else among all; None without any.
+
+    Arms that are curated by the truth do not count.
+    """
+    lines = {line["arm"]: line for line in page.lines}
+    possible = [lines[runs.arm.name] for runs in page.arms if runs.arm.curate != TRUTH]
+    return max(possible, key=lambda line: (line["seeds"] > 1, line["miou"]), default={"arm": None})["arm"]
 
 
 def comparison(one: dict[str, Any], other: dict[str, Any], runs: Runs, target: float | None) -> list[str]:

@@ -120,12 +120,12 @@ def test_the_page_says_what_the_numbers_say():
     assert "cluster ends at mIoU 5.50 (5.00 to 6.00), caption at 2.50 (2.00 to 3.00): a difference of +3.00" in text
     assert "ranges do not overlap" in text
     assert "cluster reaches the final mIoU of caption (2.50) after 20 of 20 steps." in text
-    third = [*found, runs("outside", [3.5, 7.0])]
-    third.append(Runs(Arm("truth", "", "truth"), third[-1].curves))
+    third = [*found, runs("outside", [3.5, 7.0], [3.5, 7.0]), runs("lucky", [9.0, 9.0])]
+    third.append(Runs(Arm("truth", "", "truth"), third[-2].curves))
     text = "\n".join(findings(SimpleNamespace(lines=final_table(third, np.array([0, 0, 0, 2])), arms=third)))
-    assert "outside ends at mIoU 7.00, caption at 2.50 (2.00 to 3.00): a difference of +4.50" in text
+    assert "outside ends at mIoU 7.00 (7.00 to 7.00), caption at 2.50 (2.00 to 3.00): a difference of +4.50" in text
     assert "outside reaches the final mIoU of caption (2.50) after 10 of 20 steps." in text
-    assert "truth ends" not in text
+    assert "truth ends" not in text and "lucky ends" not in text
     worse = [found[1], runs("cluster", [1.0, 1.0])]
     worse[0] = Runs(Arm("caption", ""), worse[0].curves)
     lines = final_table(worse, np.array([0, 0, 0, 2]))
