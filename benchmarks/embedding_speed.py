@@ -116,8 +116,8 @@ def main() -> int:
     parser = arguments(__file__, "The embedding stage, against the bare model.")
     parser.add_argument("--precision", default="auto", help="fp32, bf16 or fp16 (default: auto)")
     given = parser.parse_args()
-    # One round may be 8% slower than the next: the best of many short ones says more than that of a few long ones.
-    count, rounds = (1024, 6) if given.full else (128, 6)
+    # One round may be 10% slower than the next: the best of many short ones says more than that of a few long ones.
+    count, rounds = (1024, 6) if given.full else (128, 12)
     with tempfile.TemporaryDirectory() as folder:
         alone, staged, precision, kilobytes = measure(Path(folder), count, rounds, given.precision)
     ratio = staged / alone  # the clock flatters the stage where other processes want the core: it has more threads

@@ -222,7 +222,8 @@ def main() -> int:
     lines = merged(found)
     draw(lines)
     now, last = {str(line["rows"]) for line in found}, lines[-1]
-    rest = [float(line["scoring_us"]) + float(line["clusters_us"]) for line in lines]
+    # Of this run only: lines of an earlier day may be of another machine.
+    rest = [float(line["scoring_us"]) + float(line["clusters_us"]) for line in lines if str(line["rows"]) in now]
     growth = rest[-1] / rest[0]
     parts = [
         machine,
