@@ -29,7 +29,7 @@ TITLE = "## Evaluation"
 LARGE = (2048, 1536)  # width, height of the image whose memory is measured
 LIMIT = 2.0  # GB above the model
 RATIO = 3.0  # images/s against the literal implementation, at the settings of MEASURED[0]
-ROUNDS = 3
+ROUNDS = 6
 MEASURED = ("coco_stuff", "voc")
 
 
