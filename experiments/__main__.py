@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -116,9 +115,11 @@ def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str
     )
     threads = max(1, torch.get_num_threads() // given.jobs)
     runs = output / ("runs-started" if given.start else "runs")  # beside each other: they share archives only
+    learnt = given.start is not None and given.start.suffix in (".yaml", ".yml")
     setting = Setting(
-        given.recipe, given.benchmark, given.data_root, output / "archives", runs, threads, QUICK if given.quick else ()
-    )
+        given.recipe, given.benchmark, given.data_root, output / "archives", runs, threads,
+        QUICK if given.quick else (), last_checkpoint(output / "start") if learnt else given.start,
+    )  # fmt: skip
     most = 1 if given.quick else given.seeds
     planned = [
         (arm, seed) for seed in range(max(arm.seeds for arm in arms)) for arm in arms if seed < seeds_of(arm, most)
@@ -126,12 +127,9 @@ def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str
     if not given.page_only:
         console.print(f"Curating in {setting.archives}: {', '.join(dict.fromkeys(arm.archives for arm in arms))}")
         arms = curate(given.data, arms, setting.archives, console)
-    learnt = given.start is not None and given.start.suffix in (".yaml", ".yml")
-    if learnt and not given.page_only:
-        console.print(f"What all runs start from: {output / 'start'}, by {given.start}")
-        learn_start(setting, given.start, output / "start", BASE)
-    setting = replace(setting, start=last_checkpoint(output / "start") if learnt else given.start)
-    if not given.page_only:
+        if learnt:
+            console.print(f"What all runs start from: {output / 'start'}, by {given.start}")
+            learn_start(setting, given.start, output / "start", BASE)
         train(setting, [(arm, seed) for arm, seed in planned if arm in arms], given.jobs, console)
     return write(given, setting, arms, planned, benchmark, arguments)
 

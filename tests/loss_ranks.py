@@ -44,7 +44,7 @@ def train_share(rank: int, size: int, folder: str, plain: bool) -> None:
     """Losses and averaged gradients of one of ``size`` processes, for its part of ``inputs.pt``, into ``RANK.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    content = torch.load(f"{folder}/inputs.pt", weights_only=False)
+    content = torch.load(f"{folder}/inputs.pt")
     network = Towers(content["inputs"].shape[-1]).double()
     network.load_state_dict(content["weights"])
     parallel = DistributedDataParallel(network, find_unused_parameters=plain)

@@ -2,7 +2,7 @@
 
 A prompt drawn for one image may well be true of another: of a hundred pictures, twenty show grass. Contrast with all
 prompts teaches that grass is wrong nineteen times for each time that it is right. What an archive holds is a good guess at
-what must not be held against its image; that it holds some wrong concepts too does no harm here.
+what must not be held against its image; that it holds some wrong concepts too only costs some negatives.
 """
 
 from __future__ import annotations

@@ -72,8 +72,7 @@ class Stream:
 
     def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
         shard = self.shards[span.shard]
-        keys, prompts, numbers = [], [], []
-        drawn = held = []
+        keys, prompts, numbers, concepts = [], [], [], []
         if shard.archive:
             archives = shard.archive.read(shard.source.name, self.sampler.kind == "caption")
             keys, prompts = archives.keys, archives.prompts(self.sampler, self.seed, epoch)
@@ -81,6 +80,8 @@ class Stream:
             if self.outside:
                 drawn = concept_ids(archives.names)[archives.drawn(self.sampler, self.seed, epoch)]  # (N, M)
                 held = held_concepts(replace(shard.archive, filters=()).read(shard.source.name))
+                concepts = list(zip(drawn, held, strict=True))
+        nothing = np.full(self.sampler.concepts, NONE), np.zeros(0, np.int64)
         left_out: Counter[str] = Counter()
         for place, (sample, row) in enumerate(usable(shard, keys, self.required, left_out)):
             if place >= span.last:
@@ -90,13 +91,8 @@ class Stream:
                 key, caption = sample["__key__"], sample["caption"]
                 chosen = prompts[row] if row >= 0 else [caption] * self.sampler.concepts
                 number = numbers[row] if row >= 0 else int(seeds([key], self.seed, epoch)[0])
-                made = Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen)
-                if self.outside:
-                    none = np.full(self.sampler.concepts, NONE)
-                    made = made._replace(
-                        drawn=drawn[row] if row >= 0 else none, held=held[row] if row >= 0 else none[:0]
-                    )
-                yield made
+                known = (concepts[row] if row >= 0 else nothing) if self.outside else ()
+                yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen, *known)
             left_out.clear()  # those before the span are counted by the reader that has them
         counts.update(left_out)
 
