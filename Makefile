@@ -41,13 +41,13 @@ curate: .venv/installed ## image-text shards -> concept archives: make curate [D
 	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
 show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
-	@$(BIN)/python -m curation.show '$(OUT)' $(ARGS)
+	@$(BIN)/python -m curation.tools.show '$(OUT)' $(ARGS)
 
 measure: .venv/installed ## compare every expansion and ranking with the truth in json sidecars: make measure OUT=artifacts/scenes
-	@$(BIN)/python -m curation.measure '$(OUT)' $(ARGS)
+	@$(BIN)/python -m curation.tools.measure '$(OUT)' $(ARGS)
 
 verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
-	@$(BIN)/python -m curation.verify '$(OUT)' $(ARGS)
+	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
 train: .venv/installed ## GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
 	@$(BIN)/python -m training fit $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \

@@ -22,7 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from curation.clustering import cluster_archives
 from curation.expansion import FLOOR, Expansion, expand_retrieved
-from curation.index import SearchIndex, exact_index, nearest, searchable
+from curation.index.build import exact_index
+from curation.index.neighbours import nearest
+from curation.index.open import SearchIndex, searchable
 from curation.mentions import Mentions
 from curation.ranking import Scores, anchor_similarities, descending, rank
 from curation.similarity import pair_similarities

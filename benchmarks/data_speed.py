@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 from results import arguments, conditions, in_turns, publish, table
 
-from curation.archive import SCHEMA, ConceptArchive, Sampler, archive_batch, parquet_writer
+from curation.archive import SCHEMA, ConceptArchive, Sampler, archive_batch
+from curation.base.parquet import parquet_writer
+from segmenters.groupvit import GroupViT, GroupViTConfig
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches
-from training.groupvit import GroupViT, GroupViTConfig
 from training.loss import contrastive_losses
 from training.optimizer import adamw, parameter_groups
 from training.plan import Plan

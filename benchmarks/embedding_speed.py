@@ -21,10 +21,12 @@ import torch
 from PIL import Image
 from results import arguments, conditions, publish, table
 
-from curation import encoder, storage
+from curation import encoder
+from curation.base import files
+from curation.base.parquet import row_count
 from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
-from curation.outputs import Outputs, row_count
-from curation.stages import plan, run_stage
+from curation.run.run import Run
+from curation.run.stages import plan, run_stage
 
 MODEL, SIDE = "ViT-B-32", 256
 RATIO = 0.9  # images/s of the stage, to those of the bare model
@@ -79,9 +81,9 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.n
         encoder=EncoderConfig(f"local-dir:{folder / 'model'}", precision=precision, batch_size=BATCH),
         vocabulary=VocabularyConfig(source=str(folder / "concepts.txt")),
     )
-    outputs = Outputs(config, str(folder / "out"))
-    (stage,) = (stage for stage in plan(outputs) if stage.name == "embed")
-    path = outputs.of_shard("embeddings", outputs.shards[0])
+    run = Run(config, str(folder / "out"))
+    (stage,) = (stage for stage in plan(run) if stage.name == "embed")
+    path = run.of_shard("embeddings", run.shards[0])
     model = encoder.load(config.encoder)
     with_one = [model.preprocess(Image.open(io.BytesIO(image)).convert("RGB")) for image in images[:BATCH]]
     ready = torch.stack(with_one)
@@ -91,8 +93,8 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.n
             model.encode_images(ready)
 
     def whole() -> None:
-        storage.remove(path)
-        run_stage(stage, outputs, outputs.shards[0])
+        files.remove(path)
+        run_stage(stage, run, run.shards[0])
         if row_count(path) != count:
             raise SystemExit(f"{path}: {row_count(path)} rows, not {count}")
 

@@ -23,7 +23,7 @@ from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import view_of
 from evaluation.inference import KEPT, Classes, View, embed_classes, prepare, segment
 from evaluation.windows import boxes
-from training.groupvit import GroupViT, GroupViTConfig
+from segmenters.groupvit import GroupViT, GroupViTConfig
 
 TITLE = "## Evaluation"
 LARGE = (2048, 1536)  # width, height of the image whose memory is measured

@@ -24,10 +24,12 @@ from results import arguments, conditions, publish, table
 from synthetic import DIMENSION, VOCABULARY, write_data_set
 from threadpoolctl import threadpool_limits
 
-from curation import clustering, expansion, ranking, storage
-from curation.index_choice import choose_index, parse_bytes
-from curation.outputs import Outputs, blocks, open_outputs
-from curation.stages.archives import BLOCK, first_row, open_curator
+from curation import clustering, expansion, ranking
+from curation.base import files
+from curation.base.parquet import blocks
+from curation.index.choose import choose_index, parse_bytes
+from curation.run.run import Run, open_run
+from curation.run.stages.archives import BLOCK, first_row, open_curator
 from curation.vocabulary import embedding_matrix
 
 TABLE = Path(__file__).with_name("scale.csv")
@@ -49,7 +51,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     data, out = folder / "data.yaml", folder / "out"
     if not data.exists():
         write_data_set(folder, rows)
-    storage.remove(str(out))
+    files.remove(str(out))
     command = [sys.executable, "-m", "pipelines.curate", "--data", str(data), "--output", str(out)]
     command += ["--workers", str(WORKERS), "--retrieval.memory", MEMORY]
     before, began = children_seconds(), time.monotonic()
@@ -60,9 +62,9 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     if running.returncode:
         raise SystemExit(output)
     print(output, flush=True)
-    outputs = open_outputs(str(out))
-    notes, spent = storage.read_json(outputs.index_json), storage.read_json(outputs.manifest)["seconds"]
-    search, scoring, clusters = of_an_archive(outputs)
+    run = open_run(str(out))
+    notes, spent = files.read_json(run.index_json), files.read_json(run.manifest)["seconds"]
+    search, scoring, clusters = of_an_archive(run)
     at = max(watch.of_stage, key=watch.of_stage.get)
     return {
         "rows": rows,
@@ -88,11 +90,11 @@ def children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def of_an_archive(outputs: Outputs) -> tuple[float, float, float]:
+def of_an_archive(run: Run) -> tuple[float, float, float]:
     """Seconds an archive for search, scoring and clusters, in one thread, over a block of the last shard."""
-    curator, shard = open_curator(outputs), outputs.shards[-1]
-    block = next(blocks(outputs.of_shard("embeddings", shard), ["embedding"], BLOCK))
-    images, row, texts = embedding_matrix(block["embedding"]), first_row(outputs, shard), curator.vocabulary.embeddings
+    curator, shard = open_curator(run), run.shards[-1]
+    block = next(blocks(run.of_shard("embeddings", shard), ["embedding"], BLOCK))
+    images, row, texts = embedding_matrix(block["embedding"]), first_row(run, shard), curator.vocabulary.embeddings
     anchors, best = np.arange(row, row + len(block)), np.full(3, np.inf)
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
@@ -209,7 +211,7 @@ def main() -> int:
     parser = arguments(__file__, "Time and memory of whole runs against the number of samples.")
     parser.add_argument("--rows", type=int, nargs="+", help="numbers of samples, in place of those of the size")
     parser.add_argument(
-        "--folder", type=Path, help="where data are kept, for another time, and outputs (default: temporary)"
+        "--folder", type=Path, help="where data are kept, for another time, and run (default: temporary)"
     )
     given = parser.parse_args()
     machine, found = conditions("faiss-cpu", "apache-beam", "pyarrow", "torch"), []

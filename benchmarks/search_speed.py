@@ -17,10 +17,11 @@ from results import arguments, conditions, in_turns, publish, table
 from synthetic import DIMENSION, random_world
 from threadpoolctl import threadpool_limits
 
-from curation.index import SearchIndex, empty_index, exact_index, sample_rows, searchable, set_search, train
-from curation.index_choice import TRAINING_ROWS, list_count
-from curation.recall import exact_neighbours, recall, tune
-from curation.stages.archives import BLOCK
+from curation.index.build import empty_index, exact_index, sample_rows, train
+from curation.index.choose import TRAINING_ROWS, list_count
+from curation.index.open import SearchIndex, searchable, set_search
+from curation.index.recall import exact_neighbours, recall, tune
+from curation.run.stages.archives import BLOCK
 
 ROWS, NEIGHBOURS, RECALL = 100_000, 8, 0.95
 RATIO = 4.0  # FAISS' inverted lists to ours, at the probes that reach RECALL

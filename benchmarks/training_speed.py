@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from transformers import GroupViTConfig as TheirConfig
 from transformers import GroupViTModel
 
-from training.checkpoint import to_huggingface
-from training.groupvit import GroupViT, Texts, tokenize
+from segmenters.checkpoint import to_huggingface
+from segmenters.groupvit import GroupViT, Texts, tokenize
+from segmenters.text import arrange
 from training.loss import contrastive_losses
 from training.optimizer import adamw, parameter_groups
-from training.text import arrange
 
 PROMPTS = 3  # of each image
 CLIP = 5.0
@@ -130,7 +130,7 @@ def main() -> int:
         f"GroupViT of the paper's sizes in training mode, batches of {batch} images of 224 px with a caption and {PROMPTS} "
         "prompts each, on one thread: forward pass, losses, backward pass, clipping and AdamW. Hugging Face's model with "
         f"PyTorch's default AdamW, all texts padded to 77 tokens, or trimmed to the longest caption ({longest_caption}) "
-        f"and prompt ({longest_prompt}) of the batch; ours arranged by length, see training/text.py. bf16 "
+        f"and prompt ({longest_prompt}) of the batch; ours arranged by length, see segmenters/text.py. bf16 "
         f"is autocast. Best of {rounds['fp32']} rounds in turn in fp32, of {rounds['bf16']} in bf16."
     )
     header = ["", "theirs padded, s", "theirs trimmed, s", "ours, s", "padded / ours", "trimmed / ours"]

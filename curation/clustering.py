@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation.csr import row_numbers
-from curation.random_numbers import GOLDEN, mix, unit
+from curation.base.ragged import row_numbers
+from curation.base.random_numbers import GOLDEN, mix, unit
 
 RESTARTS = 3
 ITERATIONS = 25

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.errors import CurationError
+from curation.base.errors import CocuError
 
 LONGEST = 4  # words in a concept
 REMEMBERED = 1 << 18  # tokens
@@ -95,17 +95,15 @@ class Matcher:
     """Finds the concepts of a vocabulary in captions, by an index of their first words."""
 
     def __init__(self, concepts: list[str]) -> None:
-        """``concepts``: position = concept id. Raises CurationError when two are the same, or one is too long or empty."""
+        """``concepts``: position = concept id. Raises CocuError when two are the same, or one is too long or empty."""
         by_first: dict[str, _Start] = {}
         known: dict[tuple[str, ...], str] = {}
         for identifier, concept in enumerate(concepts):
             key = concept_key(concept)
             if not 1 <= count_words(key) <= LONGEST:
-                raise CurationError(
-                    f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}"
-                )
+                raise CocuError(f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}")
             if key in known:
-                raise CurationError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
+                raise CocuError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
             known[key] = concept
             start = by_first.get(key[0], _Start([], {}, None))
             if len(key) == 1:

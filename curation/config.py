@@ -1,55 +1,21 @@
-"""Configuration of a curation run: typed dataclasses, checked on construction, read from YAML."""
+"""The configuration of a curation run: what may be set, and what it may be set to."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 import os
 import re
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from curation import storage
-from curation.errors import CurationError
-from curation.index_choice import parse_bytes
+from curation.base import configuration, files
+from curation.base.configuration import errors_naming, option, require, require_one_of
+from curation.base.devices import PRECISIONS, check_device_name
+from curation.index.choose import parse_bytes
 
 EXPANSIONS = ("vision", "caption", "text", "tagging")
 RANKINGS = ("cocu", "similarity", "support", "calibrated", "none")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with its default and the line that ``--help`` prints."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise CurationError(message)
-
-
-def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{key}: {value!r} is not one of {', '.join(choices)}{_nearest(value, choices)}")
-
-
-def _nearest(word: str, choices: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _check_device(key: str, value: str) -> None:
-    _require(
-        re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is not None, f"{key}: {value!r} is not auto, cpu, cuda or cuda:N"
-    )
 
 
 @dataclass(frozen=True)
@@ -64,9 +30,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _one_of("encoder.precision", self.precision, PRECISIONS)
-        _check_device("encoder.device", self.device)
-        _require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
+        require_one_of("encoder.precision", self.precision, PRECISIONS)
+        check_device_name("encoder.device", self.device)
+        require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -84,12 +50,12 @@ class VocabularyConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require(bool(self.prompts), "vocabulary.prompts: at least one sentence is needed")
+        require(bool(self.prompts), "vocabulary.prompts: at least one sentence is needed")
         for prompt in self.prompts:
-            _require("{c}" in prompt, f"vocabulary.prompts: {prompt!r} has no {{c}} for the concept")
-        _require(self.visualness is None or not math.isnan(self.visualness), "vocabulary.visualness: not a number")
-        _require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
-        _require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
+            require("{c}" in prompt, f"vocabulary.prompts: {prompt!r} has no {{c}} for the concept")
+        require(self.visualness is None or not math.isnan(self.visualness), "vocabulary.visualness: not a number")
+        require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
+        require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
 
     @property
     def built(self) -> bool:
@@ -125,14 +91,14 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require(self.neighbors > 0, f"retrieval.neighbors: {self.neighbors} must be at least 1")
-        _require(
+        require(self.neighbors > 0, f"retrieval.neighbors: {self.neighbors} must be at least 1")
+        require(
             self.train_sample is None or self.train_sample > 0,
             f"retrieval.train_sample: {self.train_sample} must be at least 1",
         )
-        _require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
+        require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
         parse_bytes(self.memory)
-        _check_device("retrieval.device", self.device)
+        check_device_name("retrieval.device", self.device)
 
 
 @dataclass(frozen=True)
@@ -147,8 +113,8 @@ class ArchiveConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _one_of("archive.expansion", self.expansion, EXPANSIONS)
-        _one_of("archive.ranking", self.ranking_name, RANKINGS)
+        require_one_of("archive.expansion", self.expansion, EXPANSIONS)
+        require_one_of("archive.ranking", self.ranking_name, RANKINGS)
 
     @property
     def ranking_name(self) -> str:
@@ -178,21 +144,21 @@ class CurationConfig:
 
     def __post_init__(self) -> None:
         """Check what no single section can check."""
-        _require(bool(self.name), "name: missing; give the data set a name")
-        _require(
+        require(bool(self.name), "name: missing; give the data set a name")
+        require(
             re.fullmatch(r"[\w.-]+", self.name) is not None and self.name.strip(".") != "",
             f"name: {self.name!r} may have letters, digits, '_', '-' and '.' only, because it names a folder",
         )
-        _require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
-        _require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
-        _one_of("on_error", self.on_error, ("stop", "skip"))
-        _require(bool(self.image.strip(";")), "image: at least one field name is needed")
-        _require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
-        _require(
+        require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
+        require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
+        require_one_of("on_error", self.on_error, ("stop", "skip"))
+        require(bool(self.image.strip(";")), "image: at least one field name is needed")
+        require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
+        require(
             not (self.retrieval.data and self.retrieval.index != "auto"),
             "retrieval.index: must be auto with retrieval.data, whose index is used as it is",
         )
-        _require(
+        require(
             not (self.retrieval.data and self.archive.expansion == "text"),
             "retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion=text",
         )
@@ -206,43 +172,10 @@ class CurationConfig:
 def from_mapping(values: Mapping[str, Any], where: str = "config") -> CurationConfig:
     """A checked configuration from nested mappings.
 
-    Raises CurationError naming ``where`` and the key: unknown keys (with the nearest known one), wrong types, bad values.
+    Raises CocuError naming ``where`` and the key: unknown keys (with the nearest known one), wrong types, bad values.
     """
-    try:
-        config: CurationConfig = _build(CurationConfig, values, "")
-        return config
-    except CurationError as error:
-        raise CurationError(f"{where}: {error}") from None
-
-
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    _require(isinstance(values, Mapping), f"{prefix.rstrip('.') or 'file'}: expected keys and values, found {values!r}")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        _require(key in hints, f"unknown key {prefix}{key}{_nearest(key, hints)}")
-    built = {}
-    for key, value in values.items():
-        if dataclasses.is_dataclass(hints[key]):
-            built[key] = _build(hints[key], value, f"{prefix}{key}.")
-        else:
-            built[key] = _checked(hints[key], value, prefix + key)
-    return cls(**built)
-
-
-def _checked(hint: Any, value: Any, key: str) -> Any:
-    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for kind in alternatives:
-        if typing.get_origin(kind) is list:
-            if isinstance(value, list) and all(isinstance(item, typing.get_args(kind)[0]) for item in value):
-                return value
-        elif kind is float and type(value) in (int, float):
-            return float(value)
-        elif type(value) is kind:
-            return value
-    names = " or ".join(
-        "nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in alternatives
-    )
-    raise CurationError(f"{key}: expected {names}, found {value!r}")
+    with errors_naming(where):
+        return configuration.build(CurationConfig, values)
 
 
 def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | None = None) -> CurationConfig:
@@ -251,46 +184,19 @@ def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | No
     ``overrides`` maps dotted keys ("archive.expansion") to YAML text, as given on a command line; paths in them are
     relative to the working directory.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CurationError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CurationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    _require(isinstance(values, dict), f"{path}: expected keys and values at the top")
-    command_line: dict[str, Any] = {}
-    for key, text in (overrides or {}).items():
-        try:
-            _place(command_line, key, yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise CurationError(f"{key}: {text!r} cannot be read as YAML") from None
-    try:
+    values = configuration.read_yaml(path)
+    command_line = configuration.read_overrides(overrides or {})
+    with errors_naming(path):
         resolve_paths(values, folder or os.path.dirname(os.path.abspath(path)))
         resolve_paths(command_line, os.getcwd())
-    except CurationError as error:
-        raise CurationError(f"{path}: {error}") from None
-    return from_mapping(_merged(values, command_line), path)
-
-
-def _place(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, last = dotted.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        _require(isinstance(tree, dict), f"{dotted}: {section} is given a value of its own too")
-    tree[last] = value
-
-
-def _merged(base: Any, top: Any) -> Any:
-    if isinstance(base, dict) and isinstance(top, dict):
-        return {key: _merged(base.get(key), top[key]) if key in top else base[key] for key in {**base, **top}}
-    return top
+    return from_mapping(configuration.overlay(values, command_line), path)
 
 
 def resolve_paths(values: dict[str, Any], folder: str) -> None:
     """Make the relative input paths in ``values`` (as read from YAML) absolute, in place."""
 
     def resolve(path: str) -> str:
-        return storage.resolve(path, folder)
+        return files.resolve(path, folder)
 
     shards = values.get("shards")
     if isinstance(shards, str) and shards:
@@ -312,13 +218,6 @@ def resolve_paths(values: dict[str, Any], folder: str) -> None:
         retrieval["data"] = resolve(retrieval["data"])
 
 
-def options(cls: type = CurationConfig, prefix: str = "") -> typing.Iterator[tuple[str, Any, str]]:
+def options() -> Iterator[tuple[str, Any, str]]:
     """Every (dotted key, default, help line) of the configuration, in order."""
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from options(hints[item.name], f"{prefix}{item.name}.")
-        else:
-            factory = item.default_factory
-            default = item.default if factory is dataclasses.MISSING else factory()
-            yield prefix + item.name, default, item.metadata["help"]
+    return configuration.options(CurationConfig)

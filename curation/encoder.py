@@ -7,9 +7,8 @@ import io
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, reduce
 from typing import Any
 
@@ -17,53 +16,20 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from curation import storage
+from curation.base import files
+from curation.base.devices import choose_precision, find_device, has_fast_bf16
+from curation.base.errors import CocuError
+from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
-from curation.errors import CurationError
 from curation.samples import Reject, Sample
 from curation.similarity import normalise
 
 _loading = threading.Lock()
 
 
-def choose_device(requested: str, gpus: int, key: str = "encoder.device") -> str:
-    """The device to compute on: a pure function of the request and the number of GPUs. ``key`` names it in errors.
-
-    Raises CurationError when a GPU is asked for that is not there.
-    """
-    if requested == "auto":
-        return "cuda" if gpus else "cpu"
-    if requested.startswith("cuda") and int(requested.partition(":")[2] or 0) >= gpus:
-        raise CurationError(
-            f"{key}: {requested} was asked for, but torch sees {gpus} GPUs; "
-            f"install the drivers and a CUDA build of torch, or set {key} to auto or cpu"
-        )
-    return requested
-
-
-def choose_precision(requested: str, device: str, fast_bf16: bool) -> str:
-    """The arithmetic to compute in; ``fast_bf16``: the device multiplies bf16 matrices in hardware.
-
-    Raises CurationError for fp16 on a CPU, which has no fast path and loses accuracy there.
-    """
-    if requested == "auto":
-        return "bf16" if fast_bf16 else ("fp16" if device.startswith("cuda") else "fp32")
-    if requested == "fp16" and device == "cpu":
-        raise CurationError("encoder.precision: fp16 needs a GPU; use bf16, fp32 or auto on a CPU")
-    return requested
-
-
-def has_fast_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 in hardware (Ampere or newer; AVX512-BF16 or AMX)."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)
-
-
 def resolve(config: EncoderConfig) -> tuple[str, str]:
     """The (device, precision) that ``config`` means on this machine."""
-    device = choose_device(config.device, torch.cuda.device_count())
+    device = find_device(config.device, "encoder.device")
     return device, choose_precision(config.precision, device, has_fast_bf16(device))
 
 
@@ -73,27 +39,27 @@ def identity(config: EncoderConfig) -> dict[str, Any]:
     if config.model.startswith("local-dir:"):
         folder = config.model.removeprefix("local-dir:")
         if not os.path.isdir(folder):
-            raise CurationError(f"encoder.model: {folder} is not a folder")
+            raise CocuError(f"encoder.model: {folder} is not a folder")
         named["model"] = "local-dir:" + os.path.basename(folder)
         named["files"] = {
-            name: _cached_digest(os.path.join(folder, name), str(storage.version(os.path.join(folder, name))))
-            for name in storage.files_in(folder)
+            name: _cached_digest(os.path.join(folder, name), str(files.version(os.path.join(folder, name))))
+            for name in files.files_in(folder)
         }
     elif config.pretrained and os.path.isfile(config.pretrained):
-        named["pretrained"] = _cached_digest(config.pretrained, str(storage.version(config.pretrained)))
+        named["pretrained"] = _cached_digest(config.pretrained, str(files.version(config.pretrained)))
     return named
 
 
 @lru_cache(maxsize=64)
 def _cached_digest(path: str, version: str) -> str:
-    return storage.file_digest(path)
+    return files.file_digest(path)
 
 
 class Encoder:
     """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
-        """Load the model. Raises CurationError when there is no such model or no weights for it."""
+        """Load the model. Raises CocuError when there is no such model or no weights for it."""
         import open_clip  # takes seconds, and most processes of a run that goes on never need it
 
         self.device, self.precision, self.batch_size = device, precision, config.batch_size
@@ -101,7 +67,7 @@ class Encoder:
         if ":" not in config.model and not config.pretrained:
             tags = open_clip.list_pretrained_tags_by_model(config.model)
             known = f"one of {', '.join(tags)}" if tags else f"no model of that name in {len(open_clip.list_models())}"
-            raise CurationError(f"encoder.pretrained: missing for {config.model}; {known}")
+            raise CocuError(f"encoder.pretrained: missing for {config.model}; {known}")
         tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
         try:
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
@@ -114,7 +80,7 @@ class Encoder:
             )
             self.tokenizer = open_clip.get_tokenizer(config.model)
         except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
-            raise CurationError(
+            raise CocuError(
                 f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
@@ -160,24 +126,24 @@ class Encoder:
         """
         ready: list[tuple[Sample, torch.Tensor]] = []
         with ThreadPoolExecutor(decoders) as pool:
-            for sample, decoded in _ahead(pool, self._decode, samples, 2 * self.batch_size):
+            for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size):
                 if isinstance(decoded, Reject):
                     yield decoded
                     continue
-                ready.append((sample, decoded))
+                ready.append(decoded)
                 if len(ready) == self.batch_size:
                     yield self._encode_batch(ready)
                     ready = []
         if ready:
             yield self._encode_batch(ready)
 
-    def _decode(self, sample: Sample | Reject) -> torch.Tensor | Reject:
+    def _decode(self, sample: Sample | Reject) -> tuple[Sample, torch.Tensor] | Reject:
         if isinstance(sample, Reject):
             return sample
         try:
             with Image.open(io.BytesIO(sample.image)) as image:
                 pixels: torch.Tensor = self.preprocess(image.convert("RGB"))
-                return pixels
+                return sample, pixels
         except UnidentifiedImageError:  # its message holds an address in memory
             return Reject(sample.key, "image cannot be decoded (not an image format that Pillow knows)")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -189,21 +155,6 @@ class Encoder:
 
 def _unit(features: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], window: int
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (item, work(item)) in order, with up to ``window`` items under way in the pool."""
-    waiting: deque[tuple[Any, Future[Any]]] = deque()
-    for item in items:
-        waiting.append((item, pool.submit(work, item)))
-        if len(waiting) >= window:
-            item, future = waiting.popleft()
-            yield item, future.result()
-    while waiting:
-        item, future = waiting.popleft()
-        yield item, future.result()
 
 
 def load(config: EncoderConfig) -> Encoder:

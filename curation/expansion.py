@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.csr import gather_rows
+from curation.base.ragged import gather_rows
 from curation.mentions import Mentions
 
 FLOOR = np.float32(1e-4)  # of every s_cj: keeps ratios finite and positive when an encoder gives negative cosines

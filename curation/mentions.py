@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from curation import storage
-from curation.errors import CurationError
+from curation.base import files
+from curation.base.errors import CocuError
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ def write_mentions(mentions: Mentions, path: str) -> None:
         "similarities": pa.LargeListArray.from_arrays(mentions.offsets, pa.array(mentions.similarities, pa.float32())),
     }
     batch = pa.record_batch(columns)
-    with storage.atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+    with files.atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 
 
 def open_mentions(path: str) -> Mentions:
     """Map a file of :func:`write_mentions` into memory, kept open for the life of the process."""
-    return _open(path, str(storage.version(path)))
+    return _open(path, str(files.version(path)))
 
 
 @lru_cache(maxsize=2)
 def _open(path: str, version: str) -> Mentions:
     try:
-        batch = pa.ipc.open_file(pa.memory_map(storage.local_path(path))).get_batch(0)
+        batch = pa.ipc.open_file(pa.memory_map(files.local_path(path))).get_batch(0)
     except pa.ArrowInvalid as error:
-        raise CurationError(f"{path}: not a whole Arrow file ({error}); delete it and run again") from None
+        raise CocuError(f"{path}: not a whole Arrow file ({error}); delete it and run again") from None
     concepts, similarities = batch.column(0), batch.column(1)
     return Mentions(concepts.offsets.to_numpy(), concepts.values.to_numpy(), similarities.values.to_numpy())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.csr import row_numbers
+from curation.base.ragged import row_numbers
 from curation.expansion import FLOOR, Expansion
 from curation.similarity import pair_similarities
 

@@ -11,9 +11,9 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from curation import storage
 from curation.archive.source import shard_name
-from curation.errors import CurationError, InputError
+from curation.base import files
+from curation.base.errors import CocuError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
 
@@ -46,18 +46,18 @@ class Reject:
 def list_shards(patterns: str | list[str]) -> list[Shard]:
     """The shards that patterns name, in order: braces, globs or a list of both.
 
-    Raises CurationError when a glob matches nothing or two shards share a stem (outputs are named by it).
+    Raises CocuError when a glob matches nothing or two shards share a stem (run are named by it).
     """
     shards: list[Shard] = []
     seen: dict[str, str] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        paths = storage.expand(pattern)
+        paths = files.expand(pattern)
         if not paths:
-            raise CurationError(f"shards: {pattern} matches no file")
+            raise CocuError(f"shards: {pattern} matches no file")
         for path in paths:
             name = shard_name(path)
             if name in seen:
-                raise CurationError(
+                raise CocuError(
                     f"shards: {seen[name]} and {path} are both called {name}; curate them as two data sets, or rename one"
                 )
             seen[name] = path
@@ -77,7 +77,7 @@ class _Header(tarfile.TarInfo):
             raise
 
 
-def read_members(stream: IO[bytes] | storage.HashingReader) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_members(stream: IO[bytes] | files.HashingReader) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
 
     A key ends at the first dot of the file name; extensions are lower-cased; folders, links and ``__meta__`` files are
@@ -124,7 +124,7 @@ def check_sample(
 
 
 def read_samples(
-    stream: IO[bytes] | storage.HashingReader, path: str, image: str, caption: str
+    stream: IO[bytes] | files.HashingReader, path: str, image: str, caption: str
 ) -> Iterator[Sample | Reject]:
     """Every sample of a tar, in order, usable or not.
 
@@ -154,7 +154,7 @@ def read_samples(
 
 def read_sidecars(path: str, extension: str = "json") -> Iterator[tuple[str, bytes]]:
     """Yield (key, content) of one kind of member of a tar, such as the json sidecars. Raises InputError naming it."""
-    with storage.open_file(path) as stream:
+    with files.open_file(path) as stream:
         try:
             for key, fields in read_members(stream):
                 if extension in fields:
@@ -166,23 +166,19 @@ def read_sidecars(path: str, extension: str = "json") -> Iterator[tuple[str, byt
 def list_imports(folder: str) -> list[Shard]:
     """The parts of a clip-retrieval folder, as shards named by their number.
 
-    Raises CurationError when the folder does not hold ``img_emb/img_emb_*.npy`` with a ``metadata_*.parquet`` for each.
+    Raises CocuError when the folder does not hold ``img_emb/img_emb_*.npy`` with a ``metadata_*.parquet`` for each.
     """
-    names = [
-        name for name in storage.files_in(storage.join(folder, "img_emb")) if re.fullmatch(r"img_emb_\d+\.npy", name)
-    ]
+    names = [name for name in files.files_in(files.join(folder, "img_emb")) if re.fullmatch(r"img_emb_\d+\.npy", name)]
     if not names:
-        raise CurationError(
-            f"embeddings: {folder} has no img_emb/img_emb_*.npy; give a folder written by clip-retrieval"
-        )
+        raise CocuError(f"embeddings: {folder} has no img_emb/img_emb_*.npy; give a folder written by clip-retrieval")
     numbers = sorted((re.findall(r"\d+", name)[0] for name in names), key=int)
     shards = [
-        Shard(index, number, storage.join(folder, "img_emb", f"img_emb_{number}.npy"))
+        Shard(index, number, files.join(folder, "img_emb", f"img_emb_{number}.npy"))
         for index, number in enumerate(numbers)
     ]
     for shard in shards:
-        if not storage.exists(metadata_path(shard.path)):
-            raise CurationError(f"embeddings: {metadata_path(shard.path)} is missing")
+        if not files.exists(metadata_path(shard.path)):
+            raise CocuError(f"embeddings: {metadata_path(shard.path)} is missing")
     return shards
 
 
@@ -201,14 +197,14 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
     metadata = metadata_path(path)
     file = metadata
     try:
-        with storage.open_file(metadata) as stream:
+        with files.open_file(metadata) as stream:
             table = pq.read_table(stream)
         file = path
-        if storage.is_remote(path):  # read once, and not worth a copy on disk
-            with storage.open_file(path) as stream:
+        if files.is_remote(path):  # read once, and not worth a copy on disk
+            with files.open_file(path) as stream:
                 embeddings = np.load(stream, allow_pickle=False)
         else:
-            embeddings = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
+            embeddings = np.load(files.local_path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)

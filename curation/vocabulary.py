@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation import storage
-from curation.archive import open_parquet
+from curation.base import files
+from curation.base.errors import CocuError
+from curation.base.parquet import open_parquet
+from curation.base.ragged import row_numbers
 from curation.concepts import LONGEST, concept_key, count_words, singular, tokens
-from curation.csr import row_numbers
-from curation.errors import CurationError
 from curation.similarity import normalise, pair_similarities
 
 AT_ONCE = 512  # images that are compared with every concept at once
@@ -40,7 +40,7 @@ def count_nouns(captions: Iterable[str], tagger: str) -> Counter[str]:
     """How many captions mention each noun lemma and each noun compound of 2 to 4 words.
 
     Parts of speech come from the spaCy pipeline ``tagger``, run on our own tokens, so that what is counted is what
-    :class:`curation.concepts.Matcher` finds. Raises CurationError when the pipeline is not installed.
+    :class:`curation.concepts.Matcher` finds. Raises CocuError when the pipeline is not installed.
     """
     pipeline = _load_tagger(tagger)
     from spacy.tokens import Doc
@@ -58,7 +58,7 @@ def _load_tagger(name: str) -> Any:
     try:
         return spacy.load(name, exclude=["parser", "ner", "lemmatizer", "attribute_ruler"])
     except OSError:
-        raise CurationError(f"vocabulary.tagger: the spaCy pipeline {name} is not installed; pip install it") from None
+        raise CocuError(f"vocabulary.tagger: the spaCy pipeline {name} is not installed; pip install it") from None
 
 
 def noun_phrases(tagged: list[tuple[str, bool]]) -> set[str]:
@@ -150,45 +150,45 @@ def read_concepts(path: str) -> list[str]:
     """Concepts of a file, in order: ``.txt`` one a line, ``.csv`` or ``.parquet`` with a column ``concept``.
 
     A csv's rows whose column ``kept`` says false or 0 are left out, so that the table of a run can be edited and used.
-    Later entries that mean the same concept (singular = plural) are left out. Raises CurationError for a missing or
+    Later entries that mean the same concept (singular = plural) are left out. Raises CocuError for a missing or
     empty file, a missing column, or an entry of more than 4 words.
     """
-    with storage.open_file(path) as stream:
+    with files.open_file(path) as stream:
         content = stream.read()
     if path.endswith(".parquet"):
         try:
             table = pq.read_table(io.BytesIO(content))
         except (pa.ArrowException, OSError) as error:
-            raise CurationError(f"{path}: not a parquet file ({' '.join(str(error).split())})") from None
+            raise CocuError(f"{path}: not a parquet file ({' '.join(str(error).split())})") from None
         if "concept" not in table.column_names:
-            raise CurationError(f"{path}: no column concept, only {', '.join(table.column_names)}")
+            raise CocuError(f"{path}: no column concept, only {', '.join(table.column_names)}")
         entries = [entry or "" for entry in table["concept"].to_pylist()]
     else:
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise CurationError(f"{path}: not UTF-8") from None
+            raise CocuError(f"{path}: not UTF-8") from None
         try:
             entries = list(_csv_concepts(text, path)) if path.endswith(".csv") else text.splitlines()
         except csv.Error as error:
-            raise CurationError(f"{path}: not a csv table ({error})") from None
+            raise CocuError(f"{path}: not a csv table ({error})") from None
     unique: dict[tuple[str, ...], str] = {}
     for line, entry in enumerate(entries, 1):
         key = concept_key(entry)
         if not key:
             continue
         if not 1 <= count_words(key) <= LONGEST:
-            raise CurationError(f"{path}: entry {line}, {entry.strip()!r}: a concept has 1 to {LONGEST} words")
+            raise CocuError(f"{path}: entry {line}, {entry.strip()!r}: a concept has 1 to {LONGEST} words")
         unique.setdefault(key, " ".join(entry.split()))
     if not unique:
-        raise CurationError(f"{path}: no concepts in it")
+        raise CocuError(f"{path}: no concepts in it")
     return list(unique.values())
 
 
 def _csv_concepts(text: str, path: str) -> Iterator[str]:
     rows = csv.DictReader(io.StringIO(text))
     if "concept" not in (rows.fieldnames or ()):
-        raise CurationError(f"{path}: no column concept in its first line")
+        raise CocuError(f"{path}: no column concept in its first line")
     for row in rows:
         if (row.get("kept") or "true").strip().lower() not in ("false", "0", "no"):
             yield row["concept"] or ""
@@ -240,5 +240,5 @@ def write_report(path: str, concepts: list[str], counts: np.ndarray, visualness:
     for row in order:
         measured = "" if np.isnan(visualness[row]) else f"{visualness[row]:.4f}"
         writer.writerow([concepts[row], counts[row], measured, str(bool(kept[row])).lower()])
-    with storage.atomic_write(path) as stream:
+    with files.atomic_write(path) as stream:
         stream.write(text.getvalue().encode())

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from evaluation.benchmark import Benchmark, packaged, read_benchmark, repeated, require
-from evaluation.device import choose_device
-from evaluation.errors import AbsentError, EvaluationError
+from curation.base.configuration import require
+from curation.base.devices import find_device
+from curation.base.errors import CocuError
+from curation.base.files import write_json
+from curation.base.terminal import FAILED, run_command
+from evaluation.benchmark import AbsentError, Benchmark, packaged, read_benchmark, repeated
 from evaluation.evaluate import Prediction, Result, evaluate
 from evaluation.pictures import comparison
-from evaluation.report import as_json, print_results, write_json
-from training.checkpoint import CheckpointError, Loaded, latest, load
+from evaluation.report import as_json, print_results
+from segmenters.checkpoint import Loaded, latest, load
 
 EPILOG = """\
 examples:
@@ -105,7 +107,7 @@ def save(image: Image.Image, path: str) -> None:
 
 def run(given: argparse.Namespace, console: Console) -> dict[str, tuple[str, str]]:
     """Evaluate; returns the benchmarks that could not be, as name -> (status, message)."""
-    device = choose_device(given.device, torch.cuda.device_count())
+    device = find_device(given.device)
     failures: dict[str, tuple[str, str]] = {}
     benchmarks = read_all(given, failures, console)
     checkpoint = load(given.checkpoint or latest())
@@ -125,7 +127,7 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, tuple[str, str
         files = Files(benchmark, given.save_predictions, pictures, given.visualize)
         try:
             results.append(one(checkpoint, benchmark, given, files, console))
-        except EvaluationError as error:
+        except CocuError as error:
             note(failures, benchmark.name, error, console)
         write_json(output, as_json(results, failures, checkpoint, options))
     write_json(output, as_json(results, failures, checkpoint, options))
@@ -145,7 +147,7 @@ def name_of(checkpoint: Path) -> str:
 
 
 def read_all(given: argparse.Namespace, failures: dict[str, tuple[str, str]], console: Console) -> list[Benchmark]:
-    """The benchmarks that were asked for. Raises EvaluationError for a bad description: before any work."""
+    """The benchmarks that were asked for. Raises CocuError for a bad description: before any work."""
     names = [name.strip() for name in given.benchmarks.split(",") if name.strip()]
     require(bool(names), "benchmarks: none is named")
     found = []
@@ -159,7 +161,7 @@ def read_all(given: argparse.Namespace, failures: dict[str, tuple[str, str]], co
     return found
 
 
-def note(failures: dict[str, tuple[str, str]], name: str, error: EvaluationError, console: Console) -> None:
+def note(failures: dict[str, tuple[str, str]], name: str, error: CocuError, console: Console) -> None:
     """Record and print why a benchmark has no result."""
     status = "absent" if isinstance(error, AbsentError) else "failed"
     failures[name] = status, str(error)
@@ -196,15 +198,7 @@ def one(checkpoint: Loaded, benchmark: Benchmark, given: argparse.Namespace, fil
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     given = parser().parse_args(arguments)
-    try:
-        failures = run(given, Console())
-    except (EvaluationError, CheckpointError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted", highlight=False)
-        return 130
-    return 1 if failures else 0
+    return run_command(lambda: FAILED if run(given, Console()) else 0)
 
 
 if __name__ == "__main__":

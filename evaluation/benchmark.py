@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evaluation.errors import AbsentError, EvaluationError
+from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require
+from curation.base.errors import CocuError
 from evaluation.labels import ENCODINGS
+
+
+class AbsentError(CocuError):
+    """The files of a benchmark are not there. The message names the folder that was looked for."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Layout:
     raw_masks: str | None = None  # original masks, read in ``raw_encoding`` where a file of ``masks`` is absent
 
     def __post_init__(self) -> None:
-        """Raises EvaluationError for patterns without {id}."""
+        """Raises CocuError for patterns without {id}."""
         for key in ("images", "masks", "raw_masks"):
             pattern = getattr(self, key)
             require(pattern is None or "{id}" in pattern, f"layout.{key}: {pattern} has no {{id}}")
@@ -62,7 +62,7 @@ class Benchmark:
     published: Mapping[str, float] = field(default_factory=dict)  # model: mIoU
 
     def __post_init__(self) -> None:
-        """Check every value. Raises EvaluationError naming the key."""
+        """Check every value. Raises CocuError naming the key."""
         count = len(self.classes)
         require(count > 0, "classes: at least one is needed")
         require(len(set(self.classes)) == count, f"classes: {repeated(self.classes)!r} occurs twice")
@@ -92,7 +92,7 @@ class Benchmark:
             known = ", ".join(ENCODINGS)
             require(
                 value is None or value in ENCODINGS,
-                f"{key}: {value!r} is not one of {known}{nearest(value, ENCODINGS)}",
+                f"{key}: {value!r} is not one of {known}{did_you_mean(value, ENCODINGS)}",
             )
         require(
             (self.raw_encoding is None) == (self.layout.raw_masks is None),
@@ -109,22 +109,10 @@ class Benchmark:
         return self.classes[1:] if self.background else self.classes
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises EvaluationError with ``message`` unless ``condition`` holds."""
-    if not condition:
-        raise EvaluationError(message)
-
-
 def repeated(names: Iterable[str]) -> str | None:
     """The first name that occurs a second time."""
     seen: set[str] = set()
     return next((name for name in names if name in seen or seen.add(name)), None)
-
-
-def nearest(word: Any, choices: Iterable[str]) -> str:
-    """A suggestion in brackets, or nothing."""
-    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def packaged() -> dict[str, Path]:
@@ -138,38 +126,29 @@ def packaged() -> dict[str, Path]:
 def read_benchmark(name: str, data_root: str) -> Benchmark:
     """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, beside ``root``.
 
-    Raises EvaluationError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
+    Raises CocuError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
     """
     known = packaged()
     if name in known:
         return load(known[name], data_root)
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return load(Path(name), os.path.dirname(os.path.abspath(name)))
-    raise EvaluationError(
-        f"benchmarks: {name!r} is not packaged{nearest(name, known)}; there are {', '.join(known)}, or give a YAML file"
+    raise CocuError(
+        f"benchmarks: {name!r} is not packaged{did_you_mean(name, known)}; there are {', '.join(known)}, "
+        "or give a YAML file"
     )
 
 
 def load(path: Path, folder: str) -> Benchmark:
     """Read a YAML (or JSON) file; a relative ``layout.root``, or a file of ``classes``, is relative to ``folder``."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EvaluationError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise EvaluationError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    try:
-        require(isinstance(values, dict), "expected keys and values at the top")
-        values = {"name": path.stem, **values}
-        layout = values.get("layout")
-        require(isinstance(layout, dict), "layout: missing; give root, images and masks")
-        layout = built(Layout, {"root": ".", **layout}, "layout.")
+    values = {"name": path.stem, **read_yaml(path)}
+    with errors_naming(str(path)):
+        require(isinstance(values.get("layout"), dict), "layout: missing; give root, images and masks")
+        layout = build(Layout, {"root": ".", **values["layout"]}, "layout.")
         root = os.path.normpath(os.path.join(folder, os.path.expandvars(os.path.expanduser(layout.root))))
         values["layout"] = dataclasses.replace(layout, root=root)
         values["classes"] = class_names(values.get("classes"), root, folder)
-        return built(Benchmark, values, "")
-    except EvaluationError as error:
-        raise type(error)(f"{path}: {error}") from None
+        return build(Benchmark, values)
 
 
 def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
@@ -187,31 +166,5 @@ def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"classes: {path} cannot be read ({error}); list the names, or write one a line"
-        ) from None
+        raise CocuError(f"classes: {path} cannot be read ({error}); list the names, or write one a line") from None
     return tuple(line.strip() for line in lines if line.strip())
-
-
-def built(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """The dataclass with these values. Raises EvaluationError for unknown or missing keys and wrong types."""
-    hints = typing.get_type_hints(cls)
-    for key, value in values.items():
-        require(key in hints, f"unknown key {prefix}{key}{nearest(key, hints)}")
-        require(of_type(value, hints[key]), f"{prefix}{key}: expected {hints[key]}, found {value!r}")
-    for item in dataclasses.fields(cls):
-        optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
-        require(optional or item.name in values, f"{prefix}{item.name}: missing")
-    return cls(**values)
-
-
-def of_type(value: Any, hint: Any) -> bool:
-    """Whether a value read from YAML is of the annotated type; whole numbers count as real ones, true is no number."""
-    if isinstance(hint, types.UnionType):
-        return any(of_type(value, kind) for kind in typing.get_args(hint))
-    origin = typing.get_origin(hint) or hint
-    return (
-        type(value) in (int, float)
-        if origin is float
-        else type(value) is origin or (origin not in (int, bool) and isinstance(value, origin))
-    )

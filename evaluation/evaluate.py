@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +14,12 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
+from curation.base.errors import CocuError
+from curation.base.lookahead import look_ahead
 from evaluation import inference, metric
 from evaluation.benchmark import Benchmark
-from evaluation.errors import EvaluationError
 from evaluation.layout import Sample, list_samples, read_sample
-from training.groupvit import GroupViT
+from segmenters.groupvit import GroupViT
 
 READERS = 2  # threads that decode images while the model computes
 
@@ -84,7 +84,7 @@ def evaluate(
     ``batch_size``: windows encoded together. ``on_start`` gets the number of images found and of those to come,
     ``on_image`` each prediction; those with an index below ``drawn`` have their groups. With a ``share`` every rank gets
     the same result.
-    Raises AbsentError and EvaluationError as :func:`~evaluation.layout.list_samples` and ``read_sample`` do.
+    Raises AbsentError and CocuError as :func:`~evaluation.layout.list_samples` and ``read_sample`` do.
     """
     share = share or Share()
     samples = list_samples(benchmark)
@@ -104,7 +104,7 @@ def evaluate(
         return (*numbered, image, labels), pixels, size
 
     with ThreadPoolExecutor(READERS) as pool:
-        images = ahead(pool, read, chosen[share.rank :: share.size], 2 * READERS)
+        images = look_ahead(pool, read, chosen[share.rank :: share.size], 2 * READERS)
         for item, segmentation in inference.segment(model, classes, images, view, batch_size, drawn > 0):
             index, sample, image, labels = item
             predicted = inference.fit(segmentation.labels, labels.shape)
@@ -115,16 +115,5 @@ def evaluate(
             on_image(Prediction(index, sample, image, labels, predicted.cpu().numpy(), groups))
     counts = metric.sum_over_ranks(counts, share.group).cpu()
     if not counts.any():
-        raise EvaluationError(f"{benchmark.name}: no pixel counts: every label of {len(chosen)} images is ignored")
+        raise CocuError(f"{benchmark.name}: no pixel counts: every label of {len(chosen)} images is ignored")
     return Result(benchmark, len(samples), len(chosen), time.monotonic() - began, metric.scores(counts), counts)
-
-
-def ahead(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], window: int) -> Iterator[Any]:
-    """Yield work(item) in order, with up to ``window`` items under way in the pool."""
-    waiting: deque[Future[Any]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= window:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation.windows import CHUNK, Box, Regions, boxes, decide, resize, resized, stitch, votes
-from training.groupvit import GroupEncoding, GroupViT, tokenize
+from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT, tokenize
 
 PROMPT = "a photo of a {}."
 KEPT = 5  # classes that a window may contain
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
 TEXTS = 256  # prompts in one forward pass
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from evaluation.errors import EvaluationError
+from curation.base.errors import CocuError
 
 # COCO's stuffthingmaps: value = category id - 1. Eleven category ids below 91 were never used.
 COCO_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
@@ -33,14 +33,14 @@ def from_zero_ignored(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32: 0 is ignored, 1.. become 0..; the ignore value stays (ADE20K)."""
     labels = flat(pixels).astype(np.int32)
     if ignore is None:
-        raise EvaluationError("encoding: zero_ignored needs an ignore_index")
+        raise CocuError("encoding: zero_ignored needs an ignore_index")
     return np.where((labels == 0) | (labels == ignore), ignore, labels - 1).astype(np.int32)
 
 
 def from_rgb(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32 from (H, W, 3): R + 256 G (ImageNet-S, whose ids exceed 255)."""
     if pixels.ndim != 3 or pixels.shape[2] < 3:
-        raise EvaluationError("expected an RGB mask (label = R + 256 G), found one channel")
+        raise CocuError("expected an RGB mask (label = R + 256 G), found one channel")
     wide = pixels.astype(np.int32)  # before multiplying: 256 does not fit into a byte
     return wide[..., 0] + 256 * wide[..., 1]
 
@@ -72,30 +72,30 @@ ENCODINGS: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
 
 
 def flat(pixels: np.ndarray) -> np.ndarray:
-    """``pixels`` (H, W). Raises EvaluationError for a mask with colour channels."""
+    """``pixels`` (H, W). Raises CocuError for a mask with colour channels."""
     if pixels.ndim != 2:
-        raise EvaluationError(
+        raise CocuError(
             f"expected one channel, found {pixels.shape[2]}: save a palette or grey PNG, or use encoding: rgb"
         )
     return pixels
 
 
 def byte(pixels: np.ndarray) -> np.ndarray:
-    """``pixels`` (H, W) as an index into a table of 256. Raises EvaluationError for larger or negative values."""
+    """``pixels`` (H, W) as an index into a table of 256. Raises CocuError for larger or negative values."""
     values = flat(pixels).astype(np.int64)
     if values.size and not (values.min() >= 0 and values.max() <= 255):
-        raise EvaluationError(f"expected values of 0 to 255, found {values.min()} to {values.max()}")
+        raise CocuError(f"expected values of 0 to 255, found {values.min()} to {values.max()}")
     return values
 
 
 def check_range(labels: np.ndarray, classes: int, ignore: int | None) -> None:
-    """Raises EvaluationError when ``labels`` (H, W) hold anything but 0..classes-1 and ``ignore``."""
+    """Raises CocuError when ``labels`` (H, W) hold anything but 0..classes-1 and ``ignore``."""
     outside = (labels < 0) | (labels >= classes)
     if ignore is not None:
         outside &= labels != ignore
     if outside.any():
         values = np.unique(labels[outside])
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-        raise EvaluationError(
+        raise CocuError(
             f"label {shown} is outside 0..{classes - 1} and is not ignore_index {ignore}; compare classes and encoding"
         )

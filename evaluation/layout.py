@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from evaluation.benchmark import Benchmark, Layout
-from evaluation.errors import AbsentError, EvaluationError
+from curation.base.errors import CocuError
+from evaluation.benchmark import AbsentError, Benchmark, Layout
 from evaluation.labels import ENCODINGS, check_range
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -29,7 +29,7 @@ class Sample:
 def list_samples(benchmark: Benchmark) -> list[Sample]:
     """All images of the benchmark with their masks, in the order of the split file, or of their paths.
 
-    Raises AbsentError when root, image folder, split file or all images are absent, EvaluationError when an image that
+    Raises AbsentError when root, image folder, split file or all images are absent, CocuError when an image that
     the split names, or the mask of an image, is not there.
     """
     layout = benchmark.layout
@@ -65,7 +65,7 @@ def from_split(layout: Layout) -> list[dict[str, str]]:
         with open(path, encoding="utf-8") as stream:
             ids = [line.strip() for line in stream]
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: cannot be read ({error})") from None
+        raise CocuError(f"{path}: cannot be read ({error})") from None
     return [{"id": name} for name in dict.fromkeys(ids) if name]
 
 
@@ -99,7 +99,7 @@ def expression(pattern: str) -> re.Pattern[str]:
 
 
 def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:
-    """The files of one image. Raises EvaluationError for a field of the masks' pattern that the image lacks, and for files
+    """The files of one image. Raises CocuError for a field of the masks' pattern that the image lacks, and for files
     that are not there."""
     layout = benchmark.layout
 
@@ -107,48 +107,48 @@ def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:
         try:
             return os.path.join(layout.root, pattern.format_map(fields))
         except KeyError as error:
-            raise EvaluationError(f"layout: {pattern} has a field {error} that {layout.images} lacks") from None
+            raise CocuError(f"layout: {pattern} has a field {error} that {layout.images} lacks") from None
 
     image, mask = path(layout.images), path(layout.masks)
     if layout.split and not os.path.isfile(image):
-        raise EvaluationError(f"{image}: no such image, though {layout.split} names it")
+        raise CocuError(f"{image}: no such image, though {layout.split} names it")
     if os.path.isfile(mask):
         return Sample(name, image, mask, benchmark.encoding)
     raw = path(layout.raw_masks) if layout.raw_masks else None
     if raw and os.path.isfile(raw):
         return Sample(name, image, raw, benchmark.raw_encoding)
-    raise EvaluationError(f"{image}: has no mask; looked for {mask}{f' and {raw}' if raw else ''}")
+    raise CocuError(f"{image}: has no mask; looked for {mask}{f' and {raw}' if raw else ''}")
 
 
 def read_image(path: str) -> Image.Image:
-    """The image in RGB, as it is stored. Raises EvaluationError when it cannot be decoded."""
+    """The image in RGB, as it is stored. Raises CocuError when it cannot be decoded."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except UNREADABLE as error:
-        raise EvaluationError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
+        raise CocuError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
 
 
 def read_labels(sample: Sample, benchmark: Benchmark) -> np.ndarray:
-    """Class indices (H, W), int32, of a sample's mask. Raises EvaluationError naming the file."""
+    """Class indices (H, W), int32, of a sample's mask. Raises CocuError naming the file."""
     try:
         with Image.open(sample.mask) as mask:
             # A palette's indices are the labels; its colours are only for show.
             pixels = np.array(mask)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
-        raise EvaluationError(f"{sample.mask}: mask cannot be decoded ({reason})") from None
+        raise CocuError(f"{sample.mask}: mask cannot be decoded ({reason})") from None
     try:
         labels = ENCODINGS[sample.encoding](pixels, benchmark.ignore_index)
         check_range(labels, len(benchmark.classes), benchmark.ignore_index)
-    except EvaluationError as error:
+    except CocuError as error:
         told = f" (labels: {benchmark.labels})" if benchmark.labels else ""
-        raise EvaluationError(f"{sample.mask}: {error}{told}") from None
+        raise CocuError(f"{sample.mask}: {error}{told}") from None
     return labels
 
 
 def read_sample(sample: Sample, benchmark: Benchmark) -> tuple[Image.Image, np.ndarray]:
-    """Image (RGB) and labels (H, W). Raises EvaluationError, also when their sizes differ.
+    """Image (RGB) and labels (H, W). Raises CocuError, also when their sizes differ.
 
     Where the benchmark shrinks large images, the mask may have another size of the same shape.
     """
@@ -160,5 +160,5 @@ def read_sample(sample: Sample, benchmark: Benchmark) -> tuple[Image.Image, np.n
     proportional = abs(image.width / image.height - size[0] / size[1]) < 0.01 * size[0] / size[1]
     if image.size != size and not (benchmark.shrink_above and proportional):
         sizes = f"{size[0]} x {size[1]} pixels, but the image {image.width} x {image.height}"
-        raise EvaluationError(f"{sample.mask}: the mask has {sizes}: not the mask of {sample.image}")
+        raise CocuError(f"{sample.mask}: the mask has {sizes}: not the mask of {sample.image}")
     return image, labels

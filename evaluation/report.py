@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import math
-import os
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.versions import versions
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Result
-from training.checkpoint import Loaded
+from segmenters.checkpoint import Loaded
 
 PACKAGES = ("cocu", "torch", "numpy", "pillow", "open_clip_torch")
 
@@ -95,7 +92,7 @@ def as_json(
     return {
         "checkpoint": {"path": checkpoint.path, "kind": checkpoint.kind, "sha256": checkpoint.sha256},
         "options": options,
-        "versions": versions(),
+        "versions": versions(PACKAGES) | {"cuda": torch.version.cuda or "none"},
         "benchmarks": {result.benchmark.name: of_benchmark(result) for result in results}
         | {name: {"status": status, "message": message} for name, (status, message) in failures.items()},
     }
@@ -129,23 +126,3 @@ def config_of(benchmark: Benchmark) -> dict[str, Any]:
 def number(value: float) -> float | None:
     """JSON has no nan."""
     return None if math.isnan(value) else round(value, 6)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version(), "cuda": torch.version.cuda or "none"}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def write_json(path: str, content: dict[str, Any]) -> None:
-    """Write the file whole: under another name first."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.part", "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2, allow_nan=False)
-        stream.write("\n")
-    os.replace(f"{path}.part", path)

@@ -9,19 +9,18 @@ import sys
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.markup import escape
 from torch.nn import functional as F
 
-from evaluation.benchmark import require
-from evaluation.device import choose_device
-from evaluation.errors import EvaluationError
+from curation.base.configuration import require
+from curation.base.devices import find_device
+from curation.base.errors import CocuError
+from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
 from evaluation.layout import UNREADABLE
 from evaluation.pictures import heatmaps, overlay
 from evaluation.windows import boxes
-from training.checkpoint import CheckpointError, latest, load
-from training.groupvit import GroupViT
+from segmenters.checkpoint import latest, load
+from segmenters.groupvit import GroupViT
 
 BATCH = 16  # windows encoded together
 
@@ -50,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_photo(path: str) -> Image.Image:
-    """The image in RGB, turned upright. Raises EvaluationError when it is absent or cannot be decoded."""
+    """The image in RGB, turned upright. Raises CocuError when it is absent or cannot be decoded."""
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
-        raise EvaluationError(f"{path}: no such image") from None
+        raise CocuError(f"{path}: no such image") from None
     except UNREADABLE as error:
-        raise EvaluationError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
+        raise CocuError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
 
 
 @torch.inference_mode()
@@ -81,7 +80,7 @@ def heat(model: GroupViT, classes: Classes, image: Image.Image, view: View) -> n
 
 
 def draw(given: argparse.Namespace) -> Image.Image:
-    """The picture that the command line asks for. Raises EvaluationError and CheckpointError."""
+    """The picture that the command line asks for. Raises CocuError and CheckpointError."""
     words = list(dict.fromkeys(word.strip() for word in given.words.split(",") if word.strip()))
     require(bool(words), "words: none is given; separate them by commas")
     suffix = os.path.splitext(given.output)[1].lower()
@@ -95,7 +94,7 @@ def draw(given: argparse.Namespace) -> Image.Image:
     )
     require(given.threshold is None or 0 <= given.threshold <= 1, f"threshold: {given.threshold} is not in 0..1")
     require(given.size is None or given.size > 0, f"size: {given.size} must be at least 1")
-    device = choose_device(given.device, torch.cuda.device_count())
+    device = find_device(given.device)
     image = read_photo(given.image)
     model = load(given.checkpoint or latest()).model.to(device)
     native = model.config.image_size
@@ -112,16 +111,15 @@ def draw(given: argparse.Namespace) -> Image.Image:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    given = parser().parse_args(arguments)
-    try:
-        picture = draw(given)
-        os.makedirs(os.path.dirname(given.output) or ".", exist_ok=True)
-        picture.save(given.output)
-    except (EvaluationError, CheckpointError, OSError, ValueError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
-    print(f"{given.output}: {picture.width} x {picture.height} pixels")
-    return 0
+    args = parser().parse_args(arguments)
+
+    def work() -> None:
+        picture = draw(args)
+        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+        picture.save(args.output)
+        print(f"{args.output}: {picture.width} x {picture.height} pixels")
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import CLIPProcessor, GroupViTModel
 
-from training.convert import convert
+from segmenters.convert import convert
 
 PALETTE = [
     (230, 60, 60),

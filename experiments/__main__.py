@@ -10,23 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import conditions
 from curation.archive import ConceptArchive
-from curation.errors import CurationError
+from curation.base.terminal import run_command
 from evaluation.benchmark import Benchmark, read_benchmark
-from evaluation.errors import AbsentError, EvaluationError
 from experiments import figures, omission, pictures, report, summary
 from experiments.archives import BASE, curate
 from experiments.arms import TRUTH, Arm, ExperimentError, chosen, read_arms
 from experiments.quality import quality_table, read_truth
 from experiments.scores import read_curve
 from experiments.training import Setting, last_checkpoint, learn_start, run
-from training.checkpoint import load
+from segmenters.checkpoint import load
 
 HERE = Path(__file__).parent
 PAGE = Path("docs/experiments")
@@ -90,18 +87,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    given = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        path = compare(given, console, arguments if arguments is not None else sys.argv[1:])
-    except (ExperimentError, CurationError, EvaluationError, AbsentError, OSError, yaml.YAMLError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; give the same command again to go on", highlight=False)
-        return 130
-    console.print(f"Written: {path}")
-    return 0
+
+    def work() -> None:
+        path = compare(args, console, arguments if arguments is not None else sys.argv[1:])
+        console.print(f"Written: {path}")
+
+    return run_command(work, "interrupted; give the same command again to resume")
 
 
 def compare(given: argparse.Namespace, console: Console, arguments: Sequence[str]) -> Path:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
+from curation.base.configuration import did_you_mean, read_yaml
+from curation.base.errors import CocuError
 
 TRUTH = "truth"  # in place of options of the curation: archives of what the json sidecars say
 
 
-class ExperimentError(ValueError):
+class ExperimentError(CocuError):
     """Something that the user can mend. The message is one line."""
 
 
@@ -54,16 +54,13 @@ class Arm:
 
 def read_arms(path: Path) -> list[Arm]:
     """The arms of a file: a mapping of names. Raises ExperimentError for an unknown key, suggesting the nearest."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ExperimentError(f"{path}: must be a mapping of arms")
+    values = read_yaml(path)
     known = {item.name for item in fields(Arm)} - {"name"}
     arms = []
     for name, given in values.items():
         for key in given:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                raise ExperimentError(f"{path}: {name}.{key}: unknown{f', did you mean {close[0]}?' if close else ''}")
+                raise ExperimentError(f"{path}: unknown key {name}.{key}{did_you_mean(key, known)}")
         if "title" not in given:
             raise ExperimentError(f"{path}: {name}.title: missing; say in a few words what the arm is")
         arms.append(Arm(name, **given))
@@ -75,8 +72,7 @@ def chosen(arms: list[Arm], names: list[str]) -> list[Arm]:
     by_name = {arm.name: arm for arm in arms}
     for name in names:
         if name not in by_name:
-            close = difflib.get_close_matches(name, by_name, n=1)
-            raise ExperimentError(f"--only: no arm is called {name}{f'; did you mean {close[0]}?' if close else ''}")
+            raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, by_name)}")
     return [by_name[name] for name in names] or arms
 
 

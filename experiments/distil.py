@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curation.encoder import Encoder, load
-from curation.outputs import open_outputs
-from evaluation.inference import MEAN, STD
+from curation.run.run import open_run
+from segmenters.groupvit import MEAN, STD, GroupViTConfig, Texts, group_masks
 from training.__main__ import ConfigError
 from training.__main__ import main as train
 from training.batches import Batch
-from training.groupvit import GroupViTConfig, Texts, group_masks
 from training.module import GroupViTModule, OptimizerConfig, ValidationConfig
 
 SMALLEST = 3 / 8  # side of a window, of the image's
@@ -92,7 +91,7 @@ class Distillation(GroupViTModule):
 
     def on_fit_start(self) -> None:
         """Load the encoder that made the archives. Raises ConfigError for one that the student cannot learn from."""
-        self.encoder = load(open_outputs(self.trainer.datamodule.folders[0]).config.encoder)
+        self.encoder = load(open_run(self.trainer.datamodule.folders[0]).config.encoder)
         check(self.model.config, self.encoder)
         self.encoder.model.to(memory_format=torch.channels_last)  # twice as fast for convolutions on a CPU
 

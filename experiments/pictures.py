@@ -17,7 +17,7 @@ from evaluation.inference import embed_classes, fit, prepare, segment
 from evaluation.layout import list_samples, read_sample
 from evaluation.pictures import Panel, heat_panel, legend, paint, palette_of, scaled, shown_size, side_by_side
 from evaluation.segment import heat
-from training.groupvit import GroupViT
+from segmenters.groupvit import GroupViT
 
 COUNT = 3  # images
 LEAST = 0.1  # share of an image that the omitted class covers at least, so that there is something to see

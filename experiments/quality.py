@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from curation.archive import ConceptArchive
-from curation.measure import NoTruthError, Ragged, World, quality, read_world
-from curation.outputs import open_outputs
+from curation.run.run import open_run
+from curation.tools.measure import NoTruthError, Ragged, World, quality, read_world
 
 FIELDS = ["objects", "stuff"]  # of the sidecars
 
@@ -18,7 +18,7 @@ FIELDS = ["objects", "stuff"]  # of the sidecars
 def read_truth(base: Path) -> World | None:
     """What is visible in the data of a finished run; None where its sidecars do not say."""
     try:
-        return read_world(open_outputs(str(base)), FIELDS)
+        return read_world(open_run(str(base)), FIELDS)
     except NoTruthError:
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation import storage
+from curation.base import files
 from experiments.arms import Arm, ExperimentError, flags
 
 STARTED = "asked.json"  # what a run was begun with
@@ -69,7 +69,7 @@ class Setting:
             "options": list(self.options),
             "seed": seed,
         }
-        return asked | ({"start": storage.file_digest(str(self.start))} if self.start else {})
+        return asked | ({"start": files.file_digest(str(self.start))} if self.start else {})
 
 
 def run(setting: Setting, arm: Arm, seed: int) -> float:
@@ -96,7 +96,7 @@ def last_checkpoint(folder: Path) -> Path:
 def ended(folder: Path, asked: dict[str, object]) -> bool:
     """Whether a run with these settings has come to its end."""
     path = folder / RESULT
-    return path.exists() and storage.read_json(str(path))["asked"] == asked
+    return path.exists() and files.read_json(str(path))["asked"] == asked
 
 
 def train(
@@ -104,9 +104,9 @@ def train(
 ) -> float:
     """Run ``python -m module fit`` to the end, on so many threads (0: all); returns the seconds. Raises ExperimentError."""
     started, began = folder / STARTED, time.monotonic()
-    if not started.exists() or storage.read_json(str(started)) != asked:
-        storage.remove(str(folder))  # of another recipe: nothing of it can stay
-        storage.write_json(str(started), asked)
+    if not started.exists() or files.read_json(str(started)) != asked:
+        files.remove(str(folder))  # of another recipe: nothing of it can stay
+        files.write_json(str(started), asked)
     given = given | {"output": folder}
     if last_checkpoint(folder).exists():
         given["ckpt_path"] = "last"
@@ -118,5 +118,5 @@ def train(
         last = (folder / "log").read_text().strip().splitlines()[-1]
         raise ExperimentError(f"{folder}: training ended with code {code}: {last} (see {folder / 'log'})")
     seconds = time.monotonic() - began
-    storage.write_json(str(folder / RESULT), {"asked": asked, "seconds": round(seconds)})
+    files.write_json(str(folder / RESULT), {"asked": asked, "seconds": round(seconds)})
     return seconds

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curation.archive import SCHEMA, archive_batch, read_archive, write_table
-from curation.csr import row_numbers
-from curation.measure import World
-from curation.outputs import open_outputs
+from curation.archive import SCHEMA, archive_batch, read_archive
+from curation.base.parquet import write_table
+from curation.base.ragged import row_numbers
+from curation.run.run import open_run
+from curation.tools.measure import World
 from curation.vocabulary import read_vocabulary
 
 
@@ -19,13 +20,11 @@ def write_truth(world: World, base: Path, folder: Path) -> None:
 
     Every visible concept of the vocabulary has the same score and a cluster of its own.
     """
-    outputs = open_outputs(str(base))
-    names = pa.array(read_vocabulary(outputs.vocabulary).concepts, pa.string())
+    run = open_run(str(base))
+    names = pa.array(read_vocabulary(run.vocabulary).concepts, pa.string())
     start = 0
-    for shard in outputs.shards:
-        batch = truth_batch(
-            world, names, start, read_archive(outputs.of_shard("archives", shard))["key"].combine_chunks()
-        )
+    for shard in run.shards:
+        batch = truth_batch(world, names, start, read_archive(run.of_shard("archives", shard))["key"].combine_chunks())
         write_table(str(folder / "archives" / f"{shard.name}.parquet"), pa.Table.from_batches([batch], SCHEMA), {})
         start += len(batch)
 

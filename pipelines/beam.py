@@ -1,7 +1,7 @@
 """Curation as one Apache Beam pipeline.
 
 Elements are shards: (index, name, path), never samples. The pipeline is one line of transforms with no side inputs, no
-tagged outputs and a single leaf, the shape that every Beam runner executes alike: a stage that runs once is a GroupByKey
+tagged run and a single leaf, the shape that every Beam runner executes alike: a stage that runs once is a GroupByKey
 on a constant key, and the shards are spread over the workers again by a GroupByKey on their index.
 """
 
@@ -11,40 +11,40 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 
-from curation.outputs import Outputs
+from curation.run.run import Run
+from curation.run.stages import Stage, plan, run_stage
 from curation.samples import Shard
-from curation.stages import Stage, plan, run_stage
 
 Element = tuple[int, str, str]  # a Shard as a plain tuple, for Beam's coders
 
 
-def build(pipeline: beam.Pipeline, outputs: Outputs) -> beam.PCollection:
+def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
     """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage."""
-    shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in outputs.shards])
+    shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in run.shards])
     spread = False
-    for stage in plan(outputs):
+    for stage in plan(run):
         if not stage.per_shard:
-            shards = shards | stage.name >> Once(stage, outputs)
+            shards = shards | stage.name >> Once(stage, run)
         else:
             if not spread:
                 shards = shards | f"spread for {stage.name}" >> Spread()
-            shards = shards | stage.name >> beam.Map(on_shard, stage, outputs)
+            shards = shards | stage.name >> beam.Map(on_shard, stage, run)
         spread = stage.per_shard
     return shards
 
 
-def on_shard(element: Element, stage: Stage, outputs: Outputs) -> Element:
+def on_shard(element: Element, stage: Stage, run: Run) -> Element:
     """Run a stage on one shard and hand the shard on."""
-    run_stage(stage, outputs, Shard(*element))
+    run_stage(stage, run, Shard(*element))
     return element
 
 
 class Once(beam.PTransform):
     """Waits for all shards, runs a stage once, and hands all shards on."""
 
-    def __init__(self, stage: Stage, outputs: Outputs) -> None:
+    def __init__(self, stage: Stage, run: Run) -> None:
         super().__init__()
-        self._stage, self._outputs = stage, outputs
+        self._stage, self._outputs = stage, run
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Part of Beam's interface."""
@@ -56,8 +56,8 @@ class Once(beam.PTransform):
         )
 
 
-def _run_once(group: tuple[int, Iterable[Element]], stage: Stage, outputs: Outputs) -> list[Element]:
-    run_stage(stage, outputs)
+def _run_once(group: tuple[int, Iterable[Element]], stage: Stage, run: Run) -> list[Element]:
+    run_stage(stage, run)
     return sorted(group[1])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import logging
 import os
@@ -15,13 +14,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from curation import storage
+from curation.base import files
+from curation.base.configuration import did_you_mean
+from curation.base.errors import CocuError
+from curation.base.terminal import run_command
 from curation.config import CurationConfig, load, options
-from curation.errors import CurationError
-from curation.lock import hold
-from curation.manifest import finished, remove_temporary
-from curation.outputs import Outputs
-from curation.progress import clear_progress
+from curation.run.lock import hold
+from curation.run.manifest import finished, remove_temporary
+from curation.run.progress import clear_progress
+from curation.run.run import Run
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.summary import print_counts, print_forecast, print_stages
@@ -47,16 +48,16 @@ def packaged() -> dict[str, str]:
 
 def read_config(data: str, overrides: dict[str, str]) -> CurationConfig:
     """The configuration that ``--data`` means: a packaged name, whose paths are relative to the working directory, or a
-    YAML file, whose paths are relative to the file. Raises CurationError listing the names."""
+    YAML file, whose paths are relative to the file. Raises CocuError listing the names."""
     known = packaged()
     if data in known:
         return load(known[data], overrides, folder=os.getcwd())
     if data.endswith((".yaml", ".yml")) or "/" in data:
         return load(data, overrides)
-    close = difflib.get_close_matches(data, known, n=1)
-    suggestion = f"did you mean {close[0]}? " if close else ""
-    names = ", ".join(known)
-    raise CurationError(f"data: {data!r} is no packaged data set; {suggestion}There are {names}, or give a YAML file")
+    raise CocuError(
+        f"data: {data!r} is not a packaged data set{did_you_mean(data, known)}; there are {', '.join(known)}, "
+        "or give a YAML file"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check_beam_arguments(arguments: list[str], runner: str) -> None:
-    """Raises CurationError for an option that neither we nor Beam's runner know: Beam itself would ignore it."""
+    """Raises CocuError for an option that neither we nor Beam's runner know: Beam itself would ignore it."""
     logging.disable(logging.WARNING)  # Beam warns of Google packages that nobody asked for
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -97,7 +98,7 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise CurationError(f"runner {runner}: cannot be imported ({error})") from None
+            raise CocuError(f"runner {runner}: cannot be imported ({error})") from None
     logging.disable(logging.NOTSET)
     known = argparse.ArgumentParser(allow_abbrev=False)
     for section in PipelineOptions.__subclasses__():
@@ -107,26 +108,16 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
     for argument in arguments:
         name = argument.split("=")[0]
         if argument.startswith("-") and name not in names:
-            close = difflib.get_close_matches(name, ours + names, n=1)
-            raise CurationError(f"unknown option {name}{f' (did you mean {close[0]}?)' if close else ''}")
+            raise CocuError(f"unknown option {name}{did_you_mean(name, ours + names)}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    console = Console()
-    try:
-        curate(arguments, console)
-    except CurationError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to go on", highlight=False)
-        return 130
-    return 0
+    return run_command(lambda: curate(arguments, Console()), "interrupted; run the same command again to resume")
 
 
 def curate(arguments: list[str] | None, console: Console) -> None:
-    """Do what the command line says. Raises CurationError."""
+    """Do what the command line says. Raises CocuError."""
     given, beam_arguments = parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(given).items() if value is not None}
     for name in ("data", "output", "runner", "workers", "dry_run"):
@@ -136,23 +127,23 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     config = read_config(given.data, overrides)
     if given.data == "demo" and "shards" not in overrides:
         _prepare_demo(given.dry_run, console)
-    outputs = Outputs(config, given.output or config.output_folder)
+    run = Run(config, given.output or config.output_folder)
     began = time.monotonic()
 
-    manifest = finished(outputs)
+    manifest = finished(run)
     if given.dry_run:
-        from curation.forecast import forecast
+        from curation.run.forecast import forecast
 
-        print_forecast(forecast(outputs), console)
+        print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{outputs.folder}: finished already, nothing to do", highlight=False)
-        print_counts(outputs, manifest, console)
-        if not storage.exists(outputs.path("report.html")):
-            _write_report(outputs, console)
+        console.print(f"{run.folder}: finished already, nothing to do", highlight=False)
+        print_counts(run, manifest, console)
+        if not files.exists(run.path("report.html")):
+            _write_report(run, console)
         return
-    _run(outputs, given, beam_arguments, console)
-    _write_report(outputs, console)
+    _run(run, given, beam_arguments, console)
+    _write_report(run, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
 
@@ -161,17 +152,17 @@ def _prepare_demo(dry_run: bool, console: Console) -> None:
     if not dry_run:
         make_with_progress(FOLDER, console)
     elif not os.path.exists(FOLDER):
-        raise CurationError(f"{FOLDER}: the demo world is not made yet; run without --dry-run first")
+        raise CocuError(f"{FOLDER}: the demo world is not made yet; run without --dry-run first")
 
 
-def _write_report(outputs: Outputs, console: Console) -> None:
+def _write_report(run: Run, console: Console) -> None:
     """The archives are finished, with or without a page about them: what goes wrong here is said, and is no failure."""
-    from curation import report
+    from curation.tools import report
 
     try:
-        path = report.write(outputs)
-    except CurationError as error:
-        again = f"python -m curation.report {outputs.folder}"
+        path = report.write(run)
+    except CocuError as error:
+        again = f"python -m curation.tools.report {run.folder}"
         console.print(
             f"[yellow]no report:[/] {escape(str(error))}; try again with {again}", highlight=False, soft_wrap=True
         )
@@ -179,33 +170,33 @@ def _write_report(outputs: Outputs, console: Console) -> None:
         console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
 
 
-def _run(outputs: Outputs, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
+def _run(run: Run, given: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
     from curation import encoder
     from pipelines.monitor import Monitor
 
     logging.disable(logging.WARNING)  # Beam warns of Google packages that nobody asked for
-    from pipelines.runners import run
+    from pipelines.runners import run_pipeline
 
     logging.disable(logging.NOTSET)
-    config = outputs.config
+    config = run.config
     device, precision = encoder.resolve(config.encoder)
     console.print(
-        f"Curating {config.name}: {len(outputs.shards):,} shards -> {outputs.folder}\n"
+        f"Curating {config.name}: {len(run.shards):,} shards -> {run.folder}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {given.runner}",
         highlight=False,
         soft_wrap=True,
     )
-    with hold(outputs):
-        storage.remove(outputs.manifest)  # no manifest: not finished
-        remove_temporary(outputs)
-        clear_progress(outputs)
-        with Monitor(outputs, console):
-            run(outputs, given.runner, given.workers, beam_arguments)
-        remove_temporary(outputs)  # of workers that were lost while others went on
-    print_counts(outputs, storage.read_json(outputs.manifest), console)
-    print_stages(outputs, console)
-    clear_progress(outputs)
+    with hold(run):
+        files.remove(run.manifest)  # no manifest: not finished
+        remove_temporary(run)
+        clear_progress(run)
+        with Monitor(run, console):
+            run_pipeline(run, given.runner, given.workers, beam_arguments)
+        remove_temporary(run)  # of workers that were lost while others went on
+    print_counts(run, files.read_json(run.manifest), console)
+    print_stages(run, console)
+    clear_progress(run)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from curation.errors import CurationError
+from curation.base.errors import CocuError
 
 RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam knows it by the full name only
 CLOSING = 30  # seconds
@@ -17,12 +17,12 @@ GIVEN = ("--dask_client_address", "--dask_scheduler_file")
 def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[str]]:
     """Beam's options for Dask. Unless ``arguments`` name a scheduler, ``workers`` processes run here while the block lasts.
 
-    Raises CurationError when Dask is not installed.
+    Raises CocuError when Dask is not installed.
     """
     try:
         from distributed import Client, LocalCluster
     except ImportError:
-        raise CurationError("runner dask: Dask is not installed; run pip install 'cocu[dask]'") from None
+        raise CocuError("runner dask: Dask is not installed; run pip install 'cocu[dask]'") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors reach the user once, as one line
     # Beam's default, a hundred partitions, would put few shards on one worker.
     given = _names(arguments, "--dask_npartitions", "--dask_partition_size")

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from curation.outputs import Outputs
-from curation.progress import read_progress
-from curation.stages import Stage, plan
+from curation.run.progress import read_progress
+from curation.run.run import Run
+from curation.run.stages import Stage, plan
 
 POLL = 0.5  # seconds
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
@@ -21,10 +21,10 @@ LOG_EVERY = 30  # seconds between two lines where there is no terminal
 class Monitor(AbstractContextManager):
     """Shows the progress of a run while its block lasts."""
 
-    def __init__(self, outputs: Outputs, console: Console) -> None:
-        self._outputs, self._console = outputs, console
+    def __init__(self, run: Run, console: Console) -> None:
+        self._outputs, self._console = run, console
         self._stop = threading.Event()
-        self._stages = plan(outputs)
+        self._stages = plan(run)
         self._bars = Progress(
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width=24),

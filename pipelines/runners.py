@@ -19,38 +19,38 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms import environments
 
-from curation.errors import CurationError
-from curation.outputs import Outputs
-from curation.progress import read_progress
-from curation.stages import plan
+from curation.base.errors import CocuError
+from curation.run.progress import read_progress
+from curation.run.run import Run
+from curation.run.stages import plan
 from pipelines import dask
 from pipelines.beam import build
 
 GRACE = 3  # seconds
 
 
-def run(outputs: Outputs, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
+def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
     """Run the pipeline to its end.
 
     ``runner``: DirectRunner (worker processes on this machine, one a core unless ``workers`` says otherwise), inprocess
     (no other processes, for debugging), dask, portable, or the name of any other Beam runner; ``beam_arguments`` are its
-    options. Raises CurationError with the one line that tells what went wrong.
+    options. Raises CocuError with the one line that tells what went wrong.
     """
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # The error of a worker reaches the user once, as the CurationError below, not as Beam's logs of its stack.
+    # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    count = min(workers or os.cpu_count() or 1, len(outputs.shards))
+    count = min(workers or os.cpu_count() or 1, len(run.shards))
     with tempfile.TemporaryDirectory() as folder:
-        watch = _WorkerWatch(outputs, folder)
-        with _engine(runner, count, beam_arguments or [], watch, len(outputs.shards)) as (engine, options), watch:
+        watch = _WorkerWatch(run, folder)
+        with _engine(runner, count, beam_arguments or [], watch, len(run.shards)) as (engine, options), watch:
             try:
                 pipeline = beam.Pipeline(runner=engine, options=options)
-                build(pipeline, outputs)
+                build(pipeline, run)
                 state = pipeline.run().wait_until_finish()
             except Exception as error:
-                raise CurationError(_one_line(error, outputs, watch.log)) from error
+                raise CocuError(_one_line(error, run, watch.log)) from error
     if state not in ("DONE", None):
-        raise CurationError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
+        raise CocuError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
 
 
 @contextlib.contextmanager
@@ -85,8 +85,8 @@ class _WorkerWatch:
     by taking away the file ``alive`` that they look for, and then this process.
     """
 
-    def __init__(self, outputs: Outputs, folder: str) -> None:
-        self._outputs, self._folder = outputs, folder
+    def __init__(self, run: Run, folder: str) -> None:
+        self._outputs, self._folder = run, folder
         self.log, self.alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
         self._over = threading.Event()
 
@@ -119,16 +119,16 @@ class _WorkerWatch:
         os._exit(1)
 
 
-def _one_line(error: Exception, outputs: Outputs, log: str) -> str:
-    """The message of the CurationError that a worker raised, dug out of Beam's report of it; or what else is known."""
-    text = f"CurationError: {error}" if isinstance(error, CurationError) else str(error)
-    found = re.findall(r"CurationError: (.*)", text)
+def _one_line(error: Exception, run: Run, log: str) -> str:
+    """The message of the CocuError that a worker raised, dug out of Beam's report of it; or what else is known."""
+    text = f"CocuError: {error}" if isinstance(error, CocuError) else str(error)
+    found = re.findall(r"CocuError: (.*)", text)
     if found:
         return re.sub(r" \[while running .*", "", found[-1].split("\\n")[0]).strip()
     begun = [
         f"{note['part']} ({stage.name})"
-        for stage in plan(outputs)
-        for note in read_progress(outputs, stage.name)
+        for stage in plan(run)
+        for note in read_progress(run, stage.name)
         if note["state"] == "running"
     ]
     if begun:

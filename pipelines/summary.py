@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curation.forecast import Step
-from curation.outputs import Outputs
-from curation.progress import read_progress
+from curation.run.forecast import Step
+from curation.run.progress import read_progress
+from curation.run.run import Run
 
 
-def print_counts(outputs: Outputs, manifest: dict[str, Any], console: Console) -> None:
+def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     """What a run has made, from its manifest."""
     counts, rows = manifest["counts"], manifest["counts"]["rows"]
-    table = Table(title=f"{outputs.config.name}: concept archives", show_header=False, title_justify="left")
+    table = Table(title=f"{run.config.name}: concept archives", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_row("shards", f"{counts['shards']:,}")
@@ -35,17 +35,17 @@ def print_counts(outputs: Outputs, manifest: dict[str, Any], console: Console) -
             table.add_row(f"recall of the {name} ({found['factory']}{search})", f"{found['recall']:.3f}")
     console.print(table)
     console.print(
-        f"Archives: {outputs.path('archives')}\nLook at some: python -m curation.show {outputs.folder}", highlight=False
+        f"Archives: {run.path('archives')}\nLook at some: python -m curation.tools.show {run.folder}", highlight=False
     )
 
 
-def print_stages(outputs: Outputs, console: Console) -> None:
+def print_stages(run: Run, console: Console) -> None:
     """How long each stage of this run took, from the workers' notes."""
-    from curation.stages import plan
+    from curation.run.stages import plan
     from pipelines.monitor import summarise
 
-    states = {stage.name: (stage, read_progress(outputs, stage.name)) for stage in plan(outputs)}
-    states = {name: summarise(stage, notes, len(outputs.shards)) for name, (stage, notes) in states.items() if notes}
+    states = {stage.name: (stage, read_progress(run, stage.name)) for stage in plan(run)}
+    states = {name: summarise(stage, notes, len(run.shards)) for name, (stage, notes) in states.items() if notes}
     if not states:
         return
     table = Table("stage", title="This run", title_justify="left")

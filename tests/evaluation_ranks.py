@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import Share, evaluate
-from training.checkpoint import load
+from segmenters.checkpoint import load
 
 
 def evaluate_share(number: int, size: int, folder: str, checkpoint: str, benchmark: str) -> None:

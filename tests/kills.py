@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from conftest import COLOURS, GROUNDS, make_tiny_clip, scene, write_tar, write_world
+from tiny_world import COLOURS, GROUNDS, make_tiny_clip, scene, write_tar, write_world
 
 from curation.config import load
-from curation.forecast import forecast
-from curation.outputs import Outputs
+from curation.run.forecast import forecast
+from curation.run.run import Run
 
 TARGETS = ("driver", "worker", "group")
 WATCHED = {"embed": "rejects", "archive": "archives"}  # stage -> folder that only this stage writes
@@ -97,7 +97,7 @@ def kill_within(process: subprocess.Popen, output: Path, seconds: float, rng: ra
     return target
 
 
-def finished_shards(outputs: Outputs) -> dict[Path, int]:
+def finished_shards(outputs: Run) -> dict[Path, int]:
     """Files of shards that are finished in a watched stage, with the time of their writing."""
     kept = [step for step in forecast(outputs) if step.kept and step.stage in WATCHED]
     paths = [Path(outputs.folder) / WATCHED[step.stage] / f"{step.part}.parquet" for step in kept]
@@ -122,7 +122,7 @@ def campaign(folder: Path, kills: int, seed: int) -> Tally:
     while tally.kills < kills:
         output = folder / "out"
         shutil.rmtree(output, ignore_errors=True)
-        outputs = Outputs(load(str(data)), str(output))
+        outputs = Run(load(str(data)), str(output))
         protected: dict[Path, int] = {}
         for attempt in range(5):
             process = start(data, output)

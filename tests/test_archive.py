@@ -20,24 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from conftest import ROWS, SHARDS
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_world import ROWS, SHARDS
 
-from curation.archive import (
-    SCHEMA,
-    ConceptArchive,
-    CurationError,
-    Filter,
-    Sampler,
-    UnknownKey,
-    archive_batch,
-    flatten,
-    parquet_writer,
-)
+from curation.archive import SCHEMA, ConceptArchive, Filter, Sampler, UnknownKey, archive_batch, flatten
 from curation.archive.keys import Footer, locate
-from curation.export import main as export
-from curation.outputs import open_outputs, portable
+from curation.base.errors import CocuError
+from curation.base.parquet import parquet_writer
+from curation.run.run import open_run, portable
+from curation.tools.export import main as export
 
 NAMES = [f"{shard:05d}" for shard in range(SHARDS)]
 
@@ -179,7 +171,7 @@ def test_filters_apply_in_turn(archive, rows):
 @pytest.mark.parametrize(("wrong", "message"), [({"top": 0}, "filter.top"), ({"support": -1}, "filter.support"),
                                                 ({"score": float("nan")}, "filter.score")])  # fmt: skip
 def test_filters_are_checked(wrong, message):
-    with pytest.raises(CurationError, match=message):
+    with pytest.raises(CocuError, match=message):
         Filter(**wrong)
 
 
@@ -280,7 +272,7 @@ def test_samples_without_an_archive_are_an_error_or_keep_their_caption(archive):
     rejected = {"__key__": "bad0", "__url__": "pipe:curl -s https://host/00001.tar?signature=1/2", "jpg": b""}
     assert list(archive.join([rejected])) == []
     for sample in (stray, other):
-        with pytest.raises(CurationError, match=r"tar: 000099 has no archive in .*; set required to false"):
+        with pytest.raises(CocuError, match=r"tar: 000099 has no archive in .*; set required to false"):
             list(archive.join([sample]))
         (found,) = archive.join([sample], Sampler(concepts=2), required=False)
         assert (found["concepts"], found["prompts"]) == ([], ["a kite", "a kite"])
@@ -356,7 +348,7 @@ def test_mistakes_of_an_export_get_one_line(finished, tmp_path, capsys, argument
 
 def test_the_command_exists():
     text = subprocess.run(
-        [sys.executable, "-m", "curation.export", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "curation.tools.export", "--help"], capture_output=True, text=True, check=True
     )
     assert "open_clip" in text.stdout
 
@@ -377,6 +369,6 @@ def test_an_output_folder_may_be_named_by_a_link(finished, tmp_path):
     link.parent.mkdir(parents=True)
     link.symlink_to(finished)
     assert ConceptArchive.open(str(link)).sources == ConceptArchive.open(str(finished)).sources
-    found = open_outputs(str(link))
-    assert [shard.path for shard in found.shards] == [shard.path for shard in open_outputs(str(finished)).shards]
+    found = open_run(str(link))
+    assert [shard.path for shard in found.shards] == [shard.path for shard in open_run(str(finished)).shards]
     assert portable(found.config, str(link)) == portable(found.config, str(finished))

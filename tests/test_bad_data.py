@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import jpeg, write_tar, write_world
 from PIL import Image
+from tiny_world import jpeg, write_tar, write_world
 
 from pipelines.curate import main
 
@@ -184,12 +184,12 @@ def test_a_poisoned_shard_stops_the_run_or_costs_only_itself(data, finished, tmp
 
 
 def test_a_shard_that_disappears_after_listing_is_named(data, tmp_path):
+    from curation.base.errors import InputError
     from curation.config import load
-    from curation.errors import InputError
-    from curation.outputs import Outputs
-    from curation.stages import plan, run_stage
+    from curation.run.run import Run
+    from curation.run.stages import plan, run_stage
 
-    outputs = Outputs(load(str(data)), str(tmp_path / "out"))
+    outputs = Run(load(str(data)), str(tmp_path / "out"))
     shard = outputs.shards[2]
     os.remove(shard.path)
     with pytest.raises(InputError, match=r"00002\.tar: no such file"):

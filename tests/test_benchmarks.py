@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from evaluation.benchmark import packaged, read_benchmark
-from evaluation.errors import AbsentError, EvaluationError
+from curation.base.errors import CocuError
+from evaluation.benchmark import AbsentError, packaged, read_benchmark
 from evaluation.labels import COCO_STUFF, COCO_THINGS, ENCODINGS
 from evaluation.layout import list_samples, read_sample
 
@@ -138,16 +138,16 @@ def test_root_may_come_from_the_environment(tmp_path, monkeypatch):
 )
 def test_bad_descriptions_are_refused_with_file_and_key(tmp_path, changes, message):
     path = worlds.own(tmp_path, 0, **changes)
-    with pytest.raises(EvaluationError, match=message) as error:
+    with pytest.raises(CocuError, match=message) as error:
         read_benchmark(str(path), "")
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_benchmarks_are_named_with_the_nearest():
-    with pytest.raises(EvaluationError, match=r"'ade20' is not packaged \(did you mean 'ade20k'\?\); there are voc, "):
+    with pytest.raises(CocuError, match=r"'ade20' is not packaged \(did you mean 'ade20k'\?\); there are voc, "):
         read_benchmark("ade20", "data")
-    with pytest.raises(EvaluationError, match=r"nothing.yaml: no such file"):
+    with pytest.raises(CocuError, match=r"nothing.yaml: no such file"):
         read_benchmark("nothing.yaml", "data")
 
 
@@ -188,7 +188,7 @@ def spoil_label(folder: Path) -> None:
 def test_bad_images_and_masks_are_named(tmp_path, spoil, message):
     benchmark = read_benchmark(str(worlds.own(tmp_path)), "")
     spoil(tmp_path / "data")
-    with pytest.raises(EvaluationError, match=message) as error:
+    with pytest.raises(CocuError, match=message) as error:
         [read_sample(sample, benchmark) for sample in list_samples(benchmark)]
     assert "\n" not in str(error.value)
 
@@ -196,7 +196,7 @@ def test_bad_images_and_masks_are_named(tmp_path, spoil, message):
 def test_an_image_that_the_split_names_must_be_there(tmp_path):
     worlds.voc(tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2011_003256.jpg").unlink()
-    with pytest.raises(EvaluationError, match=r"2011_003256.jpg: no such image, though ImageSets/Segmentation/val.txt"):
+    with pytest.raises(CocuError, match=r"2011_003256.jpg: no such image, though ImageSets/Segmentation/val.txt"):
         list_samples(read_benchmark("voc", str(tmp_path)))
 
 
@@ -205,7 +205,7 @@ def test_masks_of_16_bits_and_of_one_channel_where_rgb_is_expected(tmp_path):
     Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "m.png")
     found = ENCODINGS["indices"](np.array(Image.open(tmp_path / "m.png")), 1000)
     np.testing.assert_array_equal(found, labels)
-    with pytest.raises(EvaluationError, match="expected an RGB mask"):
+    with pytest.raises(CocuError, match="expected an RGB mask"):
         ENCODINGS["rgb"](labels, 1000)
 
 

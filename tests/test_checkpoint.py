@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pickle
@@ -11,25 +10,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_groupvit import lightning, same
 
-from training.checkpoint import CheckpointError, huggingface_names, latest, load, save, to_huggingface
-
-
-def lightning(model, path, **changes):
-    """A file as Lightning writes it."""
-    content = {
-        "pytorch-lightning_version": "2.6.0",
-        "epoch": 1,
-        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()}
-        | {"loss.multi_label_scale": torch.tensor(1.0)},
-        "hyper_parameters": {"model": dataclasses.asdict(model.config), "learning_rate": 1e-3},
-    }
-    torch.save(content | changes, path)
-    return path
-
-
-def same(one, other):
-    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+from segmenters.checkpoint import CheckpointError, huggingface_names, latest, load, save, to_huggingface
 
 
 def test_our_folder_comes_back_as_it_was(groupvit, tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.base.errors import CocuError
 from curation.concepts import LONGEST, Matcher, concept_key, count_words, singular, tokens
-from curation.errors import CurationError
 
 # --- singular ----------------------------------------------------------------------------------------------------------
 
@@ -296,14 +296,14 @@ def test_order_is_the_same_in_processes_with_other_hash_seeds():
     "pair", [["dog", "dogs"], ["Mouse", "mice"], ["wine glass", "wine  Glasses"], ["straße", "STRASSE"]]
 )
 def test_two_concepts_that_are_the_same_raise_naming_both(pair):
-    with pytest.raises(CurationError) as raised:
+    with pytest.raises(CocuError) as raised:
         Matcher(["other", *pair])
     assert all(repr(concept) in str(raised.value) for concept in pair)
 
 
 @pytest.mark.parametrize("concept", ["one two three four five", "", "  ", "...", "a b c d e f"])
 def test_concept_that_is_too_long_or_has_no_word_raises(concept):
-    with pytest.raises(CurationError, match="1 to 4"):
+    with pytest.raises(CocuError, match="1 to 4"):
         Matcher(["dog", concept])
 
 

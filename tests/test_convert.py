@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_checkpoint import lightning, same
-from test_groupvit import TEXTS, TINY, hugging
+from tiny_groupvit import TEXTS, TINY, hugging, lightning, same
 from torchvision.transforms import v2
 from transformers import CLIPProcessor, GroupViTModel
 
-from training.checkpoint import config_from_huggingface, config_to_huggingface, load, save, save_huggingface
-from training.convert import convert, main
-from training.groupvit import GroupViT, GroupViTConfig, tokenize
+from segmenters.checkpoint import config_from_huggingface, config_to_huggingface, load, save, save_huggingface
+from segmenters.convert import convert, main
+from segmenters.groupvit import GroupViT, GroupViTConfig, tokenize
 
 
 def from_pretrained(folder):

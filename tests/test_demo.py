@@ -14,12 +14,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from curation import storage
+from curation.base import files
+from curation.base.errors import CocuError
 from curation.concepts import Matcher, concept_key
 from curation.config import EncoderConfig
-from curation.errors import CurationError
-from evaluation.benchmark import read_benchmark
-from evaluation.errors import AbsentError
+from evaluation.benchmark import AbsentError, read_benchmark
 from evaluation.layout import list_samples, read_sample
 from pipelines.curate import main, read_config
 from pipelines.demo import __main__ as program
@@ -198,7 +197,7 @@ def test_nothing_is_left_of_a_world_that_could_not_be_finished(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(world, "_write_validation", fail)
-    with pytest.raises(CurationError, match=r"cannot be written \(No space left"):
+    with pytest.raises(CocuError, match=r"cannot be written \(No space left"):
         ensure_world(str(tmp_path / "world"), TINY, processes=1)
     assert os.listdir(tmp_path) == []
 
@@ -249,12 +248,12 @@ def test_curating_the_demo_makes_its_world_first(tmp_path, monkeypatch, capsys):
 
 def test_paths_into_packages():
     assert read_config("demo", {}).encoder.model == f"local-dir:{Path(train_clip.__file__).parent / 'clip'}"
-    assert storage.resolve("package:curation/config.py", "/elsewhere") == str(
-        Path(storage.__file__).parent / "config.py"
+    assert files.resolve("package:curation/config.py", "/elsewhere") == str(
+        Path(files.__file__).parents[1] / "config.py"
     )
     for name in ("nowhere", "json.tool", "../etc"):
-        with pytest.raises(CurationError, match="no Python package"):
-            storage.resolve(f"package:{name}/x", "/")
+        with pytest.raises(CocuError, match="no Python package"):
+            files.resolve(f"package:{name}/x", "/")
 
 
 # --- the demo CLIP -------------------------------------------------------------------------------------------------------

@@ -14,16 +14,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROWS, SHARDS, jpeg, write_tar, write_world
 from kills import campaign
+from tiny_world import ROWS, SHARDS, jpeg, write_tar, write_world
 
-from curation import verify
 from curation.archive import SCHEMA
+from curation.base.errors import CocuError
 from curation.config import load
-from curation.errors import CurationError
-from curation.forecast import forecast
-from curation.lock import hold
-from curation.outputs import Outputs, open_outputs
+from curation.run.forecast import forecast
+from curation.run.lock import hold
+from curation.run.run import Run, open_run
+from curation.tools import verify
 from pipelines.curate import main
 
 ROOT = Path(__file__).parent.parent
@@ -45,9 +45,9 @@ def test_killed_runs_come_to_the_same_archives(tmp_path):
 
 
 def test_a_second_run_says_who_holds_the_folder_and_takes_it_over_from_the_dead(world, tmp_path, capfd):
-    code = "import sys, time; from curation.lock import hold; from curation.config import load; "
-    code += "from curation.outputs import Outputs\n"
-    code += "with hold(Outputs(load(sys.argv[1]), sys.argv[2])): print('held', flush=True); time.sleep(60)"
+    code = "import sys, time; from curation.run.lock import hold; from curation.config import load; "
+    code += "from curation.run.run import Run\n"
+    code += "with hold(Run(load(sys.argv[1]), sys.argv[2])): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, world, tmp_path / "out"], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout.readline() == b"held\n"
     arguments = ["--data", str(world), "--output", str(tmp_path / "out"), "--runner", "inprocess"]
@@ -60,7 +60,7 @@ def test_a_second_run_says_who_holds_the_folder_and_takes_it_over_from_the_dead(
 
 
 def test_a_lock_is_free_again_after_an_error(world, tmp_path):
-    outputs = Outputs(load(str(world)), str(tmp_path))
+    outputs = Run(load(str(world)), str(tmp_path))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), hold(outputs):
             raise ZeroDivisionError
@@ -92,7 +92,7 @@ TEXT_INDEX = {"train text index", "fill text index", "text index", "tune text in
 EVERYTHING = VOCABULARY | INDEX | {"embed"}
 
 
-def computed(outputs: Outputs) -> set[str]:
+def computed(outputs: Run) -> set[str]:
     return {step.stage for step in forecast(outputs) if not step.kept}
 
 
@@ -125,7 +125,7 @@ def test_a_change_is_forecast_to_recompute_what_depends_on_it(
 ):
     (world.parent / "other.txt").write_text("boat\nsnow\n")
     path = write_world(world.parent / f"{tmp_path.name}.yaml", tiny_clip, **change)
-    outputs = Outputs(load(str(path)), str(finished))
+    outputs = Run(load(str(path)), str(finished))
     assert computed(outputs) == stages
     assert any(reason in step.reason for step in forecast(outputs))
     assert not (finished / ".progress").exists()
@@ -136,7 +136,7 @@ def test_a_change_of_the_encoder_recomputes_everything(world, finished, tiny_cli
     weights = other / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     path = write_world(world.parent / f"{tmp_path.name}.yaml", other)
-    assert computed(Outputs(load(str(path)), str(finished))) == EVERYTHING
+    assert computed(Run(load(str(path)), str(finished))) == EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_change_of_the_encoder_recomputes_everything(world, finished, tiny_cli
     ],
 )
 def test_a_lost_or_cut_file_is_forecast_and_made_again(world, finished, copy, lost, stages):
-    outputs = Outputs(load(str(world)), str(copy))
+    outputs = Run(load(str(world)), str(copy))
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:-20]), lambda path: path.unlink()):
         shutil.copy2(finished / lost, copy / lost)
         damage(copy / lost)
@@ -208,7 +208,7 @@ def test_dry_run_prints_a_table_and_does_nothing(world, copy, capsys, monkeypatc
 
 def test_verify_finds_nothing_wrong_with_a_finished_run(finished, capsys):
     assert verify.main([str(finished), "--sample", "1000"]) == 0
-    assert f"{SHARDS * ROWS} archives are well; {SHARDS * ROWS} of them computed again" in capsys.readouterr().out
+    assert f"{SHARDS * ROWS} archives are OK; {SHARDS * ROWS} of them computed again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_verify_finds_nothing_wrong_with_a_finished_run(finished, capsys):
 )
 def test_verify_computes_every_ablation_again(world, copy, options):
     assert main(["--data", str(world), "--output", str(copy), "--runner", "inprocess", *options]) == 0
-    assert verify.verify(open_outputs(str(copy)), sample=60) == []
+    assert verify.verify(open_run(str(copy)), sample=60) == []
 
 
 def rewrite(path: Path, change) -> None:
@@ -330,7 +330,7 @@ def test_a_pickled_checkpoint_is_not_run(tiny_clip, tmp_path):
     folder = Path(shutil.copytree(tiny_clip, tmp_path / "clip"))
     (folder / "open_clip_model.safetensors").unlink()
     torch.save({"state_dict": Bomb(str(tmp_path / "made"))}, folder / "open_clip_pytorch_model.bin")
-    with pytest.raises(CurationError, match="cannot be loaded"):
+    with pytest.raises(CocuError, match="cannot be loaded"):
         load_encoder(EncoderConfig(model=f"local-dir:{folder}", precision="fp32"))
     assert not (tmp_path / "made").exists()
 

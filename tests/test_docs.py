@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import write_world
+from tiny_world import write_world
 
-from curation.archive import SCHEMA, archive_batch, parquet_writer, read_archive
+from curation.archive import SCHEMA, archive_batch, read_archive
+from curation.base.parquet import parquet_writer
 from curation.config import from_mapping
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "evaluation", "pipelines", "training")
+PACKAGES = ("curation", "evaluation", "pipelines", "segmenters", "training")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 ARROWS_OWN = "Nested data conversions not implemented for chunked array outputs"

@@ -8,12 +8,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import jpeg
 from PIL import Image
+from tiny_world import jpeg
 
+from curation.base.errors import CocuError
 from curation.config import EncoderConfig
 from curation.encoder import identity, load
-from curation.errors import CurationError
 from curation.samples import Reject, Sample
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "purple"]
@@ -126,9 +126,9 @@ def test_weights_that_need_quickgelu_get_it(monkeypatch, config):
         raise RuntimeError("no weights here")
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
-    with pytest.raises(CurationError, match="no weights here"):
+    with pytest.raises(CocuError, match="no weights here"):
         encoder.Encoder(EncoderConfig(model="ViT-B-16", pretrained="openai"), "cpu", "fp32")
     assert asked["force_quick_gelu"] is True
-    with pytest.raises(CurationError):
+    with pytest.raises(CocuError):
         encoder.Encoder(EncoderConfig(model="ViT-B-16", pretrained="laion2b_s34b_b88k"), "cpu", "fp32")
     assert asked["force_quick_gelu"] is False

@@ -16,9 +16,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_world
+from tiny_world import write_world
 
-from curation.errors import CurationError
+from curation.base.errors import CocuError
 from pipelines import dask
 from pipelines.curate import check_beam_arguments, main
 
@@ -124,7 +124,7 @@ def test_dask_options_keep_what_is_given():
 
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(CurationError, match=r"pip install 'cocu\[dask\]'"), dask.options([], 1, 1):
+    with pytest.raises(CocuError, match=r"pip install 'cocu\[dask\]'"), dask.options([], 1, 1):
         pass
 
 
@@ -166,5 +166,5 @@ def test_beam_knows_every_option_that_the_readme_names_for_clusters():
     options = re.findall(r"--[a-z]+_[a-z_]+", section)
     assert {"--dask_client_address", "--flink_master", "--spark_master_url", "--resource_hint"} <= set(options)
     check_beam_arguments(options, "dask")
-    with pytest.raises(CurationError, match="unknown option --flink_mister"):
+    with pytest.raises(CocuError, match="unknown option --flink_mister"):
         check_beam_arguments(["--flink_mister=x"], "FlinkRunner")

@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
+from curation.base.devices import choose_device
+from curation.base.errors import CocuError
 from evaluation import pictures
 from evaluation import segment as segmenter
 from evaluation.__main__ import main, name_of
 from evaluation.benchmark import packaged, read_benchmark
-from evaluation.device import choose_device
-from evaluation.errors import EvaluationError
 from evaluation.evaluate import evaluate
 from evaluation.layout import list_samples, read_sample
 from evaluation.report import published_table
-from training.checkpoint import load, save
+from segmenters.checkpoint import load, save
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_our_folder_gives_the_same_numbers_as_hugging_faces(huggingface, groupvi
 def test_only_ignored_labels_are_an_error(groupvit, tmp_path):
     path = worlds.own(tmp_path, 1)
     worlds.mask(tmp_path / "data/masks/i0.png", worlds.stripes([255], (100, 70)))
-    with pytest.raises(EvaluationError, match="mine: no pixel counts: every label of 1 images is ignored"):
+    with pytest.raises(CocuError, match="mine: no pixel counts: every label of 1 images is ignored"):
         evaluate(groupvit, read_benchmark(str(path), ""))
 
 

@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from benchmark_worlds import photo
-from conftest import COLOURS, GROUNDS
 from PIL import Image
+from tiny_world import COLOURS, GROUNDS
 
 from curation.archive import ConceptArchive
-from evaluation.inference import MEAN, STD
 from pipelines.curate import main as curate
-from training.checkpoint import save
-from training.groupvit import tokenize
+from segmenters.checkpoint import save
+from segmenters.groupvit import MEAN, STD, tokenize
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import Entry, listed_archive, neighbours, retrieved_archive
 
-from curation.csr import row_numbers
+from curation.base.ragged import row_numbers
 from curation.expansion import Expansion, expand_listed, expand_retrieved, nearest_concepts
-from curation.index import exact_index, nearest, searchable
+from curation.index.build import exact_index
+from curation.index.neighbours import nearest
+from curation.index.open import searchable
 from curation.mentions import Mentions
 from curation.ranking import anchor_similarities, descending, rank
 from curation.similarity import normalise, pair_similarities

@@ -14,6 +14,7 @@ from benchmark_worlds import mask, photo, split
 from PIL import Image
 
 from curation.archive import ConceptArchive
+from curation.base.errors import CocuError
 from curation.samples import read_sidecars
 from experiments.__main__ import main
 from experiments.arms import Arm, ExperimentError, chosen, read_arms
@@ -62,17 +63,17 @@ def test_the_arms_that_the_project_compares():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: {title: x, trian: {}}", r"arms.yaml: a.trian: unknown, did you mean train\?"),
+        ("a: {title: x, trian: {}}", r"arms.yaml: unknown key a.trian \(did you mean 'train'\?\)"),
         ("a: {train: {}}", r"arms.yaml: a.title: missing"),
         ("a: {title: x, curate: nothing}", "curate: 'nothing' is neither a mapping nor truth"),
         ("a: {title: x, seeds: 0}", "seeds: 0 must be at least 1"),
-        ("[]", "must be a mapping"),
+        ("[]", "expected keys and values at the top"),
     ],
 )
 def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
     path = tmp_path / "arms.yaml"
     path.write_text(text)
-    with pytest.raises(ExperimentError, match=message) as error:
+    with pytest.raises(CocuError, match=message) as error:
         read_arms(path)
     assert "\n" not in str(error.value)
 
@@ -81,7 +82,7 @@ def test_arms_are_chosen_by_name():
     arms = [Arm("caption", "x"), Arm("cluster", "y")]
     assert chosen(arms, []) == arms
     assert chosen(arms, ["cluster"]) == arms[1:]
-    with pytest.raises(ExperimentError, match=r"--only: no arm is called claster; did you mean cluster\?"):
+    with pytest.raises(ExperimentError, match=r"--only: no arm is called claster \(did you mean 'cluster'\?\)"):
         chosen(arms, ["claster"])
 
 
@@ -338,4 +339,4 @@ def test_windows_lie_on_the_grid_and_their_segments_are_means_over_patches():
 def test_errors_are_one_line(compared, capsys):
     arguments, _ = compared
     assert main([*arguments, "--only", "claster"]) == 1
-    assert "did you mean cluster?" in capsys.readouterr().err
+    assert "did you mean 'cluster'?" in capsys.readouterr().err

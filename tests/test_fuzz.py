@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_world import jpeg
 
-from curation import config, storage
-from curation.archive import read_archive, read_metadata
+from curation import config
+from curation.archive import read_archive
+from curation.base import files
+from curation.base.errors import CocuError
+from curation.base.parquet import read_metadata
 from curation.concepts import Matcher, tokens
-from curation.errors import CurationError
-from curation.index import exact_index, open_index, write_index
+from curation.index.build import exact_index, write_index
+from curation.index.open import open_index
 from curation.mentions import Mentions, open_mentions, write_mentions
-from curation.outputs import open_outputs, recorded
+from curation.run.run import open_run, recorded
 from curation.samples import Reject, Sample, read_samples
 from curation.vocabulary import noun_phrases, read_concepts
 
@@ -58,7 +61,7 @@ TAR = whole_tar()
 def test_tars(content):
     try:
         found = list(read_samples(io.BytesIO(content), "shard.tar", "jpg", "txt"))
-    except CurationError as error:
+    except CocuError as error:
         assert str(error).startswith("shard.tar: cannot be read as a tar")
         assert "\n" not in str(error)
         return
@@ -82,7 +85,7 @@ def test_captions(text):
 def only_curation_errors(read, path: Path) -> None:
     try:
         read(str(path))
-    except CurationError as error:
+    except CocuError as error:
         assert str(path) in str(error)
 
 
@@ -104,7 +107,7 @@ def test_parquet_metadata_and_archives(parquet, tmp_path, data):
 def test_a_column_name_that_is_not_utf8_is_damage(parquet, tmp_path):
     """Found by fuzzing: Arrow raises UnicodeDecodeError here."""
     (tmp_path / "a.parquet").write_bytes(parquet.replace(b"support", b"supp\x80rt"))
-    with pytest.raises(CurationError, match="not a whole Parquet file"):
+    with pytest.raises(CocuError, match="not a whole Parquet file"):
         read_metadata(str(tmp_path / "a.parquet"))
 
 
@@ -113,8 +116,8 @@ def test_a_column_name_that_is_not_utf8_is_damage(parquet, tmp_path):
 def test_manifest(finished, tmp_path, data):
     (tmp_path / "manifest.json").write_bytes(data.draw(damage((finished / "manifest.json").read_bytes())))
     try:
-        open_outputs(str(tmp_path))
-    except CurationError as error:
+        open_run(str(tmp_path))
+    except CocuError as error:
         assert "\n" not in str(error)
 
 
@@ -123,7 +126,7 @@ def test_manifest(finished, tmp_path, data):
 def test_index_json(finished, tmp_path, data):
     path = tmp_path / "index.json"
     path.write_bytes(data.draw(damage((finished / "index" / "index.json").read_bytes())))
-    only_curation_errors(storage.read_json, path)
+    only_curation_errors(files.read_json, path)
     assert isinstance(recorded(str(path), "index"), dict)
 
 
@@ -156,5 +159,5 @@ def test_a_cut_index_is_refused_by_its_size(tmp_path):
         content = (tmp_path / name).read_bytes()
         for length in range(0, len(content), 17):
             (tmp_path / name).write_bytes(content[:length])
-            with pytest.raises(CurationError):
+            with pytest.raises(CocuError):
                 read(str(tmp_path / name))

@@ -8,30 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_groupvit import TEXTS, TINY, hugging
 from torch.nn import functional as F
 
-from training import transformer
-from training.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
-from training.text import arrange
-from training.transformer import Attention, SelfAttention, add_branch, attend, split_heads
-
-TEXTS = ["a photo of a red fox.", "grass", "", "A photo of a siamese cat, 2 dogs & a bus!", "word " * 100]
-TINY = GroupViTConfig(
-    image_size=32, patch_size=8, width=16, heads=2, mlp_width=32, depths=(1, 1, 1), groups=(4, 2), assign_widths=(8, 32),
-    text_width=16, text_heads=2, text_mlp_width=32, text_layers=2, projection_hidden=24, projection=8,
-)  # fmt: skip
-
-
-@torch.no_grad()
-def hugging(model, pixels):
-    """Features of groups and of the image, and the soft assignments, of Hugging Face's model at any size."""
-    tower = model.vision_model
-    embedded = tower.embeddings(pixels, interpolate_pos_encoding=True)
-    encoded = tower.encoder(hidden_states=embedded, output_attentions=True)
-    segments = tower.layernorm(encoded[0])
-    groups = model.visual_projection(segments.flatten(0, 1)).unflatten(0, segments.shape[:2])
-    image = model.visual_projection(segments.mean(1))
-    return groups, image, [attention for attention in encoded.attentions if attention is not None]
+from segmenters import transformer
+from segmenters.groupvit import END_OF_TEXT, GroupViT, GroupViTConfig, assign, tokenize
+from segmenters.text import arrange
+from segmenters.transformer import Attention, SelfAttention, add_branch, attend, split_heads
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 96), (64, 160), (176, 80), (48, 48), (70, 101)])
@@ -192,7 +175,7 @@ def test_evaluation_mode_is_deterministic(groupvit):
 
 
 def test_importing_the_model_loads_neither_open_clip_nor_transformers():
-    code = "import sys, training.groupvit, evaluation.evaluate; print(*{n.partition('.')[0] for n in sys.modules})"
+    code = "import sys, segmenters.groupvit, evaluation.evaluate; print(*{n.partition('.')[0] for n in sys.modules})"
     root = Path(__file__).parent.parent
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert not {"open_clip", "transformers", "lightning", "apache_beam"} & set(loaded.split())

@@ -16,21 +16,27 @@ from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import packaged, parser, read_config
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "evaluation", "experiments", "pipelines", "training")
-ALLOWED = {
-    "curation": {"curation"},
-    "evaluation": {"evaluation", "training.groupvit", "training.checkpoint"},
-    "experiments": {"experiments", "curation", "evaluation", "training"},
-    "pipelines": {"pipelines", "curation"},
-    "training": {"training", "evaluation", "curation.archive"},
+PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks")
+ALLOWED = {  # what a package may import, besides itself: packages, or parts of them
+    "curation": set(),
+    "segmenters": {"curation.base"},
+    "evaluation": {"segmenters", "curation.base"},
+    "training": {"segmenters", "evaluation", "curation.archive", "curation.base"},
+    "pipelines": {"curation"},
+    "experiments": set(PACKAGES),
+    "benchmarks": set(PACKAGES),
 }
 FORBIDDEN = {
     "curation": {"apache_beam", "lightning", "pytorch_lightning"},
-    "evaluation": {"apache_beam"},
-    "experiments": {"apache_beam"},
-    "pipelines": {"lightning", "pytorch_lightning"},
+    "segmenters": {"apache_beam", "lightning", "pytorch_lightning"},
+    "evaluation": {"apache_beam", "lightning", "pytorch_lightning"},
     "training": {"apache_beam"},
+    "pipelines": {"lightning", "pytorch_lightning"},
+    "experiments": {"apache_beam"},
+    "benchmarks": set(),
 }
+# The floors of curation, from below: a module imports from its own floor and from those below it.
+FLOORS = ("curation.base", "curation.archive", "curation.", "curation.run", "curation.tools")
 
 
 def sources() -> list[Path]:
@@ -51,12 +57,43 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_packages_import_only_what_the_design_allows(path):
     package = path.relative_to(ROOT).parts[0]
+    allowed = ALLOWED[package] | {package}
     for name in imports(path):
         top = name.partition(".")[0]
         assert top not in FORBIDDEN[package], f"{path} imports {name}"
         if top in PACKAGES:
-            prefixes = [allowed for allowed in ALLOWED[package] if f"{name}.".startswith(f"{allowed}.")]
-            assert prefixes or any(allowed.startswith(f"{name}.") for allowed in ALLOWED[package]), f"{path}: {name}"
+            inside = any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
+            assert inside or any(prefix.startswith(f"{name}.") for prefix in allowed), f"{path} imports {name}"
+
+
+def floor(name: str) -> int:
+    """The floor of a module of curation; its flat modules and the index are one floor."""
+    above = [number for number, prefix in enumerate(FLOORS) if f"{name}.".startswith(f"{prefix}.")]
+    return above[0] if above else FLOORS.index("curation.")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "curation").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_arrow_runs_upwards_in_curation(path):
+    own = floor(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    for name in imports(path):
+        if name.startswith("curation."):
+            assert floor(name) <= own, f"{path} imports {name}, which is above it"
+
+
+def test_no_two_packages_import_each_other():
+    known = {package: set() for package in PACKAGES}
+    for path in sources():
+        package = path.relative_to(ROOT).parts[0]
+        known[package] |= {name.partition(".")[0] for name in imports(path)} & set(PACKAGES) - {package}
+    pairs = [(one, other) for one in PACKAGES for other in known[one] if one in known[other]]
+    assert not pairs
+
+
+def test_no_test_imports_from_another_test():
+    for path in (ROOT / "tests").glob("*.py"):
+        assert not [name for name in imports(path) if name.split(".")[0].startswith(("test_", "conftest"))], path
 
 
 def test_the_archive_module_is_light_to_import():
@@ -66,7 +103,7 @@ def test_the_archive_module_is_light_to_import():
 
 
 def test_a_file_has_one_noun():
-    for path in sources():
+    for path in [*sources(), *(ROOT / "tests").glob("*.py")]:
         assert path.stem not in ("utils", "helpers", "common", "misc"), path
         assert len(path.read_text().splitlines()) <= 400, f"{path} is long: does it have one noun?"
 

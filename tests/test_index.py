@@ -1,4 +1,4 @@
-"""Neighbours against brute force, FAISS indexes on disk, and the file of mentions."""
+"""Neighbours of anchors, and indexes of FAISS: built, filled, searched, opened."""
 
 from __future__ import annotations
 
@@ -12,29 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import neighbours as slow_neighbours
 
-from curation.errors import CurationError
-from curation.index import (
-    SearchIndex,
-    choose_neighbours,
-    effort,
+from curation.base.errors import CocuError
+from curation.index.build import (
     empty_index,
     encode,
     exact_index,
     fill,
     fills_in_parts,
     list_content,
-    nearest,
-    open_index,
     pick,
     sample_rows,
-    searchable,
-    set_search,
     train,
     write_index,
 )
-from curation.mentions import Mentions, open_mentions, write_mentions
-from curation.recall import exact_neighbours, recall, tune
-from curation.similarity import normalise
+from curation.index.neighbours import choose_neighbours, nearest
+from curation.index.open import SearchIndex, open_index, searchable, set_search
+from curation.mentions import open_mentions
 
 # 24 unit vectors whose products are exactly 0, ±1/2 or ±1, so that ties are frequent and nothing is rounded.
 UNITS = np.concatenate([np.eye(4), -np.eye(4), np.array(list(product([0.5, -0.5], repeat=4)))]).astype(np.float32)
@@ -173,11 +166,6 @@ def test_index_smaller_than_l_is_padded_with_minus_one_and_zero() -> None:
 # --- FAISS indexes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    return normalise(np.random.default_rng(5).normal(size=(240, 8)))
-
-
 def build(vectors: np.ndarray, factory: str) -> faiss.Index:
     """As the stages build it: trained on a sample, filled in parts where that is possible."""
     index = empty_index(factory, vectors.shape[1])
@@ -258,7 +246,7 @@ def test_index_filled_in_parts_is_the_one_that_faiss_fills(
     ours, theirs = empty_index(factory, 8), None
     train(ours, vectors, factory)
     theirs = faiss.clone_index(ours)
-    monkeypatch.setattr("curation.index.MERGED_AT_ONCE", 500)
+    monkeypatch.setattr("curation.index.build.MERGED_AT_ONCE", 500)
     fill(ours, lambda: [encode(ours, part) for part in np.split(vectors, cuts)])
     theirs.add(vectors)
     assert ours.ntotal == theirs.ntotal == 240
@@ -289,62 +277,9 @@ def test_rows_are_picked_from_blocks(vectors: np.ndarray) -> None:
         assert (pick(np.split(vectors, cuts), rows) == vectors[rows]).all()
 
 
-# --- recall --------------------------------------------------------------------------------------------------------------
-
-
-def test_training_gives_the_same_bits_with_any_number_of_threads() -> None:
-    sample, trained = normalise(np.random.default_rng(0).normal(size=(3000, 24))), []
-    before = faiss.omp_get_max_threads()
-    for threads in (1, 2, 5):
-        faiss.omp_set_num_threads(threads)
-        index = empty_index("IVF32,SQfp16", 24)
-        train(index, sample, "IVF32,SQfp16")
-        trained.append(faiss.serialize_index(index).tobytes())
-    faiss.omp_set_num_threads(before)
-    assert trained[0] == trained[1] == trained[2]
-
-
-def test_exact_neighbours_do_not_depend_on_the_blocks(vectors: np.ndarray) -> None:
-    expected = np.sort(np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :7])
-    for cuts in ((), (3,), (100, 101, 200)):
-        assert (np.sort(exact_neighbours(np.split(vectors, cuts), vectors[:20], 7)) == expected).all()
-    few = exact_neighbours([vectors[:2], vectors[2:3]], vectors[:1], 5)
-    assert sorted(few[0].tolist()) == [-1, -1, 0, 1, 2]
-
-
-def test_recall_counts_the_expected_that_were_found() -> None:
-    expected, found = np.array([[1, 2], [3, -1]]), np.array([[2, 9, 8], [-1, -1, 3]])
-    assert recall(found, expected) == pytest.approx(2 / 3)
-
-
-@given(reached=st.integers(1, 300), largest=st.integers(1, 300))
-def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: int) -> None:
-    asked = []
-
-    def measure(setting: int) -> float:
-        asked.append(setting)
-        assert 1 <= setting <= largest
-        return 0.95 if setting >= reached else 0.5
-
-    setting, found = tune(measure, 0.95, largest)
-    if reached > largest:
-        assert (setting, found) == (largest, 0.5)
-    else:
-        assert found == 0.95
-        assert reached <= setting <= reached * 17 / 16 + 1
-    assert len(asked) < 20
-
-
-def test_effort_of_an_index() -> None:
-    assert effort(empty_index("IVF4,Flat", 8)) == ("nprobe", 4)
-    assert effort(empty_index("PCA4,IVF4,Flat", 8)) == ("nprobe", 4)
-    assert effort(empty_index("HNSW8", 8))[0] == "efSearch"
-    assert effort(empty_index("Flat", 8)) == ("", 0)
-
-
 @pytest.mark.parametrize("factory", ["Nonsense", "IVF4,Nonsense", "IVF500,Flat", "PQ3", ""])
 def test_factory_that_faiss_rejects_is_an_error_of_the_user(factory: str, vectors: np.ndarray) -> None:
-    with pytest.raises(CurationError, match=r"^retrieval\.index: ") as caught:
+    with pytest.raises(CocuError, match=r"^retrieval\.index: ") as caught:
         build(vectors, factory)
     assert "\n" not in str(caught.value)
     assert factory in str(caught.value)
@@ -357,7 +292,7 @@ def test_factory_that_faiss_rejects_is_an_error_of_the_user(factory: str, vector
 def test_search_parameter_that_does_not_fit_is_an_error_of_the_user(
     factory: str, search: str, vectors: np.ndarray
 ) -> None:
-    with pytest.raises(CurationError, match=r"^retrieval\.search: ") as caught:
+    with pytest.raises(CocuError, match=r"^retrieval\.search: ") as caught:
         set_search(build(vectors, factory), search)
     assert "\n" not in str(caught.value)
     assert repr(search) in str(caught.value)
@@ -366,7 +301,7 @@ def test_search_parameter_that_does_not_fit_is_an_error_of_the_user(
 def test_search_parameter_is_checked_when_an_index_is_opened(vectors: np.ndarray, tmp_path: Path) -> None:
     path = str(tmp_path / "image.faiss")
     write_index(build(vectors, "Flat"), path)
-    with pytest.raises(CurationError, match=r"retrieval\.search"):
+    with pytest.raises(CocuError, match=r"retrieval\.search"):
         open_index(path, "nprobe=4")
 
 
@@ -379,7 +314,7 @@ def test_truncated_index_is_an_error_that_names_the_file(
     write_index(build(vectors, factory), str(path))
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
-    with pytest.raises(CurationError, match="delete it and run again") as caught:
+    with pytest.raises(CocuError, match="delete it and run again") as caught:
         open_index(str(path))
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -387,7 +322,7 @@ def test_truncated_index_is_an_error_that_names_the_file(
 
 def test_missing_index_and_mentions_are_errors_that_name_the_file(tmp_path: Path) -> None:
     for opened in (open_index, open_mentions):
-        with pytest.raises(CurationError, match="absent: no such file"):
+        with pytest.raises(CocuError, match="absent: no such file"):
             opened(str(tmp_path / "absent"))
 
 
@@ -396,38 +331,3 @@ def test_index_written_again_is_opened_anew(vectors: np.ndarray, tmp_path: Path)
     for rows in (20, 30):
         write_index(exact_index(vectors[:rows]), path)
         assert open_index(path).rows == rows
-
-
-# --- mentions ------------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(captions=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=3), max_size=5), data=st.data())
-def test_mentions_come_back_as_they_were_written(
-    captions: list[list[int]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    size = sum(map(len, captions))
-    values = data.draw(st.lists(st.floats(-1, 1, width=32), min_size=size, max_size=size))
-    written = Mentions(
-        np.cumsum([0, *map(len, captions)]),
-        np.array([c for caption in captions for c in caption], np.int32),
-        np.array(values, np.float32),
-    )
-    path = str(tmp_path_factory.mktemp("mentions") / "mentions.arrow")
-    write_mentions(written, path)
-    read = open_mentions(path)
-    assert len(read) == len(captions)
-    for name, kind in (("offsets", np.int64), ("concepts", np.int32), ("similarities", np.float32)):
-        assert getattr(read, name).dtype == kind
-        assert getattr(read, name).tolist() == getattr(written, name).tolist()
-
-
-@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.99])
-def test_truncated_mentions_are_an_error_that_names_the_file(kept: float, tmp_path: Path) -> None:
-    path = tmp_path / "mentions.arrow"
-    write_mentions(Mentions(np.arange(101), np.arange(100, dtype=np.int32), np.ones(100, np.float32)), str(path))
-    data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
-    with pytest.raises(CurationError, match="delete it and run again") as caught:
-        open_mentions(str(path))
-    assert str(caught.value).startswith(str(path))

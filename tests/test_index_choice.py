@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.errors import CurationError
-from curation.index import empty_index
-from curation.index_choice import WORKING, choose_index, index_bytes, parse_bytes
+from curation.base.errors import CocuError
+from curation.index.build import empty_index
+from curation.index.choose import WORKING, choose_index, index_bytes, parse_bytes
 
 G = 1 << 30
 
@@ -43,11 +43,11 @@ G = 1 << 30
 )
 def test_choice(rows: int, dimension: int, memory: str, recall: float, gpu: bool, factory: str | None) -> None:
     if factory is None:
-        with pytest.raises(CurationError, match=r"^retrieval\.memory: [\d,]+ vectors .* need \d+ bytes") as caught:
+        with pytest.raises(CocuError, match=r"^retrieval\.memory: [\d,]+ vectors .* need \d+ bytes") as caught:
             choose_index(rows, dimension, parse_bytes(memory), recall, gpu)
         needed = int(re.search(r"need (\d+) bytes", str(caught.value))[1])
         assert choose_index(rows, dimension, needed, recall, gpu).bytes == needed  # so much is enough
-        with pytest.raises(CurationError):
+        with pytest.raises(CocuError):
             choose_index(rows, dimension, needed - 1, recall, gpu)
     else:
         choice = choose_index(rows, dimension, parse_bytes(memory), recall, gpu)
@@ -65,7 +65,7 @@ def test_more_memory_never_gives_a_coarser_index(rows: int, dimension: int, memo
     def place(memory: int) -> int:
         try:
             return order.index(re.sub(r"\d+,", ",", choose_index(rows, dimension, memory, recall).factory))
-        except CurationError:
+        except CocuError:
             return len(order)
 
     assert place(2 * memory) <= place(memory)
@@ -99,5 +99,5 @@ def test_sizes_are_read(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen"])
 def test_what_is_no_size_is_an_error(text: str) -> None:
-    with pytest.raises(CurationError, match=r"^retrieval\.memory: .* is no size; write 16G"):
+    with pytest.raises(CocuError, match=r"^retrieval\.memory: .* is no size; write 16G"):
         parse_bytes(text)

@@ -19,7 +19,7 @@ from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import evaluate, view_of
 from evaluation.inference import View, embed_classes, group_scores, pixel_groups, prepare, segment
 from evaluation.windows import Box, Regions, boxes, decide, resized, starts, stitch, votes
-from training.groupvit import GroupEncoding, tokenize
+from segmenters.groupvit import GroupEncoding, tokenize
 
 NAMES = ["red fox", "grass", "water", "sky", "house", "dog", "traffic light", "sand"]
 

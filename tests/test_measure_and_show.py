@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from curation import measure, show
-from curation.measure import CUTS, Ragged, quality
-from curation.outputs import open_outputs
+from curation.run.run import open_run
+from curation.tools import measure, show
+from curation.tools.measure import CUTS, Ragged, quality
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -54,7 +54,7 @@ def test_quality_equals_a_plain_computation(scenes):
 
 
 def test_measure_of_caption_archives_is_what_the_captions_say(finished):
-    results = measure.measure(open_outputs(str(finished)), ["objects", "stuff"])
+    results = measure.measure(open_run(str(finished)), ["objects", "stuff"])
     assert list(results) == measure.ARRANGEMENTS
     caption = results["caption", "cocu"]
     assert caption.precision[1] == 1  # the captions of this world tell the truth
@@ -79,7 +79,7 @@ def test_measure_says_which_sample_has_no_truth(finished, capsys):
 
 def printed(finished, *keys: str) -> str:
     out = io.StringIO()
-    show.show(open_outputs(str(finished)), list(keys), 2, Console(file=out, width=120))
+    show.show(open_run(str(finished)), list(keys), 2, Console(file=out, width=120))
     return out.getvalue()
 
 

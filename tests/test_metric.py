@@ -20,7 +20,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import evaluate
 from evaluation.metric import confusion, scores, sum_over_ranks
-from training.checkpoint import load
+from segmenters.checkpoint import load
 
 pixels = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: st.tuples(

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from test_groupvit import TINY
+from tiny_groupvit import TINY
 from torch import nn
 
-from training.groupvit import GroupViT
+from segmenters.groupvit import GroupViT
 from training.optimizer import adamw, learning_rate, parameter_groups, scaled
 
 

@@ -16,19 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tiny_world import ROWS, SHARDS, jpeg, write_tar, write_world
 
-from curation import report
-from curation.errors import InputError
-from curation.outputs import open_outputs
-from curation.report import __main__ as program
-from curation.report import examples as report_examples
-from curation.report import survey
-from curation.report.charts import folded
-from curation.report.markup import text
-from curation.report.pictures import read_fields, thumbnail
+from curation.base.errors import InputError
+from curation.run.run import open_run
 from curation.samples import read_members
+from curation.tools import report
+from curation.tools.report import __main__ as program
+from curation.tools.report import examples as report_examples
+from curation.tools.report import survey
+from curation.tools.report.charts import folded
+from curation.tools.report.markup import text
+from curation.tools.report.pictures import read_fields, thumbnail
 from pipelines.curate import main
-from tests.conftest import ROWS, SHARDS, jpeg, write_tar, write_world
 
 VOID = {"meta", "img", "br", "link", "input"}
 EVIL = "<script>alert(1)</script> \"apple\" & 'leaf' <img src=x onerror=alert(2)> \x00\x1b boat"
@@ -302,7 +302,7 @@ def test_thumbnails_are_bounded_and_never_enlarged():
 
 def test_only_as_much_is_read_as_allowed(finished, monkeypatch):
     monkeypatch.setattr(report_examples, "READ_AT_MOST", 1)
-    found = report.collect(open_outputs(str(finished)))
+    found = report.collect(open_run(str(finished)))
     pictures = [example.picture for example in found.examples]
     with_image = {picture.shard.name for picture in pictures if picture.image}
     assert len(with_image) == 1
@@ -313,14 +313,14 @@ def test_only_as_much_is_read_as_allowed(finished, monkeypatch):
 def test_many_rows_are_sampled(finished, monkeypatch):
     monkeypatch.setattr(survey, "ENOUGH", ROWS)
     monkeypatch.setattr(report, "EXAMPLE_SHARDS", 1)
-    found = report.collect(open_outputs(str(finished)))
+    found = report.collect(open_run(str(finished)))
     assert found.survey.rows == ROWS
     assert len({example.picture.shard for example in found.examples}) == 1
-    assert f"Of {ROWS} images in random shards, of {SHARDS * ROWS}." in report.page_of(open_outputs(str(finished)))
+    assert f"Of {ROWS} images in random shards, of {SHARDS * ROWS}." in report.page_of(open_run(str(finished)))
 
 
 def test_the_same_run_gives_the_same_page(finished):
-    assert report.page_of(open_outputs(str(finished))) == (finished / "report.html").read_text()
+    assert report.page_of(open_run(str(finished))) == (finished / "report.html").read_text()
 
 
 def test_a_tar_that_is_gone_costs_its_pictures_only(finished, tmp_path, world, capsys):
@@ -344,7 +344,7 @@ def test_a_run_without_its_page_gets_it_and_a_failure_loses_nothing(finished, wo
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "finished already" in " ".join(out.split())
-    assert f"try again with python -m curation.report {folder}" in out
+    assert f"try again with python -m curation.tools.report {folder}" in out
     assert program.main([str(folder)]) == 1
     assert "vocabulary.csv: no such file" in capsys.readouterr().err
     assert not (folder / "report.html").exists()

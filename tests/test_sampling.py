@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.archive import CurationError, Sampler, prompts, seeds, templates
+from curation.archive import Sampler, prompts, seeds, templates
+from curation.base.errors import CocuError
 
 SCORES = np.array([1.9, 1.7, 1.6, 1.2, 1.1], np.float32)
 CLUSTERS = np.array([0, 1, 0, 2, 1], np.int16)
@@ -203,5 +204,5 @@ def test_prompts_put_concepts_into_templates_and_captions_where_there_are_too_fe
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, message):
-    with pytest.raises(CurationError, match=message):
+    with pytest.raises(CocuError, match=message):
         Sampler(**values)

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation import search
-from curation.index import empty_index, searchable, set_search
-from curation.search import BF16, SUMMING, Lists, Products, by_list, descending, rounds, search_lists
+from curation.index import search
+from curation.index.build import empty_index
+from curation.index.open import searchable, set_search
+from curation.index.search import BF16, SUMMING, Lists, Products, by_list, descending, rounds, search_lists
 from curation.similarity import normalise
 
 HALVES = normalise(np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T)  # products are multiples of 1/2: many ties
@@ -115,7 +116,8 @@ def test_result_sets_are_those_of_faiss_at_the_same_probes(factory: str, probes:
 
 
 def test_a_mapped_file_is_searched_by_lists_too(tmp_path) -> None:
-    from curation.index import open_index, write_index
+    from curation.index.build import write_index
+    from curation.index.open import open_index
 
     vectors = random_units(3000, 24)
     index = empty_index("IVF32,Flat", 24)

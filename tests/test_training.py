@@ -18,8 +18,8 @@ import yaml
 from benchmark_worlds import own
 
 from evaluation.__main__ import main as evaluation
+from segmenters.checkpoint import load
 from training.__main__ import main
-from training.checkpoint import load
 from training.module import GroupViTModule, OptimizerConfig, warmup_steps
 
 ROOT = Path(__file__).parent.parent
@@ -229,7 +229,7 @@ def test_two_processes_train_one_model(config, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.sampler.temprature", "2"], "did you mean data.sampler.temperature?"),
+        (["--data.sampler.temprature", "2"], "did you mean 'data.sampler.temperature'?"),
         (["--data.sampler.kind", "best"], "sampler.kind: 'best' is not one of cluster, top, weighted, caption"),
         (["--data.negatives", "some"], "data.negatives: 'some' is not one of all, outside"),
         (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run make curate first"),
@@ -261,7 +261,7 @@ def test_an_unknown_key_of_a_file_gets_a_suggestion(config, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit):
         fit(tmp_path / "bad.yaml", tmp_path / "run")
-    assert "did you mean data.sampler" in capsys.readouterr().err
+    assert "did you mean 'data.sampler" in capsys.readouterr().err
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:

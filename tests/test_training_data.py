@@ -13,29 +13,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import COLOURS, ROWS, SHARDS, jpeg, write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import COLOURS, ROWS, SHARDS, jpeg, write_tar
 
-from curation.archive import (
-    ConceptArchive,
-    CurationError,
-    Filter,
-    Sampler,
-    join,
-    read_archive,
-    read_shard,
-    read_tar,
-    templates,
-)
+from curation.archive import ConceptArchive, Filter, Sampler, join, read_archive, read_shard, read_tar, templates
+from curation.base.errors import CocuError
+from segmenters.groupvit import END_OF_TEXT, tokenize
+from segmenters.text import arrange, part_ends
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batches, Loader, UndecodableError, collate
 from training.datamodule import ArchiveDataModule
-from training.groupvit import END_OF_TEXT, tokenize
 from training.negatives import NONE, concept_id
 from training.plan import Plan
 from training.stream import Sample, Shard, Stream, count_rows, usable
-from training.text import arrange, part_ends
 
 TOTAL = SHARDS * ROWS
 CLUSTER = Sampler()
@@ -141,7 +132,7 @@ def test_a_tar_that_is_not_the_curated_one_is_refused(copy, spoil, message):
         members = [(member.name, tar.extractfile(member).read()) for member in tar]
     write_tar(data / "00000.tar", spoil(members))
     archive = ConceptArchive.open(str(out))
-    with pytest.raises(CurationError, match=message) as error:
+    with pytest.raises(CocuError, match=message) as error:
         list(usable(Shard(archive.sources[0], archive), archive.read("00000").keys, True, Counter()))
     assert "00000.tar" in str(error.value) and "\n" not in str(error.value)
 
@@ -151,7 +142,7 @@ def test_a_tar_that_was_cut_off_is_noticed(copy):
     content = (data / "00002.tar").read_bytes()
     (data / "00002.tar").write_bytes(content[: len(content) // 2 // 512 * 512])
     archive = ConceptArchive.open(str(out))
-    with pytest.raises(CurationError, match=r"00002.tar: .* the tar is cut off"):
+    with pytest.raises(CocuError, match=r"00002.tar: .* the tar is cut off"):
         list(usable(Shard(archive.sources[2], archive), archive.read("00002").keys, True, Counter()))
 
 
@@ -172,14 +163,14 @@ def test_without_required_archives_captions_serve_and_are_counted(copy):
 
 def test_missing_archives_and_runs_are_named(copy, tmp_path):
     _, out = copy
-    with pytest.raises(CurationError, match=r"no manifest.json, so no finished curation; run make curate first"):
+    with pytest.raises(CocuError, match=r"no manifest.json, so no finished curation; run make curate first"):
         ConceptArchive.open(str(tmp_path))
     (out / "archives" / "00001.parquet").unlink()
     archive = ConceptArchive.open(str(out))
-    with pytest.raises(CurationError, match=r"00001.parquet: no such file"):
+    with pytest.raises(CocuError, match=r"00001.parquet: no such file"):
         _ = archive.rows
     shutil.rmtree(out / "embeddings")
-    with pytest.raises(CurationError, match="sampler kind caption needs"):
+    with pytest.raises(CocuError, match="sampler kind caption needs"):
         archive.read("00000", mentioned=True)
 
 
@@ -371,7 +362,7 @@ def test_augmentation_is_timms_and_validation_is_the_whole_picture():
     ],
 )
 def test_data_that_makes_no_sense_is_refused(values, message):
-    with pytest.raises(CurationError, match=message):
+    with pytest.raises(CocuError, match=message):
         ArchiveDataModule(**values)
 
 

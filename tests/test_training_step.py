@@ -7,14 +7,14 @@ import dataclasses
 
 import pytest
 import torch
-from test_groupvit import TINY
+from tiny_groupvit import TINY
 
-from training import groupvit as module
-from training import transformer
-from training.checkpoint import huggingface_names
-from training.groupvit import GroupViT, tokenize
+from segmenters import groupvit as module
+from segmenters import transformer
+from segmenters.checkpoint import huggingface_names
+from segmenters.groupvit import GroupViT, tokenize
+from segmenters.text import arrange
 from training.loss import contrastive_losses
-from training.text import arrange
 
 TEXTS = ["a photo of a red fox.", "grass", "A photo of a siamese cat, 2 dogs & a bus!", "", "sky over sand", "a dog"]
 

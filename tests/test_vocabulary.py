@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import vocabulary
+from curation.base.errors import CocuError
 from curation.concepts import Matcher
 from curation.config import VocabularyConfig
-from curation.errors import CurationError
 from curation.similarity import normalise
 from curation.vocabulary import Vocabulary
 
@@ -97,7 +97,7 @@ def test_count_nouns_finds_compounds_and_takes_captions_as_a_stream():
 
 
 def test_tagger_that_is_not_installed_is_an_error_naming_it():
-    with pytest.raises(CurationError, match="no_such_tagger"):
+    with pytest.raises(CocuError, match="no_such_tagger"):
         vocabulary.count_nouns(["a dog"], "no_such_tagger")
 
 
@@ -303,16 +303,16 @@ def test_null_concepts_of_a_parquet_file_are_blank_lines(tmp_path):
     ],
 )
 def test_file_without_usable_concepts_is_an_error_naming_it(name, content, words, tmp_path):
-    with pytest.raises(CurationError, match=rf"{name}.*{words}") as raised:
+    with pytest.raises(CocuError, match=rf"{name}.*{words}") as raised:
         read(tmp_path, name, content)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_file_and_missing_parquet_column_are_errors_naming_the_file(tmp_path):
-    with pytest.raises(CurationError, match=r"nowhere\.txt"):
+    with pytest.raises(CocuError, match=r"nowhere\.txt"):
         vocabulary.read_concepts(str(tmp_path / "nowhere.txt"))
     pq.write_table(pa.table({"name": ["dog"]}), tmp_path / "c.parquet")
-    with pytest.raises(CurationError, match=r"c\.parquet.*no column concept.*name"):
+    with pytest.raises(CocuError, match=r"c\.parquet.*no column concept.*name"):
         vocabulary.read_concepts(str(tmp_path / "c.parquet"))
 
 
@@ -365,7 +365,7 @@ def test_read_concepts_accepts_the_vocabulary_of_another_run(tmp_path):
 
 
 def test_missing_vocabulary_is_an_error_naming_it(tmp_path):
-    with pytest.raises(CurationError, match=r"vocabulary\.parquet"):
+    with pytest.raises(CocuError, match=r"vocabulary\.parquet"):
         vocabulary.read_vocabulary(str(tmp_path / "vocabulary.parquet"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -15,23 +14,20 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
-from rich.markup import escape
 
-from curation.archive import CurationError
-from evaluation.errors import EvaluationError
-from training.checkpoint import CheckpointError
+from curation.base.configuration import did_you_mean
+from curation.base.errors import CocuError
+from curation.base.terminal import print_error, run_command
+from segmenters.checkpoint import CheckpointError
 from training.datamodule import ArchiveDataModule
-from training.module import SCORE, GroupViTModule, NotFiniteError
-from training.plan import PlanError
+from training.module import SCORE, GroupViTModule
 from training.progress import TrainingProgress
 
 
-class ConfigError(ValueError):
+class ConfigError(CocuError):
     """Values of a configuration that do not fit together."""
 
 
-OURS = (CurationError, EvaluationError, CheckpointError, PlanError, NotFiniteError, ConfigError)
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # we show our own
 
 DESCRIPTION = """\
@@ -127,9 +123,7 @@ class Parser(LightningArgumentParser):
         """End with one line."""
         text = " ".join(str(message).split())
         unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
-        close = difflib.get_close_matches(unknown[1], option_names(self), n=1) if unknown else []
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}{hint}", highlight=False)
+        print_error(text + (did_you_mean(unknown[1], option_names(self)) if unknown else ""))
         sys.exit(2)
 
 
@@ -143,7 +137,8 @@ def option_names(parser: ArgumentParser) -> list[str]:
 def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule) -> int:
     """Run; returns the exit code. ``module``: what is trained, and how."""
     quiet()
-    try:
+
+    def work() -> None:
         TrainingCLI(
             module,
             ArchiveDataModule,
@@ -154,12 +149,8 @@ def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModu
             parser_class=Parser,
             args=arguments,
         )
-    except OURS as error:
-        # From a worker process the message comes behind a stack.
-        message = re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
-        return 1
-    return 0
+
+    return run_command(work)
 
 
 def quiet() -> None:

@@ -13,13 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from curation.archive import CurationError
+from curation.base.errors import CocuError
+from segmenters.groupvit import Texts
+from segmenters.text import arrange
 from training.augmentation import Transform, seed_everything
-from training.groupvit import Texts
 from training.negatives import Concepts, stack
 from training.plan import Plan
 from training.stream import Sample, Stream
-from training.text import arrange
 
 COUNTED = ("rejected", "without archive", "unusable", "replaced")  # what may happen to a sample
 
@@ -44,7 +44,7 @@ def pinned(texts: Texts) -> Texts:
     return Texts(tuple(matrix.pin_memory() for matrix in texts.matrices), texts.places.pin_memory())
 
 
-class UndecodableError(CurationError):
+class UndecodableError(CocuError):
     """An image that cannot be decoded."""
 
 
@@ -118,7 +118,7 @@ class Batches(IterableDataset):
         for number in range(self.plan.batches_each):
             batch = [next(samples, None) for _ in range(size)]
             if batch[-1] is None:
-                raise CurationError("data: samples have vanished from the tars since the run began; start it again")
+                raise CocuError("data: samples have vanished from the tars since the run began; start it again")
             if number >= skipped:
                 yield collate(batch, transform, self.context, self.stream.required, counts, self.stream.outside)
             counts.clear()

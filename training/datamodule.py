@@ -10,7 +10,8 @@ from functools import partial
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from curation.archive import ConceptArchive, CurationError, Filter, Sampler, list_sources
+from curation.archive import ConceptArchive, Filter, Sampler, list_sources
+from curation.base.errors import CocuError
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batch, Batches, Loader, collate
 from training.negatives import NEGATIVES
@@ -64,28 +65,24 @@ class ArchiveDataModule(LightningDataModule):
         self.workers, self.shuffle, self.seed = workers, shuffle, seed
         self.require_archives, self.validation_shards = require_archives, list(validation_shards or [])
         if negatives not in NEGATIVES:
-            raise CurationError(f"data.negatives: {negatives!r} is not one of {', '.join(NEGATIVES)}")
+            raise CocuError(f"data.negatives: {negatives!r} is not one of {', '.join(NEGATIVES)}")
         self.negatives = negatives
         for name, value, least in (("batch_size", batch_size, 2), ("workers", workers, 0), ("shuffle", shuffle, 0)):
             if value < least:
-                raise CurationError(f"data.{name}: {value} must be at least {least}")
+                raise CocuError(f"data.{name}: {value} must be at least {least}")
         if not self.folders and not self.tars:
-            raise CurationError(
-                "data.archives: missing; name the output folder of make curate, such as artifacts/cc12m"
-            )
+            raise CocuError("data.archives: missing; name the output folder of make curate, such as artifacts/cc12m")
         if not self.folders and negatives == "outside":
-            raise CurationError("data.negatives: outside needs archives; name them in data.archives, or set it to all")
+            raise CocuError("data.negatives: outside needs archives; name them in data.archives, or set it to all")
         if self.tars and require_archives:
-            raise CurationError(
-                "data.shards: these tars have no archives; set data.require_archives to false to use them"
-            )
+            raise CocuError("data.shards: these tars have no archives; set data.require_archives to false to use them")
         self.shards: tuple[Shard, ...] = ()
         self.plan: Plan | None = None
 
     def setup(self, stage: str) -> None:
         """Find the shards, count their samples, and split them over ranks and workers.
 
-        Raises CurationError for data that is missing, and PlanError where there is too little of it.
+        Raises CocuError for data that is missing, and PlanError where there is too little of it.
         """
         if self.plan is not None:
             return

@@ -14,21 +14,21 @@ import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from evaluation.benchmark import Benchmark, read_benchmark
-from evaluation.errors import AbsentError
+from curation.base.errors import CocuError
+from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
 from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_samples
 from evaluation.metric import Scores
+from segmenters.checkpoint import CheckpointError, load
+from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.batches import Batch
-from training.checkpoint import CheckpointError, load
-from training.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.loss import contrastive_losses
 from training.optimizer import adamw, learning_rate, parameter_groups, scaled
 
 SCORE = "val/score"  # what the best checkpoint is chosen by: mIoU, or retrieval accuracy without a benchmark
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(CocuError):
     """The loss is not a number. The message is one line with what to try."""
 
 
@@ -122,7 +122,7 @@ class GroupViTModule(LightningModule):
         self.scores: Scores | None = None  # of the last validation, class by class
 
     def setup(self, stage: str) -> None:
-        """Find the benchmark before the first step. Raises EvaluationError or AbsentError when it is not there."""
+        """Find the benchmark before the first step. Raises CocuError or AbsentError when it is not there."""
         if self.validation.benchmark and self.benchmark is None:
             try:
                 self.benchmark = read_benchmark(self.validation.benchmark, self.validation.data_root)

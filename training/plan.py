@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from curation.base.errors import CocuError
 
-class PlanError(ValueError):
+
+class PlanError(CocuError):
     """A data set that cannot be split as asked. The message is one line with the remedy."""
 
 

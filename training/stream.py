@@ -11,16 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from webdataset import shuffle
 
-from curation.archive import (
-    ConceptArchive,
-    CurationError,
-    Sampler,
-    ShardArchives,
-    Source,
-    join,
-    read_tar,
-    seeds,
-)
+from curation.archive import ConceptArchive, Sampler, ShardArchives, Source, join, read_tar, seeds
+from curation.base.errors import CocuError
 from training.negatives import NONE, concept_ids
 from training.plan import Span
 
@@ -122,7 +114,7 @@ def usable(shard: Shard, keys: list[str], required: bool, counts: Counter[str]) 
         if image is not None and text:
             yield {"__key__": sample["__key__"], "image": image, "caption": text}, row
         elif row >= 0:
-            raise CurationError(
+            raise CocuError(
                 f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
                 f"cut off or is not the one that was curated into {archive.folder}"
             )

@@ -14,20 +14,14 @@ huggingface.py archives as a Hugging Face data set
 from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
 from curation.archive.joining import join, read_tar
-from curation.archive.parquet import (
-    FORMAT,
-    SCHEMA,
-    archive_batch,
-    open_parquet,
-    parquet_writer,
-    read_archive,
-    read_metadata,
-    write_table,
-)
+from curation.archive.parquet import SCHEMA, archive_batch, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds, templates
 from curation.archive.shard import ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
-from curation.errors import CurationError, UnknownKey
+from curation.base.errors import CocuError, UnknownKey
+from curation.base.parquet import FORMAT, open_parquet, parquet_writer, read_metadata, write_table
+
+CurationError = CocuError  # the name by which users of archives know the root of our errors
 
 __all__ = [
     "FORMAT",

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.archive.parquet import CONCEPT
-from curation.csr import row_numbers
-from curation.errors import CurationError
+from curation.base.errors import CocuError
+from curation.base.ragged import row_numbers
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Filter:
     def __post_init__(self) -> None:
         """Check every value."""
         if math.isnan(self.score):
-            raise CurationError("filter.score: nan is not a number")
+            raise CocuError("filter.score: nan is not a number")
         if self.support < 0:
-            raise CurationError(f"filter.support: {self.support} must be at least 0")
+            raise CocuError(f"filter.support: {self.support} must be at least 0")
         if self.top is not None and self.top < 1:
-            raise CurationError(f"filter.top: {self.top} must be at least 1")
+            raise CocuError(f"filter.top: {self.top} must be at least 1")
 
     def kept(self, offsets: np.ndarray, score: np.ndarray, support: np.ndarray, omitted: np.ndarray) -> np.ndarray:
         """Which of P entries are kept: bool (P,).

@@ -18,15 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation import storage
 from curation.archive import joining
 from curation.archive.entries import Filter, entries, flatten, is_omitted, keep
 from curation.archive.keys import Footer, locate, read_footers, read_keys
-from curation.archive.parquet import SCHEMA, open_parquet, read_archive
+from curation.archive.parquet import SCHEMA, read_archive
 from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, list_sources
-from curation.errors import CurationError, UnknownKey
+from curation.base import files
+from curation.base.errors import CocuError, UnknownKey
+from curation.base.parquet import open_parquet
 
 if TYPE_CHECKING:
     import datasets
@@ -49,43 +50,41 @@ class ConceptArchive:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> ConceptArchive:
-        """Open an output folder, a path or a URL that fsspec knows. Raises CurationError when it holds no finished run."""
+        """Open an output folder, a path or a URL that fsspec knows. Raises CocuError when it holds no finished run."""
         folder = os.fspath(folder)
-        manifest = storage.join(folder, "manifest.json")
-        if not storage.exists(manifest):
-            raise CurationError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
-        values = storage.read_json(manifest)
+        manifest = files.join(folder, "manifest.json")
+        if not files.exists(manifest):
+            raise CocuError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
+        values = files.read_json(manifest)
         if not isinstance(values.get("config"), dict):
-            raise CurationError(f"{manifest}: has no config; run make curate again")
+            raise CocuError(f"{manifest}: has no config; run make curate again")
         return cls(folder, values)
 
     # --- what there is ----------------------------------------------------------------------------------------------------
 
     def path(self, kind: str, name: str) -> str:
         """The Parquet file of a shard: ``kind`` is archives, embeddings or rejects."""
-        return storage.join(self.folder, kind, name + ".parquet")
+        return files.join(self.folder, kind, name + ".parquet")
 
     @cached_property
     def shards(self) -> list[str]:
         """The names of the shards, in order: those of the tars, without ``.tar``."""
         if "shards" in self.manifest:
             return list(self.manifest["shards"])
-        files = storage.files_in(storage.join(self.folder, "archives"))
-        return [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
+        written = files.files_in(files.join(self.folder, "archives"))
+        return [name.removesuffix(".parquet") for name in written if name.endswith(".parquet")]
 
     @cached_property
     def sources(self) -> list[Source]:
         """The tars that were curated, in order.
 
-        Raises CurationError when there are none (embeddings were imported), or they are no longer there.
+        Raises CocuError when there are none (embeddings were imported), or they are no longer there.
         """
         config = self.manifest["config"]
         if not config.get("shards"):
-            raise CurationError(
-                f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards"
-            )
+            raise CocuError(f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards")
         patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]
-        resolved = [storage.resolve(item, storage.base(self.folder)) for item in patterns]
+        resolved = [files.resolve(item, files.base(self.folder)) for item in patterns]
         return list_sources(resolved, config["image"], config["caption"])
 
     @cached_property
@@ -94,13 +93,13 @@ class ConceptArchive:
 
     @property
     def rows(self) -> list[int]:
-        """Archives of each shard, in the order of :attr:`shards`. Raises CurationError when a file is missing."""
+        """Archives of each shard, in the order of :attr:`shards`. Raises CocuError when a file is missing."""
         return [footer.rows for footer in self._footers]
 
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every concept of the vocabulary, by concept id."""
-        with open_parquet(storage.join(self.folder, "vocabulary.parquet")) as file:
+        with open_parquet(files.join(self.folder, "vocabulary.parquet")) as file:
             names: list[str] = file.read(["concept"])["concept"].to_pylist()
         return names
 
@@ -154,13 +153,13 @@ class ConceptArchive:
         if not mentioned:
             return shard_archives(self.table(name))
         archives = shard_archives(read_archive(self.path("archives", name)))
-        vocabulary = storage.join(self.folder, "vocabulary.parquet")
+        vocabulary = files.join(self.folder, "vocabulary.parquet")
         return read_caption_concepts(self.path("embeddings", name), vocabulary, archives)
 
     def rejected(self, name: str) -> set[str]:
         """Keys of the samples of a shard that could not be used."""
         path = self.path("rejects", name)
-        if not storage.exists(path):
+        if not files.exists(path):
             return set()
         with open_parquet(path) as file:
             return set(file.read(["key"])["key"].to_pylist())
@@ -184,7 +183,7 @@ class ConceptArchive:
         return True
 
     def __getitem__(self, key: str) -> Row:
-        """The archive of a key. Raises UnknownKey, which is a KeyError and a CurationError. Use :meth:`select` for many."""
+        """The archive of a key. Raises UnknownKey, which is a KeyError and a CocuError. Use :meth:`select` for many."""
         row: Row = self.select([key]).to_pylist()[0]
         return row
 

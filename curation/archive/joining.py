@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from curation import storage
 from curation.archive.entries import whole
 from curation.archive.sampling import Sampler
 from curation.archive.source import Source, shard_name
-from curation.errors import CurationError
+from curation.base import files
+from curation.base.errors import CocuError
 
 if TYPE_CHECKING:
     from curation.archive.folder import ConceptArchive
@@ -31,7 +31,7 @@ def read_tar(path: str, fields: Iterable[str]) -> Iterator[Sample]:
     from webdataset import tariterators  # imports torch, which only reading needs
 
     wanted = tuple("." + field.lower() for field in fields)
-    with storage.open_file(path) as stream:
+    with files.open_file(path) as stream:
         members = tariterators.tar_file_iterator(stream, select_files=lambda name: name.lower().endswith(wanted))
         named = (member | {"__url__": path} for member in members)
         yield from tariterators.group_by_keys(named, handler=_is_repeated)
@@ -56,7 +56,7 @@ def join(
 
     keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out. ``counts``:
     where to count them ("rejected") and samples without an archive ("without archive").
-    Raises CurationError with shard and key when a sample is out of order, has no archive, or is missing from the tar.
+    Raises CocuError with shard and key when a sample is out of order, has no archive, or is missing from the tar.
     """
     counts = Counter() if counts is None else counts
     rejected = archive.rejected(source.name)
@@ -73,19 +73,19 @@ def join(
             continue
         rows = {known: number for number, known in enumerate(keys)} if rows is None else rows
         if key in rows:
-            raise CurationError(
+            raise CocuError(
                 f"{source.path}: {key} is out of order: the tar is not the one that was curated into {archive.folder}; "
                 "run make curate again"
             )
         if required:
-            raise CurationError(
+            raise CocuError(
                 f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run make curate again, "
                 "or set require_archives to false to train on its caption alone"
             )
         counts["without archive"] += 1
         yield sample, -1
     if row < len(keys):
-        raise CurationError(
+        raise CocuError(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
             f"cut off or is not the one that was curated into {archive.folder}"
         )
@@ -109,7 +109,7 @@ def attach(
 
     Each gets ``concepts``, a list of {concept, score, global, local, cluster, support}; with a ``sampler``, ``prompts``
     too, M sentences as the trainer draws them in this epoch. ``epoch`` may be a function, for pipelines that live longer
-    than an epoch. Samples that curation rejected are left out. A sample without an archive raises CurationError; unless
+    than an epoch. Samples that curation rejected are left out. A sample without an archive raises CocuError; unless
     ``required``, it has no concepts, and its caption (``""`` for none) in place of every prompt. What was rejected may not
     decode, so put ``decode`` after this, with ``partial=True``: it then leaves what is no bytes alone.
     """
@@ -135,7 +135,7 @@ def attach(
             continue
         elif required:
             where = archive.path("archives", name)
-            raise CurationError(
+            raise CocuError(
                 f"{sample['__url__']}: {key} has no archive in {where}; set required to false to go on without"
             )
         else:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.archive.parquet import open_parquet
+from curation.base.parquet import open_parquet
 
 READERS = 16  # Parquet footers read at once: remote ones take long one by one
 
@@ -30,7 +30,7 @@ class Footer(NamedTuple):
 
 
 def read_footer(path: str) -> Footer:
-    """The footer of an archive file. Raises CurationError when the file is missing or damaged."""
+    """The footer of an archive file. Raises CocuError when the file is missing or damaged."""
     with open_parquet(path) as file:
         metadata = file.metadata
         groups = [metadata.row_group(number).column(0).statistics for number in range(metadata.num_row_groups)]

@@ -13,9 +13,9 @@ from importlib import resources
 
 import numpy as np
 
-from curation.csr import row_numbers
-from curation.errors import CurationError
-from curation.random_numbers import GOLDEN, mix, unit
+from curation.base.errors import CocuError
+from curation.base.ragged import row_numbers
+from curation.base.random_numbers import GOLDEN, mix, unit
 
 KINDS = ("cluster", "top", "weighted", "caption")
 STREAM = np.uint64(32)  # bits of a counter within one stream of random numbers
@@ -45,17 +45,15 @@ class Sampler:
     def __post_init__(self) -> None:
         """Check every value."""
         if self.kind not in KINDS:
-            raise CurationError(f"sampler.kind: {self.kind!r} is not one of {', '.join(KINDS)}")
+            raise CocuError(f"sampler.kind: {self.kind!r} is not one of {', '.join(KINDS)}")
         if self.concepts < 1:
-            raise CurationError(f"sampler.concepts: {self.concepts} must be at least 1")
+            raise CocuError(f"sampler.concepts: {self.concepts} must be at least 1")
         if not self.temperature > 0:
-            raise CurationError(
-                f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones"
-            )
+            raise CocuError(f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones")
         if self.kind == "top" and self.replacement:
-            raise CurationError("sampler.replacement: the best concepts are not drawn; leave it out with kind top")
+            raise CocuError("sampler.replacement: the best concepts are not drawn; leave it out with kind top")
         if self.prompt is not None and "{c}" not in self.prompt:
-            raise CurationError(f"sampler.prompt: {self.prompt!r} has no {{c}} for the concept")
+            raise CocuError(f"sampler.prompt: {self.prompt!r} has no {{c}} for the concept")
 
     def draw(self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray) -> np.ndarray:
         """Entries drawn from each archive: positions (B, M) int64 into the entries, -1 where an archive has too few.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from curation import storage
 from curation.archive.entries import entries, offsets_of, whole
-from curation.archive.parquet import open_parquet, read_archive
+from curation.archive.parquet import read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
-from curation.csr import gather_rows
-from curation.errors import CurationError
+from curation.base import files
+from curation.base.errors import CocuError
+from curation.base.parquet import open_parquet
+from curation.base.ragged import gather_rows
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,17 @@ def shard_archives(table: pa.Table) -> ShardArchives:
 
 
 def read_shard(path: str) -> ShardArchives:
-    """The archives of one shard. Raises CurationError when the file is missing or damaged, or holds anything else."""
+    """The archives of one shard. Raises CocuError when the file is missing or damaged, or holds anything else."""
     return shard_archives(read_archive(path))
 
 
 def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchives) -> ShardArchives:
     """The concepts that each caption mentions, in place of the archives: C(y), from a shard's embeddings file.
 
-    Raises CurationError when the file is missing or its rows are not those of the archives.
+    Raises CocuError when the file is missing or its rows are not those of the archives.
     """
-    if not storage.exists(embeddings):
-        raise CurationError(
+    if not files.exists(embeddings):
+        raise CocuError(
             f"{embeddings}: missing, but sampler kind caption needs the concepts that captions mention; copy embeddings/ "
             "and vocabulary.parquet beside archives/, or curate with archive.expansion: caption"
         )
@@ -92,7 +93,7 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
     with open_parquet(embeddings) as file:
         table = file.read(["key", "concepts"])
     if table["key"].to_pylist() != archives.keys:
-        raise CurationError(f"{embeddings}: its keys are not those of the archives; run make curate again")
+        raise CocuError(f"{embeddings}: its keys are not those of the archives; run make curate again")
     lists = whole(table["concepts"])
     concepts = lists.flatten().to_numpy()
     nothing = np.zeros(len(concepts), np.int16)

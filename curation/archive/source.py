@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from curation import storage
-from curation.errors import CurationError
+from curation.base import files
+from curation.base.errors import CocuError
 
 
 class Source(NamedTuple):
@@ -19,12 +19,12 @@ class Source(NamedTuple):
 
 
 def list_sources(patterns: list[str], image: str, caption: str) -> list[Source]:
-    """The tars that patterns name, in order. Raises CurationError when a pattern matches nothing."""
+    """The tars that patterns name, in order. Raises CocuError when a pattern matches nothing."""
     found: list[Source] = []
     for pattern in patterns:
-        paths = storage.expand(pattern)
+        paths = files.expand(pattern)
         if not paths:
-            raise CurationError(f"shards: {pattern} matches no file")
+            raise CocuError(f"shards: {pattern} matches no file")
         found += [Source(shard_name(path), path, image, caption) for path in paths]
     return found
 

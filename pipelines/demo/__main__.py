@@ -6,9 +6,8 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.markup import escape
 
-from curation.errors import CurationError
+from curation.base.terminal import run_command
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER, WorldConfig
 
@@ -28,19 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of all that is random (default: 0)")
     parser.add_argument("--processes", type=int, default=2, help="that draw (default: 2)")
-    given = parser.parse_args(arguments)
-    try:
-        config = WorldConfig(given.shards, given.scenes, given.validation, given.seed)
-        made = make_with_progress(given.folder, Console(), config, given.processes)
-    except CurationError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing is left behind", highlight=False)
-        return 130
-    if not made:
-        print(f"{given.folder}: made already, nothing to do")
-    return 0
+    args = parser.parse_args(arguments)
+
+    def work() -> None:
+        config = WorldConfig(args.shards, args.scenes, args.validation, args.seed)
+        if not make_with_progress(args.folder, Console(), config, args.processes):
+            print(f"{args.folder}: made already, nothing to do")
+
+    return run_command(work, "interrupted; nothing is left behind")
 
 
 if __name__ == "__main__":

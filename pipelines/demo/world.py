@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from curation import storage
-from curation.errors import CurationError
+from curation.base import files
+from curation.base.errors import CocuError
 from pipelines.demo.artwork import attribution
 from pipelines.demo.captions import caption
 from pipelines.demo.scene import CLASSES, Scene, draw
@@ -50,10 +50,10 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises CurationError for a world without scenes."""
+        """Raises CocuError for a world without scenes."""
         for name in ("shards", "scenes", "validation"):
             if getattr(self, name) < 1:
-                raise CurationError(f"{name}: {getattr(self, name)} must be at least 1")
+                raise CocuError(f"{name}: {getattr(self, name)} must be at least 1")
 
 
 DEMO = WorldConfig()  # the world of `make curate`
@@ -68,17 +68,15 @@ def ensure_world(
     """Make the world in ``folder`` unless it is there; whether it had to be made. The folder appears whole, or not at all.
 
     ``progress(done, total)`` is called as scenes get done. The content depends on ``config`` alone, never on ``processes``.
-    Raises CurationError when the extra ``demo`` is not installed, or the folder holds something else.
+    Raises CocuError when the extra ``demo`` is not installed, or the folder holds something else.
     """
     config = config or DEMO
     if is_made(folder, config):
         return False
     if os.path.exists(folder) and not os.path.isfile(os.path.join(folder, MARKER)):
-        raise CurationError(
-            f"{folder}: is there, but is no demo world (no {MARKER}); remove it, or choose another folder"
-        )
+        raise CocuError(f"{folder}: is there, but is no demo world (no {MARKER}); remove it, or choose another folder")
     credit = attribution()
-    temporary = f"{folder.rstrip(os.sep)}{storage.TEMPORARY}{secrets.token_hex(4)}"
+    temporary = f"{folder.rstrip(os.sep)}{files.TEMPORARY}{secrets.token_hex(4)}"
     os.makedirs(temporary)
     try:
         _make(temporary, config, credit, processes, progress or (lambda done, total: None))
@@ -88,7 +86,7 @@ def ensure_world(
     except OSError as error:
         if is_made(folder, config):  # another process was faster
             return False
-        raise CurationError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise CocuError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return True
@@ -96,7 +94,7 @@ def ensure_world(
 
 def is_made(folder: str, config: WorldConfig) -> bool:
     """Whether the folder holds just this world."""
-    return storage.read_note(os.path.join(folder, MARKER)).get("recipe") == _recipe(config)
+    return files.read_note(os.path.join(folder, MARKER)).get("recipe") == _recipe(config)
 
 
 def _recipe(config: WorldConfig) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def _make(folder: str, config: WorldConfig, credit: str, processes: int, progres
         progress(done, total)
     for name, lines in (("concepts.txt", CLASSES), ("ATTRIBUTION.txt", [credit])):
         Path(folder, name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    storage.write_json(os.path.join(folder, MARKER), {"recipe": _recipe(config), "attribution": credit})
+    files.write_json(os.path.join(folder, MARKER), {"recipe": _recipe(config), "attribution": credit})
 
 
 def _run(tasks: list[Callable[[], int]], processes: int) -> Iterator[int]:

@@ -1,0 +1,85 @@
+"""Parquet files that carry JSON metadata of ours: written whole or not at all, read with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.base import files
+from curation.base.errors import CocuError
+
+FORMAT = 1  # of the files of a run; part of every fingerprint
+ROW_GROUP = 4096  # rows that are read and written at once
+METADATA_KEY = b"cocu"
+ENDING_KEY = b"cocu.end"  # what is known only when all rows are written
+
+
+@contextmanager
+def parquet_writer(
+    path: str, schema: pa.Schema, metadata: dict[str, Any], ending: dict[str, Any] | None = None
+) -> Iterator[pq.ParquetWriter]:
+    """Write a Parquet file (zstd) that carries ``metadata`` as JSON; it appears whole, or not at all.
+
+    ``ending`` is more of it that is known only when the block ends, and is read then.
+    """
+    schema = schema.with_metadata({METADATA_KEY: _json(metadata)})
+    with files.atomic_write(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        yield writer
+        if ending:
+            writer.add_key_value_metadata({ENDING_KEY: _json(ending)})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+
+
+def write_table(path: str, table: pa.Table, metadata: dict[str, Any]) -> None:
+    """Write a whole table as :func:`parquet_writer` does."""
+    with parquet_writer(path, table.schema, metadata) as writer:
+        writer.write_table(table)
+
+
+@contextmanager
+def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file. Raises CocuError when it is missing, or found damaged, in this block too.
+
+    ``mapped``: a local file is mapped into memory, so that processes that read the same one share its pages.
+    """
+    with files.open_file(path) as stream:
+        # Arrow opens a local file itself: its threads must not call Python's, which may be about to exit.
+        open_local = pa.memory_map if mapped else pa.OSFile
+        source = stream if files.is_remote(path) else open_local(files.local_path(path))
+        try:
+            yield pq.ParquetFile(source, pre_buffer=False)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
+                raise
+            reason = " ".join(str(error).split())
+            raise CocuError(f"{path}: not a whole Parquet file ({reason}); delete it and run again") from None
+
+
+def read_metadata(path: str) -> dict[str, Any]:
+    """What the run that wrote a Parquet file says of it, without reading its rows; empty for a file that is not ours."""
+    with open_parquet(path) as file:
+        found = file.metadata.metadata or {}
+    try:
+        return {**json.loads(found.get(METADATA_KEY, b"{}")), **json.loads(found.get(ENDING_KEY, b"{}"))}
+    except (ValueError, TypeError):
+        raise CocuError(f"{path}: its metadata are damaged; delete it and run again") from None
+
+
+def row_count(path: str) -> int:
+    """Rows of a Parquet file, without reading them."""
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def blocks(path: str, columns: list[str], size: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
+    """Row blocks of a Parquet file, in order, ``size`` rows each (the last may be shorter)."""
+    with open_parquet(path) as file:
+        yield from file.iter_batches(batch_size=size, columns=columns)

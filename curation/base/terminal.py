@@ -1,0 +1,56 @@
+"""What people see in a terminal: one-line errors and plain tables."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from curation.base.errors import CocuError
+
+FAILED, INTERRUPTED = 1, 130  # exit codes
+
+
+def print_error(message: str, label: str = "error", style: str = "bold red") -> None:
+    """Print one line on standard error, such as ``error: world.yaml: unknown key shard``."""
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[{style}]{escape(label)}:[/] {escape(message)}", highlight=False)
+
+
+def run_command(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Run the work of a command and return its exit code, 0 unless ``work`` returns another.
+
+    An error that the user can fix, and an error of the operating system, are printed as one line and give 1; Ctrl-C prints
+    ``interrupted`` and gives 130.
+    """
+    try:
+        return work() or 0
+    except CocuError as error:
+        # An error from a worker process of torch's comes behind that process's stack.
+        print_error(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]))
+        return FAILED
+    except OSError as error:
+        path = f"{error.filename}: " if error.filename else ""
+        print_error(f"{path}{error.strerror or error}")
+        return FAILED
+    except KeyboardInterrupt:
+        Console(stderr=True).print(interrupted, highlight=False)
+        return INTERRUPTED
+
+
+def plain_table(columns: Iterable[str], left: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table without lines whose columns are numbers, but for those named in ``left``; add rows to it and print it."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+    aligned_left = set(left)
+    for column in columns:
+        table.add_column(column, justify="left" if column in aligned_left else "right", no_wrap=True)
+    return table
+
+
+def is_interactive() -> bool:
+    """Whether somebody may be looking: progress bars are for terminals, lines for logs."""
+    return sys.stderr.isatty()

@@ -1,0 +1,44 @@
+"""The neighbours R_i of anchors (METHOD 2): what a search found, with the anchor first or left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from curation.index.open import SearchIndex
+
+
+def nearest(
+    index: SearchIndex, queries: np.ndarray, anchors: np.ndarray, neighbors: int, include_anchor: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The neighbours R_i of a block of anchors, and their cosines (METHOD 2).
+
+    queries (B, D): unit rows; anchors (B,) int64: the anchors' own rows in the index, -1 where it does not hold them.
+    Returns ids (B, L) int64, -1 where there are fewer than L, and cosines (B, L) float32.
+    """
+    # One more than L where the anchor is to be dropped from the answer.
+    cosines, ids = index.search(queries, neighbors + (not include_anchor))
+    return choose_neighbours(ids, cosines, anchors, neighbors, include_anchor)
+
+
+def choose_neighbours(
+    ids: np.ndarray, cosines: np.ndarray, anchors: np.ndarray, neighbors: int, include_anchor: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order search results: the anchor first or left out, then descending cosine, ties by id, -1 last.
+
+    An anchor that the index holds is its own first neighbour even when more than L copies of it tie with it. Shapes as
+    in :func:`nearest`, with K columns in, K >= L (K > L to leave the anchor out).
+    """
+    held = anchors >= 0
+    own = (ids == anchors[:, None]) & held[:, None]  # -1 is no anchor
+    if include_anchor:
+        missing = held & ~own.any(axis=1)
+        ids, cosines = ids.copy(), cosines.copy()
+        ids[missing, -1], cosines[missing, -1] = anchors[missing], 1.0
+        own = (ids == anchors[:, None]) & held[:, None]
+    rank = np.where(ids < 0, np.inf, -cosines)
+    rank[own] = -np.inf if include_anchor else np.inf
+    order = np.lexsort((ids, rank), axis=1)
+    ids, cosines, own = (np.take_along_axis(values, order, axis=1) for values in (ids, cosines, own))
+    if not include_anchor:
+        ids = np.where(own, -1, ids)
+    return ids[:, :neighbors].astype(np.int64), np.where(ids < 0, 0, cosines)[:, :neighbors].astype(np.float32)

@@ -1,0 +1,159 @@
+"""An index that is open for searching: memory-mapped, with its search parameters set."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import faiss
+import numpy as np
+import torch
+
+from curation.base import files
+from curation.base.devices import has_fast_bf16
+from curation.base.errors import CocuError
+from curation.index.build import fills_in_parts, list_content
+from curation.index.search import COLUMNS, Lists, search_lists
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """An index that is open for searching: ours where its lists can be read, else by FAISS."""
+
+    faiss: faiss.Index
+    lists: Lists | None
+    bf16: bool
+    device: str
+
+    @property
+    def rows(self) -> int:
+        """Vectors in the index."""
+        return int(self.faiss.ntotal)
+
+    def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        inverted = faiss.try_extract_index_ivf(self.faiss)
+        if self.lists is None:
+            cosines, ids = self.faiss.search(queries, size)
+            return cosines, ids
+        if inverted is None:
+            probes = np.broadcast_to(np.arange(self.lists.count), (len(queries), self.lists.count))
+        else:
+            probes = inverted.quantizer.search(queries, min(inverted.nprobe, inverted.nlist))[1]
+        return search_lists(queries, probes, self.lists, size, self.bf16, self.device)
+
+
+def searchable(index: faiss.Index, device: str = "cpu", bf16: bool | None = None) -> SearchIndex:
+    """An index ready for searching on ``device``. ``bf16``: compute products so; by default where a CPU is fast at it."""
+    # On GPUs the sums of bf16 products may be rounded too, beyond the margin of our search.
+    fast = device == "cpu" and has_fast_bf16(device) if bf16 is None else bf16
+    return SearchIndex(index, _lists(index, device, fast), fast, device)
+
+
+def _lists(index: faiss.Index, device: str, bf16: bool) -> Lists | None:
+    if isinstance(index, faiss.IndexFlat):
+        if not index.ntotal or (device == "cpu" and not bf16):
+            return None  # FAISS' own exact search in fp32 is as fast as matrix products can be
+        size = index.ntotal * index.d
+        vectors = torch.from_numpy(faiss.rev_swig_ptr(index.get_xb(), size).reshape(-1, index.d))
+        ids = np.arange(index.ntotal)
+
+        def chunk(number: int) -> tuple[torch.Tensor, np.ndarray]:
+            part = slice(number * COLUMNS, (number + 1) * COLUMNS)
+            return vectors[part], ids[part]
+
+        return Lists(-(-index.ntotal // COLUMNS), chunk)
+    dtype = _vector_type(index)
+    if dtype is None or not fills_in_parts(index):
+        return None
+
+    def inverted_list(number: int) -> tuple[torch.Tensor, np.ndarray]:
+        codes, ids = list_content(index, number)
+        return torch.from_numpy(codes.view(dtype)), ids
+
+    return Lists(index.nlist, inverted_list)
+
+
+def _vector_type(index: faiss.Index) -> type | None:
+    """The type of the vectors that inverted lists hold as they are; None where they are encoded in some other way."""
+    if type(index) is faiss.IndexIVFFlat:
+        return np.float32
+    if isinstance(index, faiss.IndexIVFScalarQuantizer) and not index.by_residual:
+        return np.float16 if index.sq.qtype == faiss.ScalarQuantizer.QT_fp16 else None
+    return None
+
+
+def effort(index: faiss.Index) -> tuple[str, int]:
+    """The FAISS parameter that trades time for recall, and its largest value; "" where there is none."""
+    inverted = faiss.try_extract_index_ivf(index)
+    if inverted is not None:
+        return "nprobe", inverted.nlist
+    return ("efSearch", 4096) if isinstance(index, faiss.IndexHNSW) else ("", 0)
+
+
+def set_search(index: faiss.Index, search: str | None) -> None:
+    """Set FAISS search parameters ("nprobe=32"), if any.
+
+    Raises CocuError when FAISS does not know a parameter for this index.
+    """
+    if search is None:
+        return
+    try:
+        if re.search(r"nprobe=0*(,|$)", search):
+            raise RuntimeError("nprobe must be at least 1")
+        faiss.ParameterSpace().set_index_parameters(index, search)
+    except RuntimeError as error:
+        raise CocuError(
+            f"retrieval.search: {search!r} does not fit the index ({str(error).splitlines()[-1]})"
+        ) from None
+
+
+# --- on disk --------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
+    reason = ""
+    for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
+        try:
+            index = faiss.read_index(files.local_path(path), flags)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+        else:
+            if flags:
+                _read_ahead(files.local_path(path))
+            set_search(index, search)
+            return searchable(index, device)
+    raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
+
+
+def _read_ahead(path: str) -> None:
+    """Let the kernel read a file that FAISS has mapped in large pieces; nothing happens where there is no /proc.
+
+    FAISS asks for single pages, in random order, but our search reads whole lists: five to thirty times slower by pages.
+    """
+    if not os.path.exists("/proc/self/maps"):
+        return
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+        mapped = [line.rstrip("\n").split(maxsplit=5) for line in stream]
+    for start, end in (fields[0].split("-") for fields in mapped if fields[5:] == [os.path.realpath(path)]):
+        size = int(end, 16) - int(start, 16)
+        # Only advice: where it is not taken, reading is slow, and right all the same.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(int(start, 16)), ctypes.c_size_t(size), mmap.MADV_NORMAL)
+
+
+def open_index(path: str, search: str | None = None, size: int | None = None, device: str = "cpu") -> SearchIndex:
+    """A searchable index, kept open for the life of the process.
+
+    Memory-mapped, so that the worker processes of one machine share a single copy of the vectors. ``size``: bytes that
+    the file must have; FAISS itself may crash on a truncated one. Raises CocuError for a damaged file.
+    """
+    version = files.version(path)
+    if size is not None and version["size"] != size:
+        raise CocuError(f"{path}: has {version['size']} bytes, not {size}; delete it and run again")
+    return _open(path, str(version), search, device)

@@ -1,0 +1,249 @@
+"""From shards to ``embeddings/<shard>.parquet``: image embeddings, and the concepts that each caption mentions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from curation import encoder, samples
+from curation.base import files
+from curation.base.errors import CocuError, InputError
+from curation.base.parquet import FORMAT, ROW_GROUP, blocks, open_parquet, parquet_writer, read_metadata, write_table
+from curation.concepts import Matcher
+from curation.config import CurationConfig
+from curation.run.run import Run, record, recorded
+from curation.run.stages.work import Work, fingerprint_of, vocabulary_content
+from curation.samples import Reject, Sample, Shard
+from curation.similarity import normalise
+from curation.vocabulary import embedding_array, read_vocabulary
+
+REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
+
+Batch = tuple[list[Sample], np.ndarray]  # samples and their (B, D) float32 embeddings
+
+
+def schema(width: int) -> pa.Schema:
+    """Columns of ``embeddings/<shard>.parquet`` for D = ``width``."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("caption", pa.string()),
+            ("concepts", pa.list_(pa.int32())),  # null until there is a vocabulary
+            ("embedding", pa.list_(pa.float16(), width)),
+        ]
+    )
+
+
+def embed(run: Run, shard: Shard) -> None:
+    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects.
+
+    With ``on_error: skip`` a shard that cannot be read gets an empty embeddings file and one reject, without a key, that
+    says why; it is tried again in the next run.
+    """
+    config, path = run.config, run.of_shard("embeddings", shard)
+    parameters = {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
+    old = recorded(path, "embed")
+    try:
+        version, content = _input_version(config, shard, old)
+        whole = files.exists(run.of_shard("rejects", shard)) and not old.get("counts", {}).get("unreadable")
+        work = Work(run, "embed", path, record(parameters, content), shard, whole)
+        if work.fresh:
+            return
+        source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
+        with closing(source):
+            counts = _write(run, shard, source, parameters, version, work)
+    except InputError as error:
+        if config.on_error != "skip":
+            raise
+        work = Work(run, "embed", path, record(parameters, None), shard)
+        counts = _write(run, shard, _Unreadable(config, error), parameters, [], work)
+    work.done(**counts)
+
+
+def _input_version(config: CurationConfig, shard: Shard, old: dict[str, Any]) -> tuple[list[Any], list[str] | None]:
+    """Size and date of a shard's files, and their content hash as far as it is known."""
+    inputs = _files(config, shard)
+    version = [files.version(path) for path in inputs]
+    if old and old["version"] != version:  # touched or copied: has the content changed?
+        return version, [files.file_digest(path) for path in inputs]
+    return version, old.get("content")
+
+
+def _files(config: CurationConfig, shard: Shard) -> list[str]:
+    return [shard.path, samples.metadata_path(shard.path)] if config.embeddings else [shard.path]
+
+
+def _write(
+    run: Run,
+    shard: Shard,
+    source: _Tar | _Import | _Unreadable,
+    parameters: dict[str, Any],
+    version: list[Any],
+    work: Work,
+) -> dict[str, int]:
+    """Write embeddings and rejects of one source; returns its counts."""
+    rejects: list[Reject] = []
+    ending: dict[str, Any] = {}
+    path = run.of_shard("embeddings", shard)
+    with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
+        rows = 0
+        for batch in _row_groups(source.batches(rejects), source.width, work):
+            writer.write_batch(batch)
+            rows += len(batch)
+        content = source.content()
+        counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
+        ending["embed"] = record(parameters, content) | {
+            "content": content,
+            "version": version,
+            "weights": source.weights,
+            "counts": counts,
+        }
+        # Rejects first: the embeddings file is the sign that the shard is done.
+        columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
+        table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
+        write_table(run.of_shard("rejects", shard), table, ending)
+    return counts
+
+
+class _Tar:
+    """Samples of a tar, embedded; hashes the tar as it streams by."""
+
+    more_counts: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, config: CurationConfig, shard: Shard) -> None:
+        self._config, self._shard = config, shard
+        self._encoder = encoder.load(config.encoder)
+        self.width, self.weights = self._encoder.width, self._encoder.weights
+        self._stream = files.open_file(shard.path)
+        self._reader = files.HashingReader(self._stream)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        config = self._config
+        found = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
+        for item in self._encoder.encode_samples(found):
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                yield item
+
+    def content(self) -> list[str]:
+        return [self._reader.finish()]
+
+
+class _Unreadable:
+    """A shard that cannot be read: no samples, one reject without a key."""
+
+    more_counts: ClassVar[dict[str, int]] = {"samples": 0, "rejects": 0, "unreadable": 1}
+    weights = None
+
+    def __init__(self, config: CurationConfig, error: InputError) -> None:
+        self.width, self._error = encoder.load(config.encoder).width, error
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        rejects.append(Reject("", str(self._error)))
+        yield from ()
+
+    def content(self) -> list[str]:
+        return ["unreadable"]
+
+
+class _Import:
+    """Rows of a part of a clip-retrieval folder."""
+
+    more_counts: ClassVar[dict[str, int]] = {}
+    weights = None  # of a model that we have not seen
+
+    def __init__(self, config: CurationConfig, shard: Shard) -> None:
+        self._config, self._shard = config, shard
+        self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
+        self.width, expected = self._embeddings.shape[1], encoder.load(config.encoder).width
+        if self.width != expected:
+            raise CocuError(
+                f"{shard.path}: embeddings have {self.width} dimensions, but encoder.model {config.encoder.model} has "
+                f"{expected}; name the model that made them"
+            )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
+        seen: set[str] = set()
+        for start in range(0, len(self._keys), ROW_GROUP):
+            part = slice(start, start + ROW_GROUP)
+            checked = samples.check_import(self._keys[part], self._captions[part], self._embeddings[part], seen)
+            rejects.extend(item for item in checked if isinstance(item, Reject))
+            good = [row for row, item in enumerate(checked) if isinstance(item, Sample)]
+            yield [item for item in checked if isinstance(item, Sample)], normalise(self._embeddings[part][good])
+
+    def content(self) -> list[str]:
+        return [files.file_digest(file) for file in _files(self._config, self._shard)]
+
+
+def _row_groups(batches: Iterator[Batch], width: int, work: Work) -> Iterator[pa.RecordBatch]:
+    """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch."""
+    found: list[Sample] = []
+    parts: list[np.ndarray] = []
+    for more, embeddings in batches:
+        work.advance(len(more))
+        found.extend(more)
+        parts.append(embeddings)
+        if len(found) >= ROW_GROUP:
+            yield _record_batch(found, np.concatenate(parts), width)
+            found, parts = [], []
+    if found:
+        yield _record_batch(found, np.concatenate(parts), width)
+
+
+def _record_batch(found: list[Sample], embeddings: np.ndarray, width: int) -> pa.RecordBatch:
+    columns = [
+        pa.array([sample.key for sample in found]),
+        pa.array([sample.caption for sample in found]),
+        pa.nulls(len(found), pa.list_(pa.int32())),
+        embedding_array(embeddings),
+    ]
+    return pa.record_batch(columns, schema=schema(width))
+
+
+def concepts(run: Run, shard: Shard) -> None:
+    """Fill in the column ``concepts`` of a shard's embeddings: the ids of what each caption mentions."""
+    path = run.of_shard("embeddings", shard)
+    metadata = {"format": FORMAT, "embed": read_metadata(path)["embed"]}
+    inputs = [vocabulary_content(run.vocabulary), metadata["embed"]["fingerprint"]]
+    work = Work(run, "concepts", path, record({}, inputs), shard)
+    if work.fresh:
+        return
+    matcher = Matcher(read_vocabulary(run.vocabulary).concepts)
+    total, ending = 0, dict[str, Any]()
+    with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
+        for block in file.iter_batches(batch_size=ROW_GROUP):
+            offsets, found = matcher.match_all(block["caption"].to_pylist())
+            lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(found, pa.int32()))
+            writer.write_batch(block.set_column(2, file.schema_arrow.field("concepts"), lists))
+            work.advance(len(block))
+            total += len(found)
+        ending["concepts"] = work.record | {"counts": {"caption_concepts": total}}
+    work.done(caption_concepts=total)
+
+
+def captions(run: Run, shard: Shard) -> None:
+    """Embed the captions of a shard, for text-driven expansion: ``captions/<shard>.parquet``."""
+    path, source = run.of_shard("captions", shard), run.of_shard("embeddings", shard)
+    new = record({"encoder": encoder.identity(run.config.encoder)}, fingerprint_of(source, "embed"))
+    work = Work(run, "captions", path, new, shard)
+    if work.fresh:
+        return
+    model = encoder.load(run.config.encoder)
+    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), model.width))])
+    with parquet_writer(path, columns, {"captions": new}) as writer:
+        for block in blocks(source, ["key", "caption"], ROW_GROUP):
+            embeddings = embedding_array(model.encode_texts(block["caption"].to_pylist()))
+            writer.write_batch(pa.record_batch([block["key"], embeddings], schema=columns))
+            work.advance(len(block))
+    work.done()

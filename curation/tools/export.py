@@ -1,0 +1,183 @@
+"""``python -m curation.tools.export OUT --format webdataset|jsonl|csv``: archives for tools that do not read Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from rich.console import Console
+from rich.progress import track
+
+from curation.archive import ConceptArchive, read_tar
+from curation.base import files
+from curation.base.errors import CocuError
+from curation.base.terminal import run_command
+
+FORMATS = ("webdataset", "jsonl", "csv")
+TEXT = "{caption}, with {concepts}"
+EPILOG = """\
+formats:
+  webdataset  <shard>.concepts.tar for every tar of images: <key>.concepts.json, a list of concepts in descending score, in
+              the order of the tar; joins with the images by shard and key
+  jsonl       <shard>.jsonl: a line {"key", "caption", "concepts"} a sample
+  csv         train.csv, tab-separated, with the columns filepath and title, as open_clip's trainer reads it
+              (--dataset-type csv); images are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
+
+examples:
+  python -m curation.tools.export artifacts/cc12m --format webdataset --to data/cc12m
+  python -m curation.tools.export artifacts/cc12m --format jsonl --top 5 --support 2
+  python -m curation.tools.export artifacts/cc12m --format csv --omitted --top 3 --text "{caption}. Also: {concepts}"
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Archives, and the folder and format that they are written in. Files appear whole or not at all."""
+
+    archive: ConceptArchive
+    folder: str
+    format: str
+    text: str = TEXT  # of csv: {caption} and {concepts}, names separated by commas
+
+    def __post_init__(self) -> None:
+        """Check the format and the text."""
+        if self.format not in FORMATS:
+            raise CocuError(f"format: {self.format!r} is not one of {', '.join(FORMATS)}")
+        if "{concepts}" not in self.text:
+            raise CocuError(f"text: {self.text!r} has no {{concepts}}")
+
+    def write(self, workers: int = 1) -> int:
+        """Write every shard, in ``workers`` processes, and return the number of samples.
+
+        Raises CocuError for what cannot be read or written.
+        """
+        samples, total = 0, len(self.archive.shards)
+        console, quiet = Console(stderr=True), not sys.stderr.isatty()
+        shards = track(self._shards(workers), f"{self.format}, shards", total, console=console, disable=quiet)
+        if self.format != "csv":
+            return sum(len(shard) for shard in shards)
+        with files.atomic_write(files.join(self.folder, "train.csv")) as stream:
+            stream.write(_lines([("filepath", "title")]))
+            for pairs in shards:
+                stream.write(_lines(pairs))
+                samples += len(pairs)
+        return samples
+
+    def _shards(self, workers: int) -> Iterator[list[tuple[str, str]]]:
+        names = self.archive.shards
+        if workers == 1:
+            yield from map(self.write_shard, names)
+            return
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            yield from pool.map(self.write_shard, names)
+
+    def write_shard(self, name: str) -> list[tuple[str, str]]:
+        """Write one shard; returns path and text of every sample for csv, else its keys and captions."""
+        rows: list[dict[str, Any]] = self.archive.table(name).to_pylist()
+        if self.format == "csv":
+            return self._write_images(name, rows)
+        if self.format == "jsonl":
+            with files.atomic_write(files.join(self.folder, f"{name}.jsonl")) as stream:
+                stream.writelines(_json(row) + b"\n" for row in rows)
+        else:
+            with (
+                files.atomic_write(files.join(self.folder, f"{name}.concepts.tar")) as stream,
+                tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+            ):
+                for row in rows:
+                    content = _json(row["concepts"])
+                    member = tarfile.TarInfo(row["key"] + ".concepts.json")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        return [(row["key"], row["caption"]) for row in rows]
+
+    def _write_images(self, name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Copy images out of their tar, each named after its row: a key never becomes a path."""
+        source = next(source for source in self.archive.sources if source.name == name)
+        fields = source.image.lower().split(";")
+        folder = files.join(self.folder, "images", name)
+        filesystem, inner = url_to_fs(folder)
+        filesystem.makedirs(inner, exist_ok=True)
+        waiting = {row["key"]: number for number, row in enumerate(rows)}
+        pairs = []
+        for sample in read_tar(source.path, fields):
+            number = waiting.pop(sample["__key__"], None)
+            field = next((field for field in fields if field in sample), None)
+            if number is None or field is None:
+                continue  # rejected by curation
+            path = files.join(folder, f"{number:08d}.{field}")
+            with fsspec.open(path, "wb") as stream:  # train.csv comes last: no image counts before
+                stream.write(sample[field])
+            pairs.append((path, enriched(rows[number], self.text)))
+        if len(pairs) < len(rows):
+            missing = next(iter(waiting), "an image")
+            raise CocuError(f"{source.path}: {missing} is missing: the tar is not the one that was curated")
+        return pairs
+
+
+def enriched(row: dict[str, Any], text: str) -> str:
+    """``text`` with {caption} and {concepts} of an archive filled in; the caption alone where it has no concepts."""
+    concepts = ", ".join(entry["concept"] for entry in row["concepts"])
+    filled = text.replace("{concepts}", concepts).replace("{caption}", row["caption"])
+    return filled if concepts else str(row["caption"])
+
+
+def _lines(pairs: list[tuple[str, str]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(pairs)
+    return out.getvalue().encode()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m curation.tools.export",
+        description="Write concept archives in other formats. The archives themselves stay as they are.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("folder", metavar="OUT", help="output folder of a finished curation, local or a URL")
+    made.add_argument("--format", required=True, choices=FORMATS)
+    made.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
+    made.add_argument("--score", type=float, default=-math.inf, help="leave out concepts with a lower score")
+    made.add_argument("--support", type=int, default=0, help="leave out concepts that fewer retrieved captions mention")
+    made.add_argument("--top", type=int, help="the best concepts only, so many of each archive")
+    made.add_argument("--omitted", action="store_true", help="only concepts that the caption does not mention")
+    made.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")
+    made.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    args = parser().parse_args(arguments)
+
+    def work() -> None:
+        archive = ConceptArchive.open(args.folder).filter(args.score, args.support, args.top, args.omitted)
+        folder = args.to or files.join(args.folder, "export", args.format)
+        folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
+        count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))
+        print(f"{folder}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
+
+    return run_command(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""``python -m curation.tools.report OUT``: write ``OUT/report.html``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from curation.base.terminal import run_command
+from curation.run.run import open_run
+from curation.tools.report import write
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m curation.tools.report", description="Write OUT/report.html: a finished curation as one page."
+    )
+    parser.add_argument("folder", help="output folder of a finished curation")
+    args = parser.parse_args(arguments)
+    return run_command(lambda: print(write(open_run(args.folder))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The page: without scripts, its pictures and styles inside."""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from typing import Any
+
+from curation.concepts import concept_key
+from curation.config import CurationConfig
+from curation.tools.report import Report
+from curation.tools.report.charts import histogram, vocabulary
+from curation.tools.report.examples import Example, Picture
+from curation.tools.report.markup import quoted, text
+from curation.tools.report.survey import Survey
+
+COLOURS = 8  # of clusters; more than that take turns
+CONCEPTS_SHOWN = 12  # of an archive
+CREDITS = 40
+
+
+def render(config: CurationConfig, report: Report) -> str:
+    """The whole page."""
+    style = (resources.files("curation.tools.report") / "style.css").read_text(encoding="utf-8")
+    name = text(config.name)
+    notes = "".join(f'<p class="note">{text(note, 400)}</p>' for note in dict.fromkeys(report.notes))
+    has_truth = any(example.picture.visible is not None for example in report.examples)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{name}: concept archives</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<p class="kicker">Concept curation</p>
+<h1>{name}</h1>
+<p class="lead">{lead(config, report.manifest["counts"])}</p>
+{tiles(report.manifest["counts"])}
+</header>
+<main>
+<section aria-labelledby="counts">
+<h2 id="counts">Concepts per image</h2>
+<p>{counted(report.survey, report.manifest["counts"]["rows"])}</p>
+{histogram(report.survey)}
+</section>
+<section aria-labelledby="examples">
+<h2 id="examples">{len(report.examples)} images, chosen at random</h2>
+{legend(config, has_truth)}
+{notes}
+<div class="examples">
+{"".join(map(card, report.examples))}</div>
+</section>
+<section aria-labelledby="vocabulary">
+<h2 id="vocabulary">Vocabulary</h2>
+{vocabulary(report.candidates, report.survey, config)}
+</section>
+</main>
+<footer><p>{ending(config, report.manifest)}</p>{credits(report.examples)}</footer>
+</body>
+</html>
+"""
+
+
+def lead(config: CurationConfig, counts: dict[str, int]) -> str:
+    """What the run found, in a sentence."""
+    rows = max(counts["rows"], 1)
+    before, after = counts["caption_concepts"] / rows, counts["archive_concepts"] / rows
+    return (
+        f"A caption names <b>{before:.1f}</b> concepts of the vocabulary on average, an archive holds <b>{after:.1f}</b>. "
+        f"<b>{counts['gained'] / rows:.1%}</b> of the images gained concepts that their captions leave out."
+    )
+
+
+def tiles(counts: dict[str, int]) -> str:
+    """The counts of the run."""
+    shown = {
+        "images": counts["rows"],
+        "shards": counts["shards"],
+        "rejects": counts["rejects"],
+        "concepts": counts["concepts"],
+        "empty archives": counts["empty"],
+    }
+    cells = "".join(f"<div><dd>{value:,}</dd><dt>{name}</dt></div>" for name, value in shown.items())
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def counted(survey: Survey, rows: int) -> str:
+    """Of how many images the histogram tells."""
+    return (
+        f"Of all {rows:,} images."
+        if survey.rows == rows
+        else f"Of {survey.rows:,} images in random shards, of {rows:,}."
+    )
+
+
+# --- examples ------------------------------------------------------------------------------------------------------------
+
+
+def legend(config: CurationConfig, has_truth: bool) -> str:
+    """How to read the examples."""
+    ways = {
+        "vision": "the captions of the images that look most like it",
+        "text": "the captions that fit it best",
+        "tagging": "the vocabulary, by similarity to the image",
+        "caption": "its own caption",
+    }
+    parts = [
+        f"Each archive holds concepts from {ways[config.archive.expansion]}, the most relevant first.",
+        "Bars of one colour are one cluster." if config.archive.clusters else "",
+        '<span class="tag new">new</span> marks what the caption leaves out'
+        + (
+            ', <span class="tag seen">✓</span> what is really in the picture, by the data set’s own truth.'
+            if has_truth
+            else "."
+        ),
+    ]
+    return f"<p>{' '.join(part for part in parts if part)}</p>"
+
+
+def card(example: Example) -> str:
+    """One image with caption, archive and neighbours."""
+    picture = example.picture
+    shown, more = example.concepts[:CONCEPTS_SHOWN], len(example.concepts) - CONCEPTS_SHOWN
+    largest = max((concept["score"] for concept in shown if math.isfinite(concept["score"])), default=1.0)
+    bars = "".join(bar(concept, largest, example) for concept in shown)
+    archive = f'<ol class="archive">{bars}</ol>' if shown else '<p class="quiet">The archive is empty.</p>'
+    rest = f'<p class="quiet">and {more} more</p>' if more > 0 else ""
+    return f"""<article>
+<div class="top">
+{image(picture, 160)}
+<div>
+<p class="caption">{quoted(picture.caption)}</p>
+{archive}{rest}
+</div>
+</div>
+{neighbours(example)}
+<p class="key"><bdi>{text(picture.key, 80)}</bdi> · {text(picture.shard.name, 60)}, row {picture.row:,}</p>
+</article>
+"""
+
+
+def image(picture: Picture, width: int) -> str:
+    """The thumbnail, or a place where it would be."""
+    if not picture.image:
+        return '<div class="absent" aria-hidden="true"></div>'
+    return f'<img src="{picture.image}" alt="{text(picture.caption)}" width="{width}" loading="lazy">'
+
+
+def bar(concept: dict[str, Any], largest: float, example: Example) -> str:
+    """One concept of an archive."""
+    score, colour = concept["score"], concept["cluster"] % COLOURS
+    share = max(0.0, min(1.0, score / largest)) if largest > 0 and math.isfinite(score) else 0.0
+    visible = example.picture.visible
+    new = "" if concept["concept"] in example.said else '<span class="tag new">new</span>'
+    seen = visible is not None and concept_key(concept["concept"]) in visible
+    tick = (
+        '<span class="tag seen" title="in the picture">✓<span class="hidden"> in the picture</span></span>'
+        if seen
+        else ""
+    )
+    details = (
+        f"score {score:.3f} = global {concept['global']:.3f} + local {concept['local']:.3f}; cluster {concept['cluster']}; "
+        f"in {concept['support']} retrieved captions"
+    )
+    return (
+        f'<li title="{details}"><span class="name">{text(concept["concept"], 60)}{tick}{new}</span>'
+        f'<span class="track"><span class="bar c{colour}" style="width:{share:.1%}"></span></span>'
+        f'<span class="score">{score:.2f}</span></li>'
+    )
+
+
+def neighbours(example: Example) -> str:
+    """The retrieved samples in a row."""
+    if not example.neighbours:
+        return ""
+    found = "".join(
+        f'<li>{image(picture, 84)}<p class="cosine">{cosine:.2f}</p><p>{quoted(picture.caption)}</p></li>'
+        for cosine, picture in example.neighbours
+    )
+    return (
+        f'<h3>Retrieved</h3><ul class="neighbours" tabindex="0" aria-label="Retrieved images and captions">{found}</ul>'
+    )
+
+
+def ending(config: CurationConfig, manifest: dict[str, Any]) -> str:
+    """What the run was, for whoever finds the page alone."""
+    parts = [
+        f"{config.archive.expansion} expansion, L = {config.retrieval.neighbors}",
+        f"ranking {config.archive.ranking_name}",
+        f"encoder {config.encoder.model.rsplit('/', 1)[-1]}",
+        f"seed {config.archive.seed}",
+        f"cocu {manifest.get('versions', {}).get('cocu', '')}".strip(),
+    ]
+    return text(" · ".join(parts), 400)
+
+
+def credits(examples: list[Example]) -> str:
+    """Whom the sidecars of the pictures credit."""
+    pictures = [example.picture for example in examples] + [p for example in examples for _, p in example.neighbours]
+    named = dict.fromkeys(picture.attribution for picture in pictures if picture.attribution)
+    return "".join(f"<p>{text(name, 400)}</p>" for name in list(named)[:CREDITS])

@@ -1,0 +1,107 @@
+"""What captions say and what archives hold, counted over many rows, and the vocabulary's table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.base import files
+from curation.base.parquet import open_parquet, row_count
+from curation.run.run import Run
+from curation.samples import Shard
+
+ENOUGH = 200_000  # rows whose concepts are counted
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the vocabulary's table."""
+
+    concept: str
+    count: int  # captions that mention it
+    visualness: float  # NaN where it could not be measured
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What captions say and what archives hold, for many rows."""
+
+    before: np.ndarray  # (K,) int: images with 0, 1, 2, ... concepts in their captions
+    after: np.ndarray  # (K,) int: the same of their archives
+    said: dict[str, int]  # concept: captions that mention it
+    found: dict[str, int]  # concept: archives that hold it
+
+    @property
+    def rows(self) -> int:
+        """Images that were counted."""
+        return int(self.before.sum())
+
+
+def random_shards(run: Run, rng: np.random.Generator, least: int) -> dict[Shard, int]:
+    """Random shards with their rows, none of them empty: as many as hold ``ENOUGH`` rows, and at least
+    ``least`` where there are."""
+    counts: dict[Shard, int] = {}
+    for place in rng.permutation(len(run.shards)):
+        rows = row_count(run.of_shard("archives", run.shards[place]))
+        if rows:
+            counts[run.shards[place]] = rows
+        if sum(counts.values()) >= ENOUGH and len(counts) >= least:
+            break
+    return counts
+
+
+def count_concepts(run: Run, shards: list[Shard]) -> Survey:
+    """Count concepts in the captions and archives of these shards."""
+    names = concept_names(run)
+    width = 1
+    lengths: dict[str, list[np.ndarray]] = {"embeddings": [], "archives": []}
+    totals = {kind: np.zeros(len(names), np.int64) for kind in lengths}
+    for shard in shards:
+        for kind, total in totals.items():
+            size, concepts = concept_lists(run.of_shard(kind, shard), names)
+            lengths[kind].append(size)
+            total += np.bincount(concepts, minlength=len(names))
+            width = max(width, int(size.max(initial=0)) + 1)
+    before, after = (
+        sum((np.bincount(size, minlength=width) for size in lengths[kind]), np.zeros(width, np.int64))
+        for kind in lengths
+    )
+    said, found = (dict(zip(names.to_pylist(), totals[kind].tolist(), strict=True)) for kind in lengths)
+    return Survey(before, after, said, found)
+
+
+def concept_names(run: Run) -> pa.Array:
+    """The concepts of the vocabulary, by id."""
+    with open_parquet(run.vocabulary) as file:
+        return file.read(["concept"])["concept"].combine_chunks()
+
+
+def concept_lists(path: str, names: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (N,) and concept ids (P,) of the lists in an embeddings or archives file."""
+    with open_parquet(path) as file:
+        leaves = [column.path for column in (file.schema.column(i) for i in range(len(file.schema)))]
+        ours = [leaf for leaf in leaves if leaf.startswith("concepts.")]
+        leaf = next((leaf for leaf in ours if leaf.endswith(".concept")), ours[0])
+        column = file.read([leaf])["concepts"].combine_chunks()
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = column.flatten()
+    if pa.types.is_struct(values.type):
+        values = pc.index_in(pc.cast(values.field("concept"), pa.string()), value_set=names)
+    return lengths, values.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def read_candidates(run: Run) -> list[Candidate]:
+    """The rows of ``vocabulary.csv``, the most frequent first."""
+    with files.open_file(run.path("vocabulary.csv")) as stream:
+        rows = list(csv.DictReader(io.StringIO(stream.read().decode("utf-8"))))
+    found = [
+        Candidate(row["concept"], int(row["count"]), float(row["visualness"] or "nan"), row["kept"] == "true")
+        for row in rows
+    ]
+    return sorted(found, key=lambda candidate: (-candidate.count, candidate.concept))

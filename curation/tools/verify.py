@@ -1,0 +1,217 @@
+"""``python -m curation.tools.verify OUT``: is a finished run what it says it is?
+
+Checks that every file is there and whole, counts, schemas, order, score bounds and fingerprints, and computes a random
+sample of archives again by the plain formulas of METHOD.md parts 2 and 3, one anchor and one concept at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from curation.archive import SCHEMA, read_archive
+from curation.base import files
+from curation.base.errors import CocuError
+from curation.base.parquet import open_parquet, read_metadata, row_count
+from curation.base.terminal import FAILED, print_error, run_command
+from curation.run.forecast import forecast
+from curation.run.manifest import request
+from curation.run.run import Run, open_run
+from curation.run.stages.embeddings import REJECTS
+from curation.run.stages.embeddings import schema as embedding_schema
+from curation.samples import Shard
+from curation.tools.plain import PlainCurator
+from curation.vocabulary import embedding_matrix, read_vocabulary
+
+TOLERANCE = 2e-3  # relative, of recomputed scores: stored fp16 embeddings leave ties and the last digits open
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    path: str
+    what: str
+
+
+def verify(run: Run, sample: int, seed: int = 0) -> list[Problem]:
+    """Every problem of a finished run, in the order of the checks; none when all is well.
+
+    ``sample``: how many archives are computed again.
+    """
+    problems = list(check_manifest(run))
+    vocabulary = read_vocabulary(run.vocabulary)
+    for shard in run.shards:
+        try:
+            problems += check_shard(run, shard, set(vocabulary.concepts))
+        except CocuError as error:
+            problems.append(Problem(run.path("archives"), str(error)))
+    if problems:
+        return problems  # the rest reads the same files
+    return problems + check_fingerprints(run) + recompute(run, sample, seed)
+
+
+def check_manifest(run: Run) -> Iterator[Problem]:
+    """The manifest's counts are the sums of the shards'; its request is the one that the inputs make now."""
+    manifest = files.read_json(run.manifest)
+    totals = {"rows": 0, "rejects": 0}
+    for shard in run.shards:
+        for name in totals:
+            totals[name] += (
+                read_metadata(run.of_shard("embeddings", shard)).get("embed", {}).get("counts", {}).get(name, 0)
+            )
+    for name, total in totals.items():
+        if manifest["counts"].get(name) != total:
+            yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, the shards have {total}")
+    if manifest["fingerprint"] != request(run):
+        yield Problem(run.manifest, "input files have changed since; run make curate again")
+
+
+def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
+    """Schemas, counts, order and bounds of one shard's files."""
+    paths = {kind: run.of_shard(kind, shard) for kind in ("embeddings", "archives", "rejects")}
+    problems = []
+    with open_parquet(paths["embeddings"]) as file:
+        embeddings = file.read(["key", "caption", "concepts"])
+        width = file.schema_arrow.field("embedding").type.list_size
+        if not file.schema_arrow.remove_metadata().equals(embedding_schema(width)):
+            problems.append(Problem(paths["embeddings"], "has another schema than the documented one"))
+    with open_parquet(paths["rejects"]) as file:
+        rejects = file.read()
+    if not rejects.schema.remove_metadata().equals(REJECTS):
+        problems.append(Problem(paths["rejects"], "has another schema than the documented one"))
+    archives = read_archive(paths["archives"])
+    if not archives.schema.remove_metadata().equals(SCHEMA):
+        return [*problems, Problem(paths["archives"], "has another schema than the documented one")]
+    counts = read_metadata(paths["embeddings"])["embed"]["counts"]
+    if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):
+        problems.append(
+            Problem(paths["embeddings"], f"{len(embeddings)} rows and {len(rejects)} rejects, not {counts}")
+        )
+    for column in ("key", "caption"):
+        if not archives[column].equals(embeddings[column]):
+            problems.append(Problem(paths["archives"], f"{column}s differ from those of {paths['embeddings']}"))
+    if len(set(archives["key"].to_pylist())) != len(archives):
+        problems.append(Problem(paths["archives"], "a key occurs twice"))
+    problems += [Problem(paths["archives"], what) for what in check_scores(run, archives, known)]
+    return problems
+
+
+def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]:
+    """Bounds of scores, clusters and support, and descending order, for all archives of a shard at once."""
+    lists = archives["concepts"].combine_chunks()
+    entries = lists.flatten()
+    if not len(entries):
+        return
+    values = {
+        name: entries.field(name).to_numpy(zero_copy_only=False)
+        for name in ("score", "global", "local", "cluster", "support")
+    }
+    owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+    same = owner[1:] == owner[:-1]
+    config = run.config
+    if not all(np.isfinite(values[name]).all() for name in ("score", "global", "local")):
+        yield "a score is not finite"
+    if (values["score"][1:] > values["score"][:-1])[same].any():
+        yield "an archive is not in descending score"
+    if not ((values["global"] > 0) & (values["global"] <= 1)).all():
+        yield "a global score is not in (0, 1]"
+    if not (values["local"] > 0).all():
+        yield "a local score is not positive"
+    if config.archive.ranking_name == "cocu" and not np.allclose(
+        values["score"], values["global"] + values["local"], rtol=1e-5
+    ):
+        yield "a score is not global + local"
+    retrieved = config.archive.expansion in ("vision", "text")
+    if (values["support"] > (config.retrieval.neighbors if retrieved else 1)).any() or (values["support"] < 0).any():
+        yield "a support is larger than the number of neighbours"
+    sizes = np.bincount(owner, minlength=len(lists))
+    clusters = np.zeros(len(lists), np.int64)
+    np.maximum.at(clusters, owner, values["cluster"].astype(np.int64) + 1)
+    expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
+    if (clusters != expected).any() or (values["cluster"] < 0).any():
+        yield "an archive has another number of clusters than ceil(n / 2)"
+    unknown = set(entries.field("concept").dictionary_decode().to_pylist()) - known
+    if unknown:
+        yield f"concept {sorted(unknown)[0]!r} is not in the vocabulary"
+
+
+def check_fingerprints(run: Run) -> list[Problem]:
+    """Everything that a run over these inputs would compute again, though it is said to be finished."""
+    return [
+        Problem(run.folder, f"stage {step.stage} of {step.part} would be computed again: {step.reason}")
+        for step in forecast(run)
+        if not step.kept
+    ]
+
+
+def recompute(run: Run, sample: int, seed: int) -> list[Problem]:
+    """Compute random archives again, one anchor at a time, and compare concepts and scores."""
+    curator = PlainCurator(run)
+    counts = [row_count(run.of_shard("embeddings", shard)) for shard in run.shards]
+    chosen = np.random.default_rng(seed).choice(sum(counts), min(sample, sum(counts)), replace=False)
+    problems, start = [], 0
+    for shard, count in zip(run.shards, counts, strict=True):
+        rows = np.sort(chosen[(chosen >= start) & (chosen < start + count)]) - start
+        if len(rows):
+            archives = read_archive(run.of_shard("archives", shard)).take(rows).to_pylist()
+            with open_parquet(run.of_shard("embeddings", shard)) as file:
+                table = file.read(["concepts", "embedding"]).take(rows)
+            images = embedding_matrix(table["embedding"]).astype(np.float64)
+            said = table["concepts"].to_pylist()
+            for row, written, image, own in zip(rows, archives, images, said, strict=True):
+                anchor = -1 if run.config.retrieval.data else start + int(row)
+                expected, certain = curator.archive(image, anchor, own)
+                found = {item["concept"]: item["score"] for item in written["concepts"]}
+                what = difference(found, expected) if certain else ""
+                if what:
+                    problems.append(Problem(run.of_shard("archives", shard), f"key {written['key']}: {what}"))
+        start += count
+    return problems
+
+
+def difference(found: dict[str, float], expected: dict[str, float]) -> str:
+    """How two archives differ, in a few words; empty when they agree."""
+    if found.keys() != expected.keys():
+        return f"concepts {sorted(found.keys() ^ expected.keys())} are in only one of archive and formula"
+    for concept, score in expected.items():
+        if abs(found[concept] - score) > TOLERANCE * max(abs(score), 1):
+            return f"{concept} has score {found[concept]:.5f}, by the formula {score:.5f}"
+    return ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code: 0 when all is well."""
+    parser = argparse.ArgumentParser(
+        prog="python -m curation.tools.verify",
+        description="Check counts, schemas, order, bounds and fingerprints, and compute a sample of archives again.",
+    )
+    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
+    args = parser.parse_args(arguments)
+    return run_command(lambda: report(args.folder, args.sample))
+
+
+def report(folder: str, sample: int) -> int:
+    """Verify a run and print what was found; returns the exit code."""
+    run = open_run(folder)
+    problems = verify(run, sample)
+    console = Console(highlight=False, soft_wrap=True)
+    for problem in problems:
+        console.print(f"{problem.path}: {problem.what}", markup=False)
+    if problems:
+        print_error(f"{len(problems)} problems", label=folder)
+        return FAILED
+    rows = files.read_json(run.manifest)["counts"]["rows"]
+    print(f"{folder}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

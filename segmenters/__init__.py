@@ -1,0 +1,1 @@
+"""Models that give every place of an image an embedding, and their checkpoints."""

@@ -1,0 +1,111 @@
+"""``python -m segmenters.convert SOURCE TARGET``: between our checkpoints and Hugging Face GroupViT folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from curation.base.terminal import run_command
+from segmenters.checkpoint import CheckpointError, load, save, save_huggingface
+from segmenters.groupvit import MEAN, STD, GroupViTConfig, tokenizer
+
+SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m segmenters.convert",
+        description="Convert GroupViT weights between our checkpoints and Hugging Face folders, bit by bit the same.",
+        epilog="""examples:
+  python -m segmenters.convert artifacts/my-run/last.ckpt groupvit-hf
+      from training to transformers: GroupViTModel.from_pretrained("groupvit-hf"), CLIPProcessor.from_pretrained(...)
+  python -m segmenters.convert groupvit-hf groupvit
+      back to config.json and model.safetensors as training and evaluation read them
+  python -m segmenters.convert artifacts/my-run/last.ckpt groupvit --to cocu
+      only the weights of a training checkpoint, without the optimizer's state
+
+The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("source", help="a .ckpt of training, a folder of ours, or a Hugging Face GroupViT folder")
+    made.add_argument("target", help="the folder to write; it must not exist, or be empty")
+    made.add_argument(
+        "--to",
+        choices=("huggingface", "cocu"),
+        help="the kind of folder to write (default: cocu for a Hugging Face folder, else huggingface)",
+    )
+    return made
+
+
+def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
+    """Write the folder ``target`` and return what was done, in a line.
+
+    ``kind``: "huggingface", "cocu", or None for the other one. Raises CheckpointError for a source that is no checkpoint
+    and for a target that holds something. The folder appears whole or not at all.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
+    loaded = load(source)
+    kind = kind or ("cocu" if loaded.kind == "huggingface" else "huggingface")
+    partial = target.absolute().with_name(f"{target.absolute().name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if kind == "huggingface":
+        save_huggingface(loaded.model, partial)
+        save_processor(loaded.model.config, partial)
+    else:
+        save(loaded.model, partial)
+    partial.replace(target)
+    count = sum(value.numel() for value in loaded.model.parameters())
+    return f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
+
+
+def save_processor(config: GroupViTConfig, folder: Path) -> None:
+    """Write what transformers' ``CLIPProcessor.from_pretrained`` reads: how images are prepared, and CLIP's tokenizer."""
+    words = tokenizer()
+    vocabulary = {SPECIAL.get(token, token): number for token, number in words.encoder.items()}
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in words.bpe_ranks)]) + "\n"
+    start, end = SPECIAL.values()
+    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    values = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text_context, **special}
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    _write_json(folder / "vocab.json", vocabulary)
+    _write_json(folder / "tokenizer_config.json", values)
+    _write_json(folder / "preprocessor_config.json", preprocessing(config.image_size))
+
+
+def preprocessing(size: int) -> dict[str, Any]:
+    """The settings of transformers' CLIPImageProcessor for images of ``size`` pixels."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    args = parser().parse_args(arguments)
+    return run_command(lambda: print(convert(args.source, args.target, args.to)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
