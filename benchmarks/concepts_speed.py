@@ -38,7 +38,7 @@ def sentences() -> list[str]:
 
 
 class Tokenizer(NLTKWordTokenizer):
-    """NLTK's tokenizer (that of ``word_tokenize``), cut to the tokens of METHOD 1.
+    """NLTK's tokenizer (that of ``word_tokenize``), cut to the tokens of docs/method.md §1.
 
     Contractions stay whole here, and what is neither a word, a hyphenated word nor 's is cut at its marks.
     """
@@ -105,7 +105,7 @@ def main() -> int:
             f"{len(captions):,} sentences of {source}, {words:.1f} words each; {contracted:,} with contractions or "
             f"possessives, {hyphenated:,} with hyphens, {other:,} with characters beyond ASCII; {len(names):,} concepts, "
             f"{sum(map(len, ours)) / len(captions):.1f} a sentence. One thread, the best of several rounds in turn. NLTK's "
-            "tokenizer is set to the tokens of METHOD 1 (its contractions off, words cut at other marks), so that results "
+            "tokenizer is set to our tokens, docs/method.md §1 (contractions off, words cut at other marks), so that results "
             "can be equal; both take singulars from the same cache.",
             table(
                 ["", "us a caption", "ratio", "equal results"],

@@ -1,6 +1,6 @@
 """``python benchmarks/core_speed.py``: search, scoring and clusters of a block of anchors, against a loop over anchors.
 
-The loop does for one anchor after another what METHOD 2 to 4 say, with FAISS, plain formulas and scikit-learn: one query,
+The loop does for one anchor after another what docs/method.md §2 to §4 say, with FAISS, formulas and scikit-learn: one query,
 a set of concepts, a score for each, k-means. Both run in one thread over the same hundred thousand synthetic images.
 """
 

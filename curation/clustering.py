@@ -1,4 +1,4 @@
-"""Clusters of an archive's concepts (METHOD 4): seeded k-means over t_c, for thousands of tiny archives at once.
+"""Clusters of an archive's concepts (docs/method.md §4): seeded k-means over t_c, for thousands of tiny archives at once.
 
 With n concepts and k clusters, k-means needs only the n x n Gram matrix of the concepts, never the D dimensions: with A
 the (k, n) matrix that averages each cluster's members, the squared distance of concept x to the centroid of cluster c is

@@ -1,4 +1,4 @@
-"""Concepts of a caption (METHOD 1): whole tokens, singular equals plural, every nested match."""
+"""Concepts of a caption (docs/method.md §1): whole tokens, singular equals plural, every nested match."""
 
 from __future__ import annotations
 

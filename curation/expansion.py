@@ -1,4 +1,4 @@
-"""Vision-driven expansion (METHOD 2): the concepts of an anchor's archive, and the images that mention each of them.
+"""Expansion (docs/method.md §2): the concepts of an anchor's archive, and the images whose captions mention each of them.
 
 An expansion of B anchors is a CSR array: one *entry* for every (anchor, concept) pair, concepts ascending within an
 anchor. Text-driven expansion and plain captions come out in the same form, so that ranking does not know the difference.
@@ -33,7 +33,7 @@ class Expansion:
 
 
 def expand_retrieved(neighbours: np.ndarray, anchors: np.ndarray, mentions: Mentions) -> Expansion:
-    """A_i = union of C(y_j) over the retrieved j: vision- and text-driven expansion (METHOD 2).
+    """A_i = union of C(y_j) over the retrieved j: vision- and text-driven expansion (docs/method.md §2).
 
     neighbours (B, L) int64: retrieved rows, -1 for none; anchors (B,) int64: the anchors' own rows, -1 where the index
     does not hold them.

@@ -1,4 +1,4 @@
-"""What the caption of every indexed image mentions (METHOD 3), as arrays and as a file that is mapped, not read."""
+"""What the caption of every indexed image mentions (docs/method.md §3), as arrays and as a file that is mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text-to-vision-guided ranking (METHOD 3): how relevant a concept is to the anchor, among its archive."""
+"""Text-to-vision-guided ranking (docs/method.md §3): how relevant a concept is to the anchor, among its archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary Ω of visual concepts (METHOD 1): read from a file, or built from the captions and measured with CLIP."""
+"""The vocabulary Ω of visual concepts (docs/method.md §1): read from a file, or built from captions, measured with CLIP."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def effect_sizes(sums: np.ndarray) -> np.ndarray:
 
 
 def calibration(sums: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation (V, 2), float32, of t_c · f(x) over the random sample of images (METHOD 3)."""
+    """Mean and standard deviation (V, 2), float32, of t_c · f(x) over the random sample of images (docs/method.md §3)."""
     count, total, squares = sums[:, 1].T
     mean = total / np.maximum(count, 1)
     variance = squares / np.maximum(count, 1) - mean**2

@@ -1,4 +1,4 @@
-"""Concepts of captions (METHOD 1): whole tokens, singular equals plural, every nested match, deterministic order."""
+"""Concepts of captions (docs/method.md §1): whole tokens, singular equals plural, every nested match, in a fixed order."""
 
 import os
 import random
@@ -168,7 +168,7 @@ def found(caption, *concepts):
 
 
 def oracle(caption: str, concepts: list[str]) -> set[int]:
-    """METHOD 1, slowly: every run of 1 to 4 whole tokens of the caption, compared in the singular."""
+    """docs/method.md §1, slowly: every run of 1 to 4 whole tokens of the caption, compared in the singular."""
     words = [singular(token) for token in tokens(caption)]
     runs = {
         tuple(words[start : start + length])

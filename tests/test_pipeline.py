@@ -113,7 +113,7 @@ def test_archives_are_sorted_finite_and_include_the_own_caption(finished):
 
 
 def test_every_score_can_be_recomputed_from_the_files(finished):
-    """METHOD parts 2 and 3, literally, from nothing but embeddings/ and vocabulary.parquet."""
+    """docs/method.md §2 and §3, literally, from nothing but embeddings/ and vocabulary.parquet."""
     rows = [row for table in tables(finished, "embeddings").values() for row in table.to_pylist()]
     unit = lambda v: np.asarray(v, np.float64) / np.linalg.norm(np.asarray(v, np.float64))  # noqa: E731
     images = np.array([unit(row["embedding"]) for row in rows])

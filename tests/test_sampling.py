@@ -1,4 +1,4 @@
-"""Concepts drawn from archives: frequencies against the formulas of METHOD 4, and what a draw may depend on."""
+"""Concepts drawn from archives: frequencies against the formulas of docs/method.md §4, and what a draw may depend on."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def test_packaged_configurations_are_valid(path, capsys):
     assert values["output"] == f"artifacts/training/{path.stem}"
     model = GroupViTModule.__init__.__annotations__
     assert "GroupViTConfig" in model["model"]
-    if path.stem.split("_", 1)[1] not in ("scenes", "demo"):  # the paper's: METHOD 5
+    if path.stem.split("_", 1)[1] not in ("scenes", "demo"):  # the paper's: docs/method.md §5
         assert values["trainer"]["max_epochs"] == 30
         assert values["trainer"]["gradient_clip_val"] == 5.0
         assert values["model"]["optimizer"] == {

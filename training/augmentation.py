@@ -1,4 +1,4 @@
-"""Images as the model sees them: random crops and colours for training (METHOD 5), the whole picture for validation."""
+"""Images as the model sees them: random crops and colours to train on (docs/method.md §5), whole pictures to validate on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contrastive losses (METHOD 5) of images against captions and against prompts, over the global batch of all ranks.
+"""Contrastive losses (docs/method.md §5) of images against captions and prompts, over the global batch of all ranks.
 
 Pure functions. Of the process group only rank and size matter, and both are passed in.
 """
@@ -91,7 +91,7 @@ def multi_label_info_nce(
     scale: Tensor | float,
     left_out: Excused | None = None,
 ) -> Tensor:
-    """Symmetric multi-label InfoNCE (), the second term of METHOD 5.
+    """Symmetric multi-label InfoNCE (), the second term of docs/method.md §5.
 
     Of own image (B, D) and prompts (B, M, D) at ``places`` (B,) among images (N, D) and all_prompts (N, M, D), unit norm::
 

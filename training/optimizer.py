@@ -1,4 +1,4 @@
-"""AdamW as GroupViT is trained with it (METHOD 5): what decays, the learning rate at every step, and the fused kernel."""
+"""AdamW as GroupViT is trained with it (docs/method.md §5): what decays, the learning rate at each step, the fused kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     """The module's trainable parameters in two groups for an optimizer: those that decay, and those that do not.
 
     Parameters with fewer than two dimensions do not decay: those of norms, biases and logit scales. Position embeddings,
-    group tokens and the token embedding do: METHOD 5 exempts nothing else, and open_clip trains CLIP by the same rule.
+    group tokens and the token embedding do: docs/method.md §5 exempts nothing else, and open_clip trains CLIP by this rule.
     Parameters that are frozen are in neither, and an empty group is left out.
     """
     trained = [value for value in module.parameters() if value.requires_grad]

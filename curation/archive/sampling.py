@@ -1,4 +1,4 @@
-"""Concepts and prompts drawn from archives (METHOD 4), for a whole block of archives at once.
+"""Concepts and prompts drawn from archives (docs/method.md §4), for a whole block of archives at once.
 
 Every random number is a hash of (seed, epoch, key of the sample, what it is for): a draw depends on neither the order of
 the samples nor the number of processes. Draws without replacement use the Gumbel trick: the M largest of

@@ -177,7 +177,7 @@ def local_path(path: str) -> str:
 def write_json(path: str, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_write(path) as stream:
-        stream.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+        stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
 def read_json(path: str) -> dict[str, Any]:

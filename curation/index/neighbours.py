@@ -1,4 +1,4 @@
-"""The neighbours R_i of anchors (METHOD 2): what a search found, with the anchor first or left out."""
+"""The neighbours R_i of anchors (docs/method.md §2): what a search found, with the anchor first or left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curation.index.open import SearchIndex
 def nearest(
     index: SearchIndex, queries: np.ndarray, anchors: np.ndarray, neighbors: int, include_anchor: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The neighbours R_i of a block of anchors, and their cosines (METHOD 2).
+    """The neighbours R_i of a block of anchors, and their cosines (docs/method.md §2).
 
     queries (B, D): unit rows; anchors (B,) int64: the anchors' own rows in the index, -1 where it does not hold them.
     Returns ids (B, L) int64, -1 where there are fewer than L, and cosines (B, L) float32.

@@ -1,4 +1,4 @@
-"""Neighbour search for a whole data set (METHOD 2), where every image is a query: ordered by list, not by query.
+"""Neighbour search for a whole data set (docs/method.md §2), where every image is a query: ordered by list, not by query.
 
 An index is a set of *lists* of vectors; each query probes some of them, or all for an exact search. For each list there
 is one matrix product with all the queries that probe it. That product only has to tell which vectors *might* be among the

@@ -1,6 +1,6 @@
 """``python -m curation.tools.measure OUT``: do archives find what captions omit?
 
-For data whose json sidecars say what is visible (``objects``, ``stuff``), every expansion and ranking of METHOD.md is
+For data whose json sidecars say what is visible (``objects``, ``stuff``), every expansion and ranking is
 compared with the truth, in one table.
 """
 

@@ -1,4 +1,4 @@
-"""One archive at a time, straight from METHOD parts 2 and 3: slow, plain Python, to check the fast way by."""
+"""One archive at a time, straight from docs/method.md §2 and §3: slow, plain Python, to check the fast way by."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``python -m curation.tools.verify OUT``: is a finished run what it says it is?
 
 Checks that every file is there and whole, counts, schemas, order, score bounds and fingerprints, and computes a random
-sample of archives again by the plain formulas of METHOD.md parts 2 and 3, one anchor and one concept at a time.
+sample of archives again by the plain formulas of docs/method.md §2 and §3, one anchor and one concept at a time.
 """
 
 from __future__ import annotations
