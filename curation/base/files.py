@@ -180,15 +180,15 @@ def write_json(path: str, value: Any) -> None:
         stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises CocuError when it is missing or holds anything else."""
+def read_json(path: str, remedy: str = "delete it to have it written again") -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises CocuError, with the remedy, when it is missing or holds anything else."""
     with open_file(path) as stream:
         try:
             found = json.loads(stream.read().decode("utf-8"))
         except ValueError as error:
-            raise CocuError(f"{path}: not valid JSON ({error}); delete it to have it written again") from None
+            raise CocuError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(found, dict):
-        raise CocuError(f"{path}: not a JSON object; delete it to have it written again")
+        raise CocuError(f"{path}: not a JSON object; {remedy}")
     return found
 
 
