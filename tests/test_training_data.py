@@ -17,7 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import COLOURS, ROWS, SHARDS, jpeg, write_tar
 
-from curation.archive import ConceptArchive, Filter, Sampler, join, read_archive, read_shard, read_tar, templates
+from curation.archive import (
+    REJECTED,
+    ConceptArchive,
+    Filter,
+    Sampler,
+    join,
+    read_archive,
+    read_shard,
+    read_tar,
+    templates,
+)
 from curation.base.errors import CocuError
 from segmenters.groupvit import END_OF_TEXT, tokenize
 from segmenters.text import arrange, part_ends
@@ -78,16 +88,20 @@ def same(one, other):
 
 
 def test_every_usable_sample_meets_its_archive(archive, world):
-    counts = Counter()
+    rejected = []
     for source, rows in zip(archive.sources, archive.rows, strict=True):
         archives = archive.read(source.name)
         assert len(archives) == rows == ROWS
-        for number, (sample, row) in enumerate(join(read_tar(source.path, ["jpg", "txt"]), archive, source, archives.keys,
-                                                    counts=counts)):  # fmt: skip
+        matched = []
+        samples = read_tar(source.path, ["jpg", "txt"])
+        for sample, row in join(samples, archive, source, archives.keys, with_rejected=True):
+            (rejected if row == REJECTED else matched).append((sample, row))
+        assert matched == list(join(read_tar(source.path, ["jpg", "txt"]), archive, source, archives.keys))
+        for number, (sample, row) in enumerate(matched):
             assert row == number
             assert sample["__key__"] == archives.keys[row]
             assert sample["txt"].decode() == archives.captions[row]
-    assert counts == {"rejected": 3}
+    assert [sample["__key__"] for sample, _ in rejected] == ["bad0", "bad1", "bad2"]
     assert [Path(source.path).parent for source in archive.sources] == [world.parent] * SHARDS
 
 
