@@ -181,7 +181,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str, remedy: str = "delete it to have it written again") -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises CocuError, with the remedy, when it is missing or holds anything else."""
+    """Read a JSON file that holds an object. Raises CocuError when it is missing, or, with the remedy, holds anything else."""
     with open_file(path) as stream:
         try:
             found = json.loads(stream.read().decode("utf-8"))
