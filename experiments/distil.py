@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from curation.encoder import Encoder, load
 from curation.run.run import open_run
-from segmenters.groupvit import MEAN, STD, GroupViTConfig, Texts, group_masks
-from training.__main__ import ConfigError
-from training.__main__ import main as train
+from segmenters.groupvit import MEAN, STD, GroupViTConfig, group_masks
+from segmenters.text import Texts
 from training.batches import Batch
+from training.cli import ConfigError
+from training.cli import main as train
 from training.module import GroupViTModule, OptimizerConfig, ValidationConfig
 
 SMALLEST = 3 / 8  # side of a window, of the image's
@@ -137,8 +138,8 @@ class Distillation(GroupViTModule):
         """The encoder's embeddings of texts: (T, D)."""
         context = self.encoder.model.context_length
         ids = torch.cat([F.pad(matrix, (0, context - matrix.shape[1])) for matrix in texts.matrices])  # (T, context)
-        found = torch.from_numpy(self.encoder.encode_ids(ids)).to(texts.places.device)
-        return found.index_select(0, texts.places)
+        found = torch.from_numpy(self.encoder.encode_ids(ids)).to(texts.rows.device)
+        return found.index_select(0, texts.rows)
 
 
 def check(config: GroupViTConfig, encoder: Encoder) -> None:
