@@ -19,7 +19,7 @@ from curation.base.errors import CocuError
 from curation.concepts import Matcher, concept_key
 from curation.config import EncoderConfig
 from evaluation.benchmark import AbsentError, read_benchmark
-from evaluation.layout import list_samples, read_sample
+from evaluation.layout import list_images, read_labelled
 from pipelines.curate import main, read_config
 from pipelines.demo import __main__ as program
 from pipelines.demo import train_clip, world
@@ -172,16 +172,16 @@ def test_the_packaged_benchmark_reads_the_world(tiny):
     assert benchmark.classes == CLASSES
     assert benchmark.num_classes == len(CLASSES)
     assert benchmark.val_images == WorldConfig().validation
-    samples = list_samples(benchmark)
+    samples = list_images(benchmark)
     assert len(samples) == TINY.validation
     lines = (tiny / "demo-world/val/captions.jsonl").read_text().splitlines()
     for sample, line in zip(samples, lines, strict=True):
-        image, labels = read_sample(sample, benchmark)
+        image, labels = read_labelled(sample, benchmark)
         truth = json.loads(line)
         assert image.size == (SIZE, SIZE)
         for name, share in truth["area"].items():
             assert np.mean(labels == CLASSES.index(name)) == pytest.approx(share, abs=1e-4)
-    with Image.open(samples[0].mask) as mask:
+    with Image.open(samples[0].mask_path) as mask:
         assert mask.mode == "P"
         assert mask.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # PASCAL VOC's
     assert (tiny / "demo-world/val/classes.txt").read_text().split() == list(CLASSES)
@@ -189,7 +189,7 @@ def test_the_packaged_benchmark_reads_the_world(tiny):
 
 def test_an_absent_world_is_reported_with_the_remedy(tmp_path):
     with pytest.raises(AbsentError, match=r"no folder .*demo-world/val; run make curate"):
-        list_samples(read_benchmark("demo", str(tmp_path)))
+        list_images(read_benchmark("demo", str(tmp_path)))
 
 
 def test_nothing_is_left_of_a_world_that_could_not_be_finished(tmp_path, monkeypatch):
