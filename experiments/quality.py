@@ -23,14 +23,14 @@ def read_truth(base: Path) -> World | None:
         return None
 
 
-def quality_table(folders: Sequence[Path], world: World) -> list[dict[str, Any]]:
+def quality_table(folders: Sequence[Path], truth: World) -> list[dict[str, Any]]:
     """One line a folder of archives: their size, recall and precision, all and among what captions omit, in 0..1."""
     lines = []
     for folder in folders:
-        found = quality(read_ragged(folder), world.visible, world.said)
-        line: dict[str, Any] = {"archives": folder.name, "concepts": found.concepts, "recall": found.recall}
-        line |= {f"precision at {k}": value for k, value in found.precision.items()}
-        line |= {f"new, precision at {k}": value for k, value in found.new_precision.items()}
+        measured = quality(read_ragged(folder), truth.visible, truth.said)
+        line: dict[str, Any] = {"archives": folder.name, "concepts": measured.concepts, "recall": measured.recall}
+        line |= {f"precision at {k}": value for k, value in measured.precision.items()}
+        line |= {f"new, precision at {k}": value for k, value in measured.new_precision.items()}
         lines.append(line)
     return lines
 
