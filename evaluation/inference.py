@@ -98,10 +98,10 @@ def group_scores(encoding: GroupEncoding, classes: Classes, scale: Tensor) -> Te
 # --- whole images -------------------------------------------------------------------------------------------------------
 
 
-def prepare(image: Image.Image, view: View, least: int) -> tuple[Tensor, tuple[int, int]]:
+def prepare(image: Image.Image, view: View, smallest: int) -> tuple[Tensor, tuple[int, int]]:
     """The normalised image (3, H, W), float32, at the size of ``view``, and the size at which labels are decided.
 
-    ``least``: of both sides; that of a patch.
+    ``smallest``: pixels that a side has at least, those of a patch.
     """
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()  # (3, height, width)
     height, width = pixels.shape[1:]
@@ -109,7 +109,7 @@ def prepare(image: Image.Image, view: View, least: int) -> tuple[Tensor, tuple[i
         height, width = resized(height, width, max(height, width), view.shrink_long)
         pixels = resize(pixels, (height, width))  # (3, height, width)
 
-    pixels = resize(pixels, resized(height, width, view.short, view.long_max, least))  # (3, H, W)
+    pixels = resize(pixels, resized(height, width, view.short, view.long_max, smallest))  # (3, H, W)
     mean, std = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (pixels - mean) / std, (height, width)
 

@@ -37,16 +37,16 @@ class Regions(NamedTuple):
 # --- sizes and positions ------------------------------------------------------------------------------------------------
 
 
-def resized(height: int, width: int, short: int, long_max: int, least: int = 1) -> tuple[int, int]:
+def resized(height: int, width: int, short: int, long_max: int, smallest: int = 1) -> tuple[int, int]:
     """Height and width with the ratio kept: the short side ``short``, unless the long one would exceed ``long_max``.
 
-    No side gets shorter than ``least``.
+    No side gets shorter than ``smallest``.
 
     >>> resized(300, 500, short=448, long_max=2048), resized(100, 1000, short=448, long_max=2048)
     ((448, 747), (205, 2048))
     """
     scale = min(long_max / max(height, width), short / min(height, width))
-    return max(least, int(height * scale + 0.5)), max(least, int(width * scale + 0.5))
+    return max(smallest, int(height * scale + 0.5)), max(smallest, int(width * scale + 0.5))
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -71,7 +71,7 @@ def write_report(comparison: Comparison, folder: Path, command: str) -> Path:
 
 
 def finished_runs(comparison: Comparison) -> list[ArmRuns]:
-    """The arms of which a run at least is finished, with the curves of those that are."""
+    """The arms with at least one finished run, each with the curves of those that are finished."""
     setting = comparison.setting
     arms = []
     for arm in comparison.arms:

@@ -242,7 +242,7 @@ def test_resizing_keeps_the_ratio(size, expected):
 
 
 def test_resizing_never_gets_below_a_patch():
-    assert resized(10, 5000, 448, 2048, least=16) == (16, 2048)
+    assert resized(10, 5000, 448, 2048, smallest=16) == (16, 2048)
 
 
 @settings(max_examples=40, deadline=None)
