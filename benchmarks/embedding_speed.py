@@ -25,7 +25,6 @@ from curation import encoder
 from curation.base import files
 from curation.base.parquet import row_count
 from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
-from curation.run.run import Run
 from curation.run.stages import plan, run_stage
 
 MODEL, SIDE = "ViT-B-32", 256
@@ -81,7 +80,7 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.n
         encoder=EncoderConfig(f"local-dir:{folder / 'model'}", precision=precision, batch_size=BATCH),
         vocabulary=VocabularyConfig(source=str(folder / "concepts.txt")),
     )
-    run = Run(config, str(folder / "out"))
+    run = plan_run(config, str(folder / "out"))
     (stage,) = (stage for stage in plan(run) if stage.name == "embed")
     path = run.of_shard("embeddings", run.shards[0])
     model = encoder.load(config.encoder)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation.base.ragged import row_numbers
+from curation.base.ragged import Ragged
 from curation.base.random_numbers import GOLDEN, mix, unit
 
 RESTARTS = 3
@@ -166,7 +166,7 @@ def _without_empty(labels: np.ndarray, distances: np.ndarray, clusters: int) -> 
 
 def number_by_appearance(offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Renumber labels (P,) within each row of a CSR array to 0, 1, ... in the order of first appearance."""
-    owner = row_numbers(offsets)
+    owner = Ragged(offsets, labels).owners
     if not len(labels):
         return labels
     pair = owner * (labels.max() + 1) + labels

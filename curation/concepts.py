@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.errors import CocuError
+from curation.base.ragged import Ragged
 
 LONGEST = 4  # words in a concept
 REMEMBERED = 1 << 18  # tokens
@@ -137,8 +138,6 @@ class Matcher:
                 found[alone] = None
         return list(found)
 
-    def match_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The concepts of many captions, as CSR: offsets (N + 1,) int64 and concepts (P,) int32."""
-        lists = [self.match(caption) for caption in captions]
-        offsets = np.concatenate([[0], np.cumsum([len(found) for found in lists], dtype=np.int64)]).astype(np.int64)
-        return offsets, np.array([identifier for found in lists for identifier in found], dtype=np.int32)
+    def match_all(self, captions: Iterable[str]) -> Ragged:
+        """The concepts of many captions: a list of ids, int32, for each."""
+        return Ragged.from_lists([self.match(caption) for caption in captions], np.int32)

@@ -12,10 +12,9 @@ from typing import Any
 from curation.base import configuration, files
 from curation.base.configuration import errors_naming, option, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
+from curation.expansion import EXPANSIONS
 from curation.index.choose import parse_bytes
-
-EXPANSIONS = ("vision", "caption", "text", "tagging")
-RANKINGS = ("cocu", "similarity", "support", "calibrated", "none")
+from curation.ranking import RANKINGS
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,9 @@ class CurationConfig:
             "retrieval.index: must be auto with retrieval.data, whose index is used as it is",
         )
         require(
-            not (self.retrieval.data and self.archive.expansion == "text"),
-            "retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion=text",
+            not (self.retrieval.data and EXPANSIONS[self.archive.expansion].retrieves == "text"),
+            f"retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion="
+            f"{self.archive.expansion}",
         )
 
     @property

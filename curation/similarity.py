@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curation.base.ragged import Ragged
+
 
 def normalise(embeddings: np.ndarray) -> np.ndarray:
     """Rows of (..., D) scaled to unit length, as float32. Stored fp16 embeddings are read back through this."""
@@ -35,10 +37,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
 
 
-def pair_similarities(images: np.ndarray, texts: np.ndarray, offsets: np.ndarray, concepts: np.ndarray) -> np.ndarray:
+def pair_similarities(images: np.ndarray, texts: np.ndarray, concepts: Ragged) -> np.ndarray:
     """Cosines of every image to its own concepts.
 
-    images (B, D) and texts (V, D): unit rows, float32; offsets (B + 1,), concepts (P,): CSR. Returns (P,) float32.
+    images (B, D) and texts (V, D): unit rows, float32; concepts: B lists of P ids in all. Returns (P,) float32.
     """
-    arrays = (images, texts, offsets.astype(np.int64), concepts.astype(np.int64))
+    arrays = (images, texts, concepts.offsets.astype(np.int64), concepts.values.astype(np.int64))
     return sampled_products(*map(torch.from_numpy, arrays)).numpy()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
-from curation.base.ragged import row_numbers
+from curation.base.ragged import Ragged
 from curation.concepts import LONGEST, concept_key, count_words, singular, tokens
 from curation.similarity import normalise, pair_similarities
 
@@ -97,8 +97,8 @@ def image_text_sums(
     sample (S,) int: rows that stand for a random image. Returns (V, 3, 3) float64: for each concept
     [images that mention it, sampled images, both] x [count, sum, sum of squares]. Sums of blocks add up.
     """
-    rows = row_numbers(offsets)
-    similarity = pair_similarities(images, texts, offsets, concepts).astype(np.float64)
+    rows = Ragged(offsets, concepts).owners
+    similarity = pair_similarities(images, texts, Ragged(offsets, concepts)).astype(np.float64)
     sums = np.zeros((len(texts), 3, 3))
     sampled = np.isin(rows, sample)
     for kind, chosen in ((0, slice(None)), (2, sampled)):

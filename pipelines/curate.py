@@ -19,10 +19,11 @@ from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 from curation.config import CurationConfig, load, options
+from curation.run.cleaning import remove_temporary
 from curation.run.lock import hold
-from curation.run.manifest import finished, remove_temporary
+from curation.run.manifest import finish, finished
 from curation.run.progress import clear_progress
-from curation.run.run import Run
+from curation.run.run import Run, plan_run
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.summary import print_counts, print_forecast, print_stages
@@ -127,7 +128,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     config = read_config(given.data, overrides)
     if given.data == "demo" and "shards" not in overrides:
         _prepare_demo(given.dry_run, console)
-    run = Run(config, given.output or config.output_folder)
+    run = plan_run(config, given.output or config.output_folder)
     began = time.monotonic()
 
     manifest = finished(run)
@@ -193,6 +194,7 @@ def _run(run: Run, given: argparse.Namespace, beam_arguments: list[str], console
         clear_progress(run)
         with Monitor(run, console):
             run_pipeline(run, given.runner, given.workers, beam_arguments)
+        finish(run)
         remove_temporary(run)  # of workers that were lost while others went on
     print_counts(run, files.read_json(run.manifest), console)
     print_stages(run, console)

@@ -21,6 +21,7 @@ from curation.archive import read_archive
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import read_metadata
+from curation.base.ragged import Ragged
 from curation.concepts import Matcher, tokens
 from curation.index.build import exact_index, write_index
 from curation.index.open import open_index
@@ -153,7 +154,9 @@ def test_a_cut_index_is_refused_by_its_size(tmp_path):
 
     vectors = np.eye(8, dtype=np.float32)
     write_index(exact_index(vectors), str(tmp_path / "i.faiss"))
-    write_mentions(Mentions(np.arange(9), np.zeros(8, np.int32), np.ones(8, np.float32)), str(tmp_path / "m.arrow"))
+    write_mentions(
+        Mentions(Ragged(np.arange(9), np.zeros(8, np.int32)), np.ones(8, np.float32)), str(tmp_path / "m.arrow")
+    )
     whole = (tmp_path / "i.faiss").stat().st_size
     for name, read in (("i.faiss", lambda path: open_index(path, size=whole)), ("m.arrow", open_mentions)):
         content = (tmp_path / name).read_bytes()

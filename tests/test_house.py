@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.archive.sampling import KINDS
+from curation.archive.sampling import SAMPLERS
 from curation.samples import list_shards
 from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import packaged, parser, read_config
@@ -153,7 +153,7 @@ def test_every_configuration_key_of_the_readme_exists():
     keys = {key for key, _, _ in options()}
     named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 10
-    assert named <= keys | set(benchmarks()) | set(KINDS) | {"data.sampler.kind"}
+    assert named <= keys | set(benchmarks()) | set(SAMPLERS) | {"data.sampler.kind"}
 
 
 def test_make_targets_are_listed_by_help():

@@ -24,7 +24,7 @@ from curation.samples import read_members
 from curation.tools import report
 from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples
-from curation.tools.report import survey
+from curation.tools.report import record, survey
 from curation.tools.report.charts import folded
 from curation.tools.report.markup import text
 from curation.tools.report.pictures import read_fields, thumbnail
@@ -312,7 +312,7 @@ def test_only_as_much_is_read_as_allowed(finished, monkeypatch):
 
 def test_many_rows_are_sampled(finished, monkeypatch):
     monkeypatch.setattr(survey, "ENOUGH", ROWS)
-    monkeypatch.setattr(report, "EXAMPLE_SHARDS", 1)
+    monkeypatch.setattr(record, "EXAMPLE_SHARDS", 1)
     found = report.collect(open_run(str(finished)))
     assert found.survey.rows == ROWS
     assert len({example.picture.shard for example in found.examples}) == 1

@@ -19,7 +19,10 @@ from curation.archive import SCHEMA, read_archive
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
+from curation.base.ragged import Ragged
 from curation.base.terminal import FAILED, print_error, run_command
+from curation.expansion import EXPANSIONS
+from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
 from curation.run.manifest import request
 from curation.run.run import Run, open_run
@@ -41,7 +44,7 @@ class Problem:
 
 
 def verify(run: Run, sample: int, seed: int = 0) -> list[Problem]:
-    """Every problem of a finished run, in the order of the checks; none when all is well.
+    """Every problem of a finished run, in the order of the checks; none when all is OK.
 
     ``sample``: how many archives are computed again.
     """
@@ -103,9 +106,9 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
     return problems
 
 
-def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]:
+def check_scores(run: Run, table: pa.Table, known: set[str]) -> Iterator[str]:
     """Bounds of scores, clusters and support, and descending order, for all archives of a shard at once."""
-    lists = archives["concepts"].combine_chunks()
+    lists = table["concepts"].combine_chunks()
     entries = lists.flatten()
     if not len(entries):
         return
@@ -113,8 +116,9 @@ def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]
         name: entries.field(name).to_numpy(zero_copy_only=False)
         for name in ("score", "global", "local", "cluster", "support")
     }
-    owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    same = owner[1:] == owner[:-1]
+    archives = Ragged(lists.offsets.to_numpy() - lists.offsets[0].as_py(), np.arange(len(entries)))
+    owners, sizes = archives.owners, archives.lengths
+    same = owners[1:] == owners[:-1]
     config = run.config
     if not all(np.isfinite(values[name]).all() for name in ("score", "global", "local")):
         yield "a score is not finite"
@@ -124,16 +128,14 @@ def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]
         yield "a global score is not in (0, 1]"
     if not (values["local"] > 0).all():
         yield "a local score is not positive"
-    if config.archive.ranking_name == "cocu" and not np.allclose(
-        values["score"], values["global"] + values["local"], rtol=1e-5
-    ):
-        yield "a score is not global + local"
-    retrieved = config.archive.expansion in ("vision", "text")
-    if (values["support"] > (config.retrieval.neighbors if retrieved else 1)).any() or (values["support"] < 0).any():
+    ranking = RANKINGS[config.archive.ranking_name]
+    if ranking.of_columns and not np.allclose(values["score"], ranking.of_columns(values), rtol=1e-5):
+        yield f"a score is not {ranking.sentence}"
+    retrieves = EXPANSIONS[config.archive.expansion].retrieves
+    if (values["support"] > (config.retrieval.neighbors if retrieves else 1)).any() or (values["support"] < 0).any():
         yield "a support is larger than the number of neighbours"
-    sizes = np.bincount(owner, minlength=len(lists))
     clusters = np.zeros(len(lists), np.int64)
-    np.maximum.at(clusters, owner, values["cluster"].astype(np.int64) + 1)
+    np.maximum.at(clusters, owners, values["cluster"].astype(np.int64) + 1)
     expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
     if (clusters != expected).any() or (values["cluster"] < 0).any():
         yield "an archive has another number of clusters than ceil(n / 2)"
@@ -187,7 +189,7 @@ def difference(found: dict[str, float], expected: dict[str, float]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code: 0 when all is well."""
+    """Run; returns the exit code: 0 when all is OK."""
     parser = argparse.ArgumentParser(
         prog="python -m curation.tools.verify",
         description="Check counts, schemas, order, bounds and fingerprints, and compute a sample of archives again.",

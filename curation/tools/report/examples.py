@@ -14,8 +14,11 @@ from curation.base import files
 from curation.base.errors import InputError
 from curation.base.parquet import open_parquet
 from curation.concepts import concept_key
-from curation.run.run import Run, open_run
-from curation.run.stages.archives import open_curator
+from curation.expansion import EXPANSIONS
+from curation.run.curator import open_curator
+from curation.run.indexes import first_row
+from curation.run.records import read_record
+from curation.run.run import Run, indexed_run
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
@@ -99,41 +102,40 @@ def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[
 
 def add_neighbours(run: Run, examples: list[Example]) -> None:
     """What was retrieved for each example, where anything was."""
-    if run.config.archive.expansion not in ("vision", "text") or not examples:
+    if not EXPANSIONS[run.config.archive.expansion].retrieves or not examples:
         return
-    curator = open_curator(run)
-    source = open_run(run.config.retrieval.data) if run.config.retrieval.data else run
-    sizes = files.read_json(run.index_json)["mentions"]["shards"]
-    starts = np.cumsum([0] + [item["rows"] for item in sizes])
-    held = (
-        {} if source is not run else {item["name"]: int(start) for item, start in zip(sizes, starts[:-1], strict=True)}
-    )
-    images, anchors = [], []
+    source = indexed_run(run)
+    starts = np.cumsum([0] + [item["rows"] for item in read_record(run.index_json, "mentions")["shards"]])
+
+    images: list[list[float]] = []
+    anchors: list[int] = []
     for shard, pictures in by_shard([example.picture for example in examples]):
         rows = [picture.row for picture in pictures]
-        found = rows_of(run.of_shard("embeddings", shard), rows, ["embedding"])
-        images += [row["embedding"] for row in found]
-        anchors += [held[shard.name] + row if shard.name in held else -1 for row in rows]
-    width = len(images[0])
+        images += [row["embedding"] for row in rows_of(run.of_shard("embeddings", shard), rows, ["embedding"])]
+        first = first_row(run, shard)
+        anchors += [-1 if first is None else first + row for row in rows]
+
     flat = pa.array(np.asarray(images, np.float16).reshape(-1))
-    vectors = embedding_matrix(pa.FixedSizeListArray.from_arrays(flat, width))
-    ids, cosines = curator.neighbours(vectors, np.array(anchors))
+    vectors = embedding_matrix(pa.FixedSizeListArray.from_arrays(flat, len(images[0])))
+    ids, cosines = open_curator(run).neighbours(vectors, np.array(anchors))
     for example, anchor, nearest, likeness in zip(examples, anchors, ids, cosines, strict=True):
         for number, cosine in zip(nearest.tolist(), likeness.tolist(), strict=True):
             if number >= 0 and number != anchor:
-                place = int(np.searchsorted(starts, number, side="right")) - 1
-                picture = Picture(source.shards[place], number - int(starts[place]))
+                shard_number = int(np.searchsorted(starts, number, side="right")) - 1
+                picture = Picture(source.shards[shard_number], number - int(starts[shard_number]))
                 example.neighbours.append((cosine, picture))
+
     retrieved = [picture for example in examples for _, picture in example.neighbours]
     for shard, pictures in by_shard(retrieved):
-        found = rows_of(source.of_shard("embeddings", shard), [picture.row for picture in pictures], ["key", "caption"])
-        for picture, row in zip(pictures, found, strict=True):
+        path = source.of_shard("embeddings", shard)
+        texts = rows_of(path, [picture.row for picture in pictures], ["key", "caption"])
+        for picture, row in zip(pictures, texts, strict=True):
             picture.key, picture.caption = row["key"], row["caption"]
 
 
 def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
     """Thumbnails and truth from the tars: of the examples, then of their neighbours while the reading is bounded."""
-    source = open_run(run.config.retrieval.data) if run.config.retrieval.data else run
+    source = indexed_run(run)
     spent = 0.0
     passed_over = 0
     for owner, side, pictures in (
@@ -181,6 +183,6 @@ def read_sidecar(content: bytes) -> dict[str, Any]:
 
 
 def truth(sidecar: dict[str, Any]) -> set[tuple[str, ...]] | None:
-    """What a sidecar says is visible, as ``curation.tools.measure`` reads it; None where it says nothing of it."""
+    """What a sidecar says is visible, as :mod:`curation.tools.measure` reads it; None where it says nothing of it."""
     lists = [sidecar[name] for name in ("objects", "stuff") if isinstance(sidecar.get(name), list)]
     return {concept_key(name) for names in lists for name in names if isinstance(name, str)} if lists else None
