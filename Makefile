@@ -21,7 +21,7 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 15
 	@echo "Variables of curate: DATA (demo, cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
 	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
 	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS (default: demo), DATA_ROOT (default: data), ARGS."
