@@ -50,8 +50,8 @@ def prose(page: Path) -> str:
 
 
 @pytest.fixture
-def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
-    """A working directory as the pages suppose: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
+def workspace(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
+    """A working directory as the pages assume: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "demo").symlink_to(finished)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -63,17 +63,17 @@ def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
 
 
 def run(command: str) -> None:
-    """A command of the form python -m MODULE ..., by the function that it calls."""
+    """Run a command of the form python -m MODULE ... by calling the module's main function."""
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"], command
     assert importlib.import_module(words[2]).main(words[3:]) == 0, command
 
 
 @named([page for page in PAGES if fences(page)])
-def test_every_snippet_runs_in_the_order_of_its_page(page, place, monkeypatch, capfd):
+def test_every_snippet_runs_in_the_order_of_its_page(page, workspace, monkeypatch, capfd):
     for language, content in fences(page):
         assert language in ("python", "console", "yaml", "text", "mermaid"), f"{page.name}: what is {language!r}?"
-        monkeypatch.chdir(place)
+        monkeypatch.chdir(workspace)
         if language == "python":
             exec(compile(content, f"{page.name}", "exec"), {"__name__": "snippet"})
         elif language == "console":
@@ -86,9 +86,9 @@ def test_every_snippet_runs_in_the_order_of_its_page(page, place, monkeypatch, c
 
 @named(WRITTEN)
 def test_make_knows_every_target_that_is_named(page):
-    named_here = set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE))
-    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert named_here <= known
+    mentioned = set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert mentioned <= targets
     for line in re.findall(r"^    (make [^#\n]*)", page.read_text(), re.MULTILINE):
         words = shlex.split(line)
         subprocess.run([*words, "-n", "-o", ".venv/installed"], cwd=ROOT, check=True, capture_output=True)
@@ -208,15 +208,15 @@ def test_the_sections_of_the_method_are_numbered_in_order():
 @lru_cache(maxsize=1)
 def messages() -> list[str]:
     """Every string of the code, with {} for what is filled in."""
-    found = []
+    strings = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-                found.append("".join(map(str, parts)))
+                strings.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+                strings.append(node.value)
+    return strings
 
 
 def test_every_message_of_troubleshooting_is_one_of_the_code():
@@ -224,7 +224,7 @@ def test_every_message_of_troubleshooting_is_one_of_the_code():
     quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
     assert len(quoted) > 15
     for message in quoted:
-        assert message in OF_OTHERS or any(message in known for known in messages()), message
+        assert message in OF_OTHERS or any(message in string for string in messages()), message
 
 
 def test_arrow_says_what_the_pages_quote(tmp_path):
