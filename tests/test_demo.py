@@ -243,7 +243,7 @@ def test_curating_the_demo_makes_its_world_first(tmp_path, monkeypatch, capsys):
     assert len(page) > 50_000
     assert page.count("All emojis designed by OpenMoji") == 1
     assert main([*run, "--vocabulary.visualness", "-10"]) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_paths_into_packages():

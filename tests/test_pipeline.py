@@ -199,7 +199,7 @@ def test_archives_in_several_row_groups_with_names_of_their_own_are_read(tmp_pat
 def test_a_finished_run_is_found_finished(world, finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert curate(world, finished) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -210,7 +210,7 @@ def computed(outputs: Run) -> dict[str, list[str]]:
     for stage in plan(outputs):
         for shard in outputs.shards if stage.per_shard else [None]:
             run_stage(stage, outputs, shard)
-        made[stage.name] = [note["part"] for note in read_progress(outputs, stage.name) if note["state"] == "computed"]
+        made[stage.name] = [note.part for note in read_progress(outputs, stage.name) if note.state == "computed"]
     finish(outputs)
     return {name: parts for name, parts in made.items() if parts}
 

@@ -92,8 +92,8 @@ def finish(run: Run) -> None:
             seconds[stage] = seconds.get(stage, 0) + spent
     for stage in stages_begun(run):
         for note in read_progress(run, stage):
-            if note["part"] == WHOLE:
-                seconds[stage] = note["seconds"]
+            if note.part == WHOLE:
+                seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
     index = files.read_note(run.index_json)
     manifest = {
