@@ -51,7 +51,7 @@ def _open(path: str, version: str) -> Mentions:
     try:
         batch = pa.ipc.open_file(pa.memory_map(files.local_path(path))).get_batch(0)
     except pa.ArrowInvalid as error:
-        raise CocuError(f"{path}: not a whole Arrow file ({error}); delete it and run again") from None
+        raise CocuError(f"{path}: not a complete Arrow file ({error}); delete it and run again") from None
     concepts, similarities = batch.column(0), batch.column(1)
     lists = Ragged(concepts.offsets.to_numpy(), concepts.values.to_numpy())
     return Mentions(lists, similarities.values.to_numpy())

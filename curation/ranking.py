@@ -27,8 +27,7 @@ def anchor_similarities(images: np.ndarray, texts: np.ndarray, concepts: Ragged)
 
     images (B, D), texts (V, D): unit rows; concepts: the ids of each anchor's archive, B lists.
     """
-    cosines: np.ndarray = np.maximum(pair_similarities(images, texts, concepts), FLOOR)
-    return cosines
+    return np.maximum(pair_similarities(images, texts, concepts), FLOOR)
 
 
 def rank(
@@ -61,16 +60,14 @@ def global_scores(expansion: Expansion, similarity: np.ndarray) -> np.ndarray:
     lengths = expansion.concepts.lengths
     starts = expansion.concepts.offsets[:-1][lengths > 0]  # reduceat cannot take empty segments
     of_archive = np.maximum.reduceat(largest, starts) if len(starts) else largest
-    scores: np.ndarray = similarity / np.repeat(of_archive, lengths[lengths > 0])
-    return scores
+    return similarity / np.repeat(of_archive, lengths[lengths > 0])
 
 
 def local_scores(expansion: Expansion, similarity: np.ndarray, anchor_twice: bool = False) -> np.ndarray:
     """local(c) = s_ci / mean over j in refs(c) of s_cj; (P,) float32."""
     times = 1 + (expansion.anchor_mentions if anchor_twice else 0)
     mean = (expansion.reference_total + times * similarity.astype(np.float64)) / (expansion.reference_count + times)
-    scores: np.ndarray = (similarity / mean).astype(np.float32)
-    return scores
+    return (similarity / mean).astype(np.float32)
 
 
 def descending(concepts: Ragged, score: np.ndarray) -> np.ndarray:
@@ -115,8 +112,7 @@ def calibrated_scores(entries: Entries) -> np.ndarray:
     """(s_ci - mean of t_c · f(x)) / its standard deviation over a random sample of images; (P,) float32."""
     assert entries.calibration is not None  # see rank
     mean, deviation = entries.calibration[entries.expansion.concepts.values].T
-    scores: np.ndarray = ((entries.similarity - mean) / deviation).astype(np.float32)
-    return scores
+    return ((entries.similarity - mean) / deviation).astype(np.float32)
 
 
 RANKINGS = {

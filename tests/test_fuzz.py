@@ -108,7 +108,7 @@ def test_parquet_metadata_and_archives(parquet, tmp_path, data):
 def test_a_column_name_that_is_not_utf8_is_damage(parquet, tmp_path):
     """Found by fuzzing: Arrow raises UnicodeDecodeError here."""
     (tmp_path / "a.parquet").write_bytes(parquet.replace(b"support", b"supp\x80rt"))
-    with pytest.raises(CocuError, match="not a whole Parquet file"):
+    with pytest.raises(CocuError, match="not a complete Parquet file"):
         read_metadata(str(tmp_path / "a.parquet"))
 
 

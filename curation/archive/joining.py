@@ -85,7 +85,7 @@ def join(
     if row < len(keys):
         raise CocuError(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
-            f"cut off or is not the one that was curated into {archive.folder}"
+            f"truncated or is not the one that was curated into {archive.folder}"
         )
 
 
@@ -123,18 +123,18 @@ def attach(
     known = set(archive.shards)
     for sample in samples:
         key, name = sample["__key__"], shard_name(sample["__url__"])
-        found = read(name, epoch() if callable(epoch) else epoch) if name in known else None
-        if found and key in found.rows:
-            row = found.rows[key]
-            more: RawSample = {"concepts": found.concepts[row].as_py()}
+        archives = read(name, epoch() if callable(epoch) else epoch) if name in known else None
+        if archives and key in archives.rows:
+            row = archives.rows[key]
+            more: RawSample = {"concepts": archives.concepts[row].as_py()}
             if sampler:
-                more["prompts"] = found.prompts[row]
-        elif found and key in rejected(name):
+                more["prompts"] = archives.prompts[row]
+        elif archives and key in rejected(name):
             continue
         elif required:
             where = archive.path("archives", name)
             raise CocuError(
-                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to go on without"
+                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to leave such samples without concepts"
             )
         else:
             more = {"concepts": []} | ({"prompts": [_caption(sample, archive)] * sampler.concepts} if sampler else {})

@@ -50,7 +50,9 @@ class Sampler:
         if self.concepts < 1:
             raise CocuError(f"sampler.concepts: {self.concepts} must be at least 1")
         if not self.temperature > 0:
-            raise CocuError(f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones")
+            raise CocuError(
+                f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best concepts"
+            )
         if self.replacement and not self.method.random:
             raise CocuError(
                 f"sampler.replacement: kind {self.kind} draws nothing at random; leave replacement out, or choose "
@@ -91,8 +93,7 @@ class _Archives:
     def gumbel(self, stream: int) -> np.ndarray:
         """Gumbel noise (P,) for every entry."""
         uniforms = uniform(self.seeds[self.owners], stream, self.positions.astype(np.uint64))
-        noise: np.ndarray = -np.log(-np.log(uniforms))
-        return noise
+        return -np.log(-np.log(uniforms))
 
 
 def _first(order: np.ndarray, archives: _Archives, count: int) -> np.ndarray:

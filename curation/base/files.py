@@ -68,8 +68,8 @@ def expand(pattern: str) -> list[str]:
     for braced in braceexpand(pattern):
         if any(character in braced for character in "*?["):
             filesystem, inner = url_to_fs(braced)
-            found = sorted(filesystem.glob(inner))
-            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in found]
+            matches = sorted(filesystem.glob(inner))
+            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in matches]
         else:
             paths.append(braced)
     return paths
@@ -160,8 +160,8 @@ def local_path(path: str) -> str:
         return str(inner)
     folder = os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.stat(folder)
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:  # anyone may make a folder of that name there
+    status = os.stat(folder)
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:  # anyone may make a folder of that name there
         raise OutputError(f"{folder}: not owned by this user alone; remove it, or set TMPDIR")
     prefix = digest(path) + "-"
     copy = os.path.join(folder, prefix + digest(version(path)) + "-" + os.path.basename(inner))
@@ -187,12 +187,12 @@ def read_json(path: str) -> dict[str, Any]:
     """Read a JSON file that holds an object. Raises CocuError when it is missing or holds anything else."""
     with open_file(path) as stream:
         try:
-            found = json.loads(stream.read().decode("utf-8"))
+            content = json.loads(stream.read().decode("utf-8"))
         except ValueError as error:
             raise CocuError(f"{path}: not valid JSON ({error}); delete it and it will be written again") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CocuError(f"{path}: not a JSON object; delete it and it will be written again")
-    return found
+    return content
 
 
 def read_note(path: str) -> dict[str, Any]:

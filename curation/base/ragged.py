@@ -98,8 +98,7 @@ class Ragged:
 
     def pairs(self, width: int) -> np.ndarray:
         """Every (list, value) as one number, (P,) int64: list * width + value, for values from 0 to width - 1."""
-        numbers: np.ndarray = self.owners * width + self.values
-        return numbers
+        return self.owners * width + self.values
 
 
 def is_in(lists: Ragged, others: Ragged) -> np.ndarray:

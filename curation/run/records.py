@@ -41,7 +41,7 @@ def read_record(path: str, stage: str) -> Record:
     """The record of ``stage``, which later stages depend on. Raises CocuError when it is not there."""
     written = (files.read_json(path) if path.endswith(".json") else read_metadata(path)).get(stage)
     if not isinstance(written, dict) or "fingerprint" not in written:
-        raise CocuError(f"{path}: says nothing of stage {stage}; delete it and run again")
+        raise CocuError(f"{path}: has no record of stage {stage}; delete it and run again")
     return written
 
 
@@ -52,8 +52,7 @@ def fingerprints(paths: list[str], stage: str, read: Reader) -> list[str]:
 
 def vocabulary_content(run: Run, read: Reader) -> str:
     """Identifies the concepts and embeddings of ``vocabulary.parquet``, whatever they were chosen from."""
-    content: str = read(run.vocabulary, "vocabulary")["content"]
-    return content
+    return read(run.vocabulary, "vocabulary")["content"]
 
 
 def changes(old: Record, new: Record) -> str:

@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m curation.tools.measure",
         description="Compare archives, by every expansion and ranking, with what json sidecars say is visible.",
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--fields", default="objects,stuff", help="sidecar fields that list visible concepts")
     args = parser.parse_args(arguments)
 

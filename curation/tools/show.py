@@ -32,21 +32,21 @@ def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
 
     Raises CocuError for a key that no shard holds.
     """
-    found: dict[str, tuple[Shard, int]] = {}
+    by_key: dict[str, tuple[Shard, int]] = {}
     for shard in run.shards:
         with open_parquet(run.of_shard("archives", shard)) as file:
             column = file.read(["key"])["key"].combine_chunks()
         if keys:
             rows = pc.index_in(column, value_set=pa.array(keys)).to_numpy(zero_copy_only=False)
-            found |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
+            by_key |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
         else:
-            found |= {column[row].as_py(): (shard, row) for row in range(min(count - len(found), len(column)))}
-        if len(found) == (len(set(keys)) or count):
+            by_key |= {column[row].as_py(): (shard, row) for row in range(min(count - len(by_key), len(column)))}
+        if len(by_key) == (len(set(keys)) or count):
             break
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in by_key]
     if missing:
         raise CocuError(f"{run.folder}: no sample has the key {missing[0]}; rejected samples are in rejects/")
-    return [found[key] for key in keys] if keys else list(found.values())
+    return [by_key[key] for key in keys] if keys else list(by_key.values())
 
 
 def show(run: Run, keys: list[str], count: int, console: Console) -> None:
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m curation.tools.show",
         description="Print archives: caption, captions of the visual neighbours, concepts as bars coloured by cluster.",
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
     parser.add_argument("--count", type=int, default=3, help="how many when no key is given (default: 3)")
     args = parser.parse_args(arguments)

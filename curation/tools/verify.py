@@ -71,7 +71,7 @@ def check_manifest(run: Run) -> Iterator[Problem]:
             )
     for name, total in totals.items():
         if manifest["counts"].get(name) != total:
-            yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, the shards have {total}")
+            yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, but the shards have {total}")
     if manifest["fingerprint"] != request(run):
         yield Problem(run.manifest, "input files have changed since; run make curate again")
 
@@ -84,14 +84,14 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
         embeddings = file.read(["key", "caption", "concepts"])
         width = file.schema_arrow.field("embedding").type.list_size
         if not file.schema_arrow.remove_metadata().equals(embedding_schema(width)):
-            problems.append(Problem(paths["embeddings"], "has another schema than the documented one"))
+            problems.append(Problem(paths["embeddings"], "its schema differs from the documented one"))
     with open_parquet(paths["rejects"]) as file:
         rejects = file.read()
     if not rejects.schema.remove_metadata().equals(REJECTS):
-        problems.append(Problem(paths["rejects"], "has another schema than the documented one"))
+        problems.append(Problem(paths["rejects"], "its schema differs from the documented one"))
     archives = read_archive(paths["archives"])
     if not archives.schema.remove_metadata().equals(SCHEMA):
-        return [*problems, Problem(paths["archives"], "has another schema than the documented one")]
+        return [*problems, Problem(paths["archives"], "its schema differs from the documented one")]
     counts = read_metadata(paths["embeddings"])["embed"]["counts"]
     if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):
         problems.append(
@@ -138,7 +138,7 @@ def check_scores(run: Run, table: pa.Table, known: set[str]) -> Iterator[str]:
     np.maximum.at(clusters, owners, values["cluster"].astype(np.int64) + 1)
     expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
     if (clusters != expected).any() or (values["cluster"] < 0).any():
-        yield "an archive has another number of clusters than ceil(n / 2)"
+        yield "an archive does not have ceil(n / 2) clusters"
     unknown = set(entries.field("concept").dictionary_decode().to_pylist()) - known
     if unknown:
         yield f"concept {sorted(unknown)[0]!r} is not in the vocabulary"
@@ -170,21 +170,21 @@ def recompute(run: Run, sample: int, seed: int) -> list[Problem]:
             for row, written, image, own in zip(rows, archives, images, said, strict=True):
                 anchor = -1 if run.config.retrieval.data else start + int(row)
                 expected, certain = curator.archive(image, anchor, own)
-                found = {item["concept"]: item["score"] for item in written["concepts"]}
-                what = difference(found, expected) if certain else ""
+                scores = {item["concept"]: item["score"] for item in written["concepts"]}
+                what = difference(scores, expected) if certain else ""
                 if what:
                     problems.append(Problem(run.of_shard("archives", shard), f"key {written['key']}: {what}"))
         start += count
     return problems
 
 
-def difference(found: dict[str, float], expected: dict[str, float]) -> str:
+def difference(written: dict[str, float], expected: dict[str, float]) -> str:
     """How two archives differ, in a few words; empty when they agree."""
-    if found.keys() != expected.keys():
-        return f"concepts {sorted(found.keys() ^ expected.keys())} are in only one of archive and formula"
+    if written.keys() != expected.keys():
+        return f"concepts {sorted(written.keys() ^ expected.keys())} are only in the archive or only in the formula"
     for concept, score in expected.items():
-        if abs(found[concept] - score) > TOLERANCE * max(abs(score), 1):
-            return f"{concept} has score {found[concept]:.5f}, by the formula {score:.5f}"
+        if abs(written[concept] - score) > TOLERANCE * max(abs(score), 1):
+            return f"{concept} has score {written[concept]:.5f}, by the formula {score:.5f}"
     return ""
 
 
@@ -194,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m curation.tools.verify",
         description="Check counts, schemas, order, bounds and fingerprints, and compute a sample of archives again.",
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
     args = parser.parse_args(arguments)
     return run_command(lambda: report(args.folder, args.sample))

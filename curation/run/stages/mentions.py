@@ -35,7 +35,7 @@ def _source(run: Run) -> Run:
         if ours != theirs:
             raise CocuError(
                 f"retrieval.data: {source.folder} was embedded by another encoder ({theirs['model']}) than encoder.model "
-                f"({ours['model']}); curate both with the same one"
+                f"({ours['model']}); use the same encoder for both"
             )
     return source
 

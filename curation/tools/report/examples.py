@@ -58,8 +58,8 @@ def choose(counts: dict[Shard, int], rng: np.random.Generator) -> list[tuple[Sha
     rows = [(shard, row) for shard, size in counts.items() for row in range(size)]
     if not rows:
         return []
-    places = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False)
-    return [rows[place] for place in sorted(places)]
+    numbers = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False)
+    return [rows[number] for number in sorted(numbers)]
 
 
 def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
@@ -87,7 +87,7 @@ def by_shard(pictures: list[Picture]) -> Iterator[tuple[Shard, list[Picture]]]:
 
 def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[str, Any]]:
     """Some rows of a Parquet file; only the row groups that hold them are read."""
-    found: dict[int, dict[str, Any]] = {}
+    by_row: dict[int, dict[str, Any]] = {}
     with open_parquet(path) as file:
         start = 0
         for group in range(file.num_row_groups):
@@ -95,9 +95,9 @@ def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[
             inside = sorted({row for row in rows if start <= row < start + size})
             if inside:
                 table = file.read_row_group(group, columns=columns).take([row - start for row in inside])
-                found |= dict(zip(inside, table.to_pylist(), strict=True))
+                by_row |= dict(zip(inside, table.to_pylist(), strict=True))
             start += size
-    return [found[row] for row in rows]
+    return [by_row[row] for row in rows]
 
 
 def add_neighbours(run: Run, examples: list[Example]) -> None:
@@ -156,18 +156,18 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
             except InputError as error:  # the run is finished: the page goes without these
                 notes.append(str(error))
     if passed_over:
-        notes.append(f"{passed_over} pictures are not shown, because too much would have to be read for them.")
+        notes.append(f"{passed_over} pictures are not shown, because they would take too long to read.")
 
 
 def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
     """Fill in image and truth of pictures of one shard. Raises InputError for a tar or an image that cannot be read."""
     extensions = run.config.image.lower().split(";")
-    found = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
+    by_key = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
     for picture in pictures:
-        fields = found.get(picture.key, {})
+        fields = by_key.get(picture.key, {})
         image = next((fields[name] for name in extensions if name in fields), None)
         if image is None:
-            raise InputError(f"{shard.path}: no image of {picture.key} any more; was the file changed since the run?")
+            raise InputError(f"{shard.path}: the image of {picture.key} is gone; has the file changed since the run?")
         picture.image = thumbnail(image, side)
         sidecar = read_sidecar(fields.get("json", b""))
         picture.visible, picture.attribution = truth(sidecar), str(sidecar.get("attribution", ""))
@@ -176,10 +176,10 @@ def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
 def read_sidecar(content: bytes) -> dict[str, Any]:
     """A json sidecar that holds an object; empty for any other, since the page needs none."""
     try:
-        found = json.loads(content or b"{}")
+        sidecar = json.loads(content or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return sidecar if isinstance(sidecar, dict) else {}
 
 
 def truth(sidecar: dict[str, Any]) -> set[tuple[str, ...]] | None:

@@ -174,12 +174,12 @@ def neighbours(example: Example) -> str:
     """The retrieved samples in a row."""
     if not example.neighbours:
         return ""
-    found = "".join(
+    items = "".join(
         f'<li>{image(picture, 84)}<p class="cosine">{cosine:.2f}</p><p>{quoted(picture.caption)}</p></li>'
         for cosine, picture in example.neighbours
     )
     return (
-        f'<h3>Retrieved</h3><ul class="neighbours" tabindex="0" aria-label="Retrieved images and captions">{found}</ul>'
+        f'<h3>Retrieved</h3><ul class="neighbours" tabindex="0" aria-label="Retrieved images and captions">{items}</ul>'
     )
 
 
