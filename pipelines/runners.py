@@ -122,7 +122,7 @@ def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_argumen
     """Run the pipeline to its end.
 
     ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, one per
-    core by default; ``beam_arguments``: the runner's options. Raises CocuError with the one line that tells what went wrong.
+    core by default; ``beam_arguments``: the runner's options. Raises CocuError with one line that says what went wrong.
     """
     with quiet_import():
         import apache_beam as beam

@@ -26,7 +26,8 @@ from curation.concepts import Matcher, tokens
 from curation.index.build import exact_index, write_index
 from curation.index.open import open_index
 from curation.mentions import Mentions, open_mentions, write_mentions
-from curation.run.run import open_run, recorded
+from curation.run.records import recorded
+from curation.run.run import open_run
 from curation.samples import Reject, Sample, read_samples
 from curation.vocabulary import noun_phrases, read_concepts
 

@@ -307,7 +307,7 @@ def test_only_as_much_is_read_as_allowed(finished, monkeypatch):
     with_image = {picture.shard.name for picture in pictures if picture.image}
     assert len(with_image) == 1
     assert all(bool(picture.image) == (picture.shard.name in with_image) for picture in pictures)
-    assert "are not shown, because too much would have to be read" in found.notes[-1]
+    assert "are not shown, because they would take too long to read" in found.notes[-1]
 
 
 def test_many_rows_are_sampled(finished, monkeypatch):

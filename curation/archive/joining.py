@@ -134,7 +134,8 @@ def attach(
         elif required:
             where = archive.path("archives", name)
             raise CocuError(
-                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to leave such samples without concepts"
+                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to leave such samples "
+                "without concepts"
             )
         else:
             more = {"concepts": []} | ({"prompts": [_caption(sample, archive)] * sampler.concepts} if sampler else {})

@@ -41,8 +41,8 @@ def histogram(survey: Survey) -> str:
     return f"""<figure class="histogram">
 <figcaption><span><i class="swatch before"></i>captions, {in_captions:.2f} on average</span>
 <span><i class="swatch after"></i>archives, {in_archives:.2f} on average</span></figcaption>
-<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold {in_captions:.2f} on
-average, archives {in_archives:.2f}; the numbers are in the table below">
+<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold {in_captions:.2f}
+on average, archives {in_archives:.2f}; the numbers are in the table below">
 <line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}</svg>
 </figure>
 <details><summary>The numbers</summary><div class="scroll"><table id="histogram-table">
@@ -77,7 +77,8 @@ def vocabulary(candidates: list[Candidate], survey: Survey, config: CurationConf
         archived = survey.archived.get(candidate.concept, 0)
         rows.append(
             f'<tr><th scope="row">{text(candidate.concept, 60)}</th><td>{candidate.count:,}</td>'
-            f'<td class="wide">{span("found", archived / most)}{span("said", mentioned / most)}<span>{archived:,}</span></td>'
+            f'<td class="wide">{span("found", archived / most)}{span("said", mentioned / most)}'
+            f"<span>{archived:,}</span></td>"
             f'<td class="wide">{visualness(candidate, visual)}</td></tr>'
         )
     more = (
