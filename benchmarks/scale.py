@@ -26,11 +26,11 @@ from threadpoolctl import threadpool_limits
 
 from curation import clustering, expansion, ranking
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks
 from curation.index.choose import choose_index, parse_bytes
 from curation.run.run import Run, open_run
 from curation.run.stages.archives import BLOCK, first_row, open_curator
-from curation.vocabulary import embedding_matrix
 
 TABLE = Path(__file__).with_name("scale.csv")
 PLOT = Path(__file__).with_name("scale.png")

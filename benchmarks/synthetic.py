@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from curation.base.embeddings import normalise
 from curation.concepts import concept_key
-from curation.similarity import normalise
 
 DIMENSION, VOCABULARY = 512, 5000
 SHOWN, COMPANIONS = 5, 30

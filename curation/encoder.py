@@ -18,11 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 from curation.base import files
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
+from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
-from curation.similarity import normalise
 
 _loading = threading.Lock()
 

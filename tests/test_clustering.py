@@ -12,8 +12,8 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from curation import clustering
+from curation.base.embeddings import normalise
 from curation.clustering import cluster_archives, inertia, kmeans, number_by_appearance, single_clusters, uniforms
-from curation.similarity import normalise
 
 WORDS = 120
 

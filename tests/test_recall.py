@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.base.embeddings import normalise
 from curation.index.build import (
     empty_index,
     train,
 )
 from curation.index.open import effort
 from curation.index.recall import exact_neighbours, recall, tune
-from curation.similarity import normalise
 
 # --- recall --------------------------------------------------------------------------------------------------------------
 

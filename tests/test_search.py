@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.base.embeddings import normalise
 from curation.index import search
 from curation.index.build import empty_index
 from curation.index.open import searchable, set_search
 from curation.index.search import BF16, SUMMING, Lists, Products, by_list, descending, rounds, search_lists
-from curation.similarity import normalise
 
 HALVES = normalise(np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T)  # products are multiples of 1/2: many ties
 

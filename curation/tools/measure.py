@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation import encoder
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.ragged import row_numbers
@@ -30,7 +31,6 @@ from curation.run.run import Run, open_run
 from curation.run.stages.archives import Curator, open_curator, open_searched, read_calibration
 from curation.run.stages.work import csr
 from curation.samples import read_sidecars
-from curation.vocabulary import embedding_matrix
 
 BLOCK = 4096
 CUTS = (1, 2, 3, 5)

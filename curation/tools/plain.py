@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import open_parquet, row_count
 from curation.concepts import Matcher
 from curation.run.run import Run, open_run
 from curation.run.stages.archives import open_searched, read_calibration
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
 INDEXES = {"vision": "image", "text": "text"}

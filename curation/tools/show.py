@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from curation.archive import read_archive
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.terminal import run_command
 from curation.run.run import Run, open_run
 from curation.run.stages.archives import first_row, open_curator
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar

@@ -12,6 +12,7 @@ from curation import clustering, expansion, ranking
 from curation.archive import SCHEMA, archive_batch
 from curation.archive.entries import is_omitted
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import FORMAT, blocks, open_parquet, parquet_writer
 from curation.base.ragged import row_numbers
 from curation.index.neighbours import nearest
@@ -21,7 +22,7 @@ from curation.run.run import Run, record
 from curation.run.stages.index import CAPTIONS, IMAGES, search_device
 from curation.run.stages.work import Work, csr, fingerprint_of, vocabulary_content
 from curation.samples import Shard
-from curation.vocabulary import Vocabulary, embedding_matrix, read_vocabulary
+from curation.vocabulary import Vocabulary, read_vocabulary
 
 BLOCK = 16384  # anchors that are looked up, ranked and clustered at once; the search gains from many
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation import encoder, samples
 from curation.base import files
+from curation.base.embeddings import embedding_array, normalise
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import FORMAT, ROW_GROUP, blocks, open_parquet, parquet_writer, read_metadata, write_table
 from curation.concepts import Matcher
@@ -18,8 +19,7 @@ from curation.config import CurationConfig
 from curation.run.run import Run, record, recorded
 from curation.run.stages.work import Work, fingerprint_of, vocabulary_content
 from curation.samples import Reject, Sample, Shard
-from curation.similarity import normalise
-from curation.vocabulary import embedding_array, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from curation.base import files
 from curation.base.devices import find_device
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import ROW_GROUP, blocks, open_parquet, parquet_writer, row_count
 from curation.config import RetrievalConfig
 from curation.index import build
@@ -25,7 +26,6 @@ from curation.index.recall import exact_neighbours, recall, tune
 from curation.run.run import Run, record, recorded
 from curation.run.stages.work import Work, fingerprint_of, nothing_to_do
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 QUERIES = 1000  # held out to measure recall
 

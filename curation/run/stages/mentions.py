@@ -6,6 +6,7 @@ import numpy as np
 
 from curation import encoder
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import ROW_GROUP, blocks, row_count
 from curation.concepts import Matcher
@@ -14,7 +15,7 @@ from curation.run.run import Run, open_run, record
 from curation.run.stages.index import is_whole, note
 from curation.run.stages.work import Work, csr, fingerprint_of, vocabulary_content
 from curation.similarity import pair_similarities
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 
 def mentions(run: Run) -> None:

@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from curation import encoder, vocabulary
 from curation.base import files
+from curation.base.embeddings import embedding_array, embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import ROW_GROUP, blocks, open_parquet, row_count, write_table
 from curation.concepts import Matcher
 from curation.run.run import Run, record
 from curation.run.stages.work import Work, fingerprint_of
 from curation.samples import Shard
-from curation.vocabulary import embedding_array, embedding_matrix
+from curation.visualness import calibration, effect_sizes, image_text_sums, keep
 
 
 def nouns(run: Run, shard: Shard) -> None:
@@ -99,7 +100,7 @@ def visualness(run: Run, shard: Shard) -> None:
         offsets, found = matcher.match_all(block["caption"].to_pylist())
         first, last = np.searchsorted(sample, [start, start + len(block)])
         images = embedding_matrix(block["embedding"])
-        sums += vocabulary.image_text_sums(images, texts, offsets, found, sample[first:last] - start)
+        sums += image_text_sums(images, texts, offsets, found, sample[first:last] - start)
         start += len(block)
         work.advance(len(block))
     column = pa.FixedSizeListArray.from_arrays(pa.array(sums.reshape(-1)), sums[0].size)
@@ -121,8 +122,8 @@ def choose_vocabulary(run: Run) -> None:
     for path in paths:
         with open_parquet(path) as file:
             sums += file.read()["sums"].combine_chunks().flatten().to_numpy().reshape(sums.shape)
-    counts, sizes = sums[:, 0, 0].astype(np.int64), vocabulary.effect_sizes(sums)
-    kept = vocabulary.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
+    counts, sizes = sums[:, 0, 0].astype(np.int64), effect_sizes(sums)
+    kept = keep(counts, sizes, config.smallest_count, config.smallest_visualness)
     report = run.path("vocabulary.csv")
     vocabulary.write_report(report, names, counts, sizes, kept)
     if not counts.any() and run.config.archive.expansion != "tagging":
@@ -138,8 +139,8 @@ def choose_vocabulary(run: Run) -> None:
     chosen = vocabulary.Vocabulary([names[row] for row in np.flatnonzero(kept)], texts[kept], counts[kept], sizes[kept])
     # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
     new = new | {"content": files.digest(chosen.concepts, embedding_array(chosen.embeddings).flatten().tolist())}
-    mean, deviation = vocabulary.calibration(sums[kept]).T
-    calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
-    write_table(run.calibration, calibration, {"vocabulary": new})
+    mean, deviation = calibration(sums[kept]).T
+    moments = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
+    write_table(run.calibration, moments, {"vocabulary": new})
     write_table(run.vocabulary, vocabulary.table_of(chosen), {"vocabulary": new})
     work.done()
