@@ -1,4 +1,4 @@
-"""The vocabulary Ω of visual concepts (docs/method.md §1): built from the nouns of captions or read from a file, and stored."""
+"""The vocabulary Ω of visual concepts (docs/method.md §1): built from captions or read from a file, and stored."""
 
 from __future__ import annotations
 
