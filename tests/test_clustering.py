@@ -84,12 +84,12 @@ def test_no_single_move_of_a_concept_lowers_the_inertia(texts: np.ndarray) -> No
     labels = cluster_archives(offsets, concepts, texts)
     for start, end in pairwise(offsets):
         points, own = texts[concepts[start:end]], labels[start:end]
-        found = slow_inertia(points, own)
+        least = slow_inertia(points, own)
         for point, cluster in product(range(len(points)), range(own.max() + 1)):
             moved = own.copy()
             moved[point] = cluster
             if len(np.unique(moved)) == len(np.unique(own)):
-                assert slow_inertia(points, moved) >= found - 1e-5
+                assert slow_inertia(points, moved) >= least - 1e-5
 
 
 def test_clear_pairs_are_found() -> None:
@@ -108,9 +108,9 @@ def test_inertia_in_gram_space_equals_that_in_the_full_space(
     points = normalise(np.random.default_rng(seed).normal(size=(3, size, 20)))
     row = st.lists(st.integers(0, clusters - 1), min_size=size, max_size=size)  # some clusters may be empty
     labels = np.array(data.draw(st.lists(row, min_size=3, max_size=3)))
-    found = inertia(points @ points.transpose(0, 2, 1), labels, clusters)
+    in_gram_space = inertia(points @ points.transpose(0, 2, 1), labels, clusters)
     expected = [slow_inertia(own, row) for own, row in zip(points, labels, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(in_gram_space, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- form ----------------------------------------------------------------------------------------------------------------

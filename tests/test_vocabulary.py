@@ -39,7 +39,7 @@ def phrases(text):
             {"chocolate", "birthday", "cake", "chocolate birthday", "birthday cake", "chocolate birthday cake"},
         ),
         ("wine/n glasses/n", {"wine", "glass", "wine glass"}),
-        ("a/n dog/n", {"dog"}),  # one letter is no noun, and it ends a run
+        ("a/n dog/n", {"dog"}),  # one letter is not a noun, and it ends a run
         ("dog/n x/n cat/n", {"dog", "cat"}),
         ("2024/n ½/n dog/n", {"dog"}),
         ("cat/n !!!/n dog/n", {"cat", "dog"}),
@@ -51,9 +51,9 @@ def test_nouns_and_compounds_of_tagged_tokens(text, expected):
 
 
 def test_compounds_have_four_words_at_most():
-    found = phrases("stone/n wall/n garden/n gate/n lock/n")
+    compounds = phrases("stone/n wall/n garden/n gate/n lock/n")
     words = ["stone", "wall", "garden", "gate", "lock"]
-    assert found == {" ".join(words[a:b]) for a in range(5) for b in range(a + 1, min(a + 4, 5) + 1)}
+    assert compounds == {" ".join(words[a:b]) for a in range(5) for b in range(a + 1, min(a + 4, 5) + 1)}
 
 
 @settings(max_examples=80, deadline=None)
@@ -65,9 +65,9 @@ def test_compounds_have_four_words_at_most():
     )
 )
 def test_every_phrase_is_found_again_in_its_own_caption(tagged):
-    found = sorted(vocabulary.noun_phrases(tagged))
-    matched = Matcher(found).match(" ".join(text for text, _ in tagged))
-    assert {found[identifier] for identifier in matched} == set(found)
+    nouns = sorted(vocabulary.noun_phrases(tagged))
+    matched = Matcher(nouns).match(" ".join(text for text, _ in tagged))
+    assert {nouns[identifier] for identifier in matched} == set(nouns)
 
 
 def test_count_nouns_counts_captions_not_mentions():
