@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import Entry, listed_archive, neighbours, retrieved_archive
 
+from curation.base.embeddings import normalise
 from curation.base.ragged import Ragged
 from curation.expansion import Anchors, Expansion, expand_retrieved, listed, nearest_concepts
 from curation.index.build import exact_index
@@ -18,7 +19,7 @@ from curation.index.neighbours import nearest
 from curation.index.open import searchable
 from curation.mentions import Mentions
 from curation.ranking import anchor_similarities, descending, rank
-from curation.similarity import normalise, pair_similarities
+from curation.similarity import pair_similarities
 
 RANKINGS = ["cocu", "similarity", "support", "calibrated", "none"]
 EXACT = ["similarity", "support", "none"]  # no rounding: the order is the oracle's to the letter

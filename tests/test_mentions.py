@@ -13,8 +13,6 @@ from curation.base.errors import CocuError
 from curation.base.ragged import Ragged
 from curation.mentions import Mentions, open_mentions, write_mentions
 
-# --- mentions ------------------------------------------------------------------------------------------------------------
-
 
 @settings(max_examples=40, deadline=None)
 @given(captions=st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=3), max_size=5), data=st.data())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Ragged:
     def from_lists(cls, lists: Sequence[Sequence[Any]], dtype: Any = np.int64) -> Ragged:
         """Lists from Python's."""
         lengths = np.array([len(items) for items in lists], np.int64)
-        return cls.from_lengths(lengths, np.array([item for items in lists for item in items], dtype))
+        return cls.from_lengths(lengths, np.fromiter(chain.from_iterable(lists), dtype, lengths.sum()))
 
     @classmethod
     def from_arrow(cls, column: Any) -> Ragged:

@@ -87,9 +87,9 @@ class Curator:
         order = ranking.descending(expansion.concepts, relevance.score)
         concepts = expansion.concepts.with_values(expansion.concepts.values[order])
         if config.clusters:
-            clusters = clustering.cluster_archives(concepts.offsets, concepts.values, texts, config.seed)
+            clusters = clustering.cluster_archives(concepts, texts, config.seed)
         else:
-            clusters = clustering.single_clusters(concepts.offsets)
+            clusters = clustering.single_clusters(concepts)
         return Archives(
             concepts=concepts,
             score=relevance.score[order],

@@ -12,6 +12,7 @@ import numpy as np
 
 from curation.base import files
 from curation.base.devices import find_device
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks
 from curation.config import RetrievalConfig
 from curation.expansion import EXPANSIONS
@@ -19,7 +20,6 @@ from curation.index.open import SearchIndex, open_index
 from curation.run.records import Reader, Record, read_record
 from curation.run.run import Run
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 
 @dataclass(frozen=True)

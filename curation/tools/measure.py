@@ -17,6 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from curation import encoder
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.ragged import Ragged, is_in
@@ -31,7 +32,7 @@ from curation.run.curator import Curator, read_calibration
 from curation.run.indexes import open_searched
 from curation.run.run import Run, open_run
 from curation.samples import read_sidecars
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 BLOCK = 4096
 CUTS = (1, 2, 3, 5)

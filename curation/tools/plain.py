@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import open_parquet, row_count
 from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS, PlainAnchor
@@ -12,7 +13,7 @@ from curation.ranking import RANKINGS, PlainEntry
 from curation.run.curator import read_calibration
 from curation.run.indexes import open_searched
 from curation.run.run import Run, indexed_run
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
 SHARDS_IN_MEMORY = 8

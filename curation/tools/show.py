@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from curation.archive import read_archive
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.terminal import run_command
@@ -21,7 +22,6 @@ from curation.run.curator import Curator, open_curator
 from curation.run.indexes import first_row
 from curation.run.run import Run, indexed_run, open_run
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from curation.archive import SCHEMA, read_archive
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
 from curation.base.ragged import Ragged
@@ -30,7 +31,7 @@ from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
 from curation.samples import Shard
 from curation.tools.plain import PlainCurator
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 TOLERANCE = 2e-3  # relative, of recomputed scores: stored fp16 embeddings leave ties and the last digits open
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.archive import SCHEMA, archive_batch
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import FORMAT, blocks, parquet_writer
 from curation.base.ragged import Ragged, is_in
 from curation.ranking import RANKINGS
@@ -19,7 +20,6 @@ from curation.run.records import Reader, Record, record, vocabulary_content
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 BLOCK = 16384  # anchors that are looked up, ranked and clustered at once; the search gains from many
 

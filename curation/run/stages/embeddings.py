@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation import encoder, samples
 from curation.base import files
+from curation.base.embeddings import embedding_array, normalise
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import (
     FORMAT,
@@ -28,8 +29,7 @@ from curation.run.records import Reader, Record, record, recorded, vocabulary_co
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Reject, Sample, Shard
-from curation.similarity import normalise
-from curation.vocabulary import embedding_array, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index, parse_bytes
@@ -24,7 +25,6 @@ from curation.run.records import Reader, Record, fingerprints, is_as_long_as_not
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 QUERIES = 1000  # held out to measure recall
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from curation import encoder
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, row_count
 from curation.base.ragged import Ragged
@@ -24,7 +25,7 @@ from curation.run.records import (
 from curation.run.run import Run, indexed_run
 from curation.run.stages.stage import Stage
 from curation.similarity import pair_similarities
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 
 def _source(run: Run) -> Run:

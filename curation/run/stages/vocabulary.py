@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from curation import encoder, vocabulary
+from curation import encoder, visualness, vocabulary
 from curation.base import files
+from curation.base.embeddings import embedding_array, embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, open_parquet, row_count, write_table
 from curation.concepts import Matcher
@@ -18,7 +19,6 @@ from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
-from curation.vocabulary import embedding_array, embedding_matrix
 
 # --- nouns ----------------------------------------------------------------------------------------------------------------
 
@@ -122,9 +122,7 @@ def _visualness(run: Run, shard: Shard, expected: Record, progress: Progress) ->
         mentioned = matcher.match_all(block["caption"].to_pylist())
         first, last = np.searchsorted(sample, [start, start + len(block)])
         images = embedding_matrix(block["embedding"])
-        sums += vocabulary.image_text_sums(
-            images, texts, mentioned.offsets, mentioned.values, sample[first:last] - start
-        )
+        sums += visualness.image_text_sums(images, texts, mentioned, sample[first:last] - start)
         start += len(block)
         progress.advance(len(block))
 
@@ -152,8 +150,8 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
             sums += file.read()["sums"].combine_chunks().flatten().to_numpy().reshape(sums.shape)
 
     counts = sums[:, 0, 0].astype(np.int64)
-    sizes = vocabulary.effect_sizes(sums)
-    kept = vocabulary.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
+    sizes = visualness.effect_sizes(sums)
+    kept = visualness.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
     report = run.path("vocabulary.csv")
     vocabulary.write_report(report, names, counts, sizes, kept)
     if not counts.any() and EXPANSIONS[run.config.archive.expansion].of_captions:
@@ -171,7 +169,7 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
     content = files.digest(chosen.concepts, embedding_array(chosen.embeddings).flatten().tolist())
     noted = expected | {"content": content}
-    mean, deviation = vocabulary.calibration(sums[kept]).T
+    mean, deviation = visualness.calibration(sums[kept]).T
     calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
     write_table(run.calibration, calibration, {"vocabulary": noted})
     write_table(run.vocabulary, vocabulary.table_of(chosen), {"vocabulary": noted})

@@ -41,8 +41,8 @@ def histogram(survey: Survey) -> str:
     return f"""<figure class="histogram">
 <figcaption><span><i class="swatch before"></i>captions, {in_captions:.2f} on average</span>
 <span><i class="swatch after"></i>archives, {in_archives:.2f} on average</span></figcaption>
-<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold {in_captions:.2f}
-on average, archives {in_archives:.2f}; the numbers are in the table below">
+<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold
+{in_captions:.2f} on average, archives {in_archives:.2f}; the numbers are in the table below">
 <line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}</svg>
 </figure>
 <details><summary>The numbers</summary><div class="scroll"><table id="histogram-table">

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import InputError
 from curation.base.parquet import open_parquet
 from curation.concepts import concept_key
@@ -22,7 +23,6 @@ from curation.run.run import Run, indexed_run
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
-from curation.vocabulary import embedding_matrix
 
 EXAMPLES = 24
 LARGE, SMALL = 320, 120  # pixels of thumbnails: of an example, of its neighbours
