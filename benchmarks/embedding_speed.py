@@ -27,7 +27,8 @@ from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
 from curation.run.run import plan_run
 from curation.run.stages import plan, run_stage
 
-MODEL, SIDE = "ViT-B-32", 256
+MODEL = "ViT-B-32"
+SIDE = 256  # pixels
 RATIO = 0.9  # images/s of the stage, to those of the bare model
 BATCH = 64
 
@@ -123,7 +124,9 @@ def main() -> int:
     count, rounds = (1024, 6) if args.full else (128, 12)
     with tempfile.TemporaryDirectory() as folder:
         alone, staged, precision, kilobytes = measure(Path(folder), count, rounds, args.precision)
-    ratio = staged / alone  # the clock flatters the stage where other processes want the core: it has more threads
+
+    # The clock flatters the stage where other processes want the core: it has more threads.
+    ratio = staged / alone
     return publish(
         "Embedding",
         [

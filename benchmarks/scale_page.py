@@ -114,6 +114,7 @@ def extrapolated(line: dict[str, str], rows: int, memory: str) -> list[str]:
 def sections(lines: list[dict[str, str]], measured: list[dict[str, str]], machine: str) -> list[str]:
     """Paragraphs and tables of RESULTS.md."""
     last = lines[-1]
+    columns = [f"{name}, s" for name in STAGES]
     earlier = "Lines with an earlier date were not measured in this run." if len(measured) < len(lines) else ""
     parts = [
         machine,
@@ -125,12 +126,13 @@ def sections(lines: list[dict[str, str]], measured: list[dict[str, str]], machin
         "![time and memory against the number of samples](scale.png)",
         table(HEADER, [[cell.format(**line) for cell in CELLS] for line in lines]),
         table(
-            ["samples", *(f"{name}, s" for name in STAGES)],
+            ["samples", *columns],
             [[f"{int(line['rows']):,}", *(line[f"{name} s"] for name in STAGES)] for line in lines],
         )
         + "\n\nStages that work on shards: the sum over shards, each in one thread. Those that run once (train, index, "
         "tune, mentions): by the clock.",
     ]
+
     if last["index"].startswith("IVF"):
         header = [
             "samples",

@@ -24,7 +24,9 @@ from curation.index.open import SearchIndex, searchable, set_search
 from curation.index.recall import exact_neighbours, recall, tune
 from curation.run.stages.archives import BLOCK
 
-ROWS, NEIGHBOURS, RECALL = 100_000, 8, 0.95
+ROWS = 100_000
+NEIGHBOURS = 8  # L
+RECALL = 0.95
 RATIO = 4.0  # FAISS' inverted lists to ours, at the probes that reach RECALL
 
 

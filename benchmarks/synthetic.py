@@ -24,8 +24,10 @@ import yaml
 from curation.base.embeddings import normalise
 from curation.concepts import concept_key
 
-DIMENSION, VOCABULARY = 512, 5000
-SHOWN, COMPANIONS = 5, 30
+DIMENSION = 512
+VOCABULARY = 5000
+SHOWN = 5  # concepts of an image
+COMPANIONS = 30  # concepts that are seen with a head concept
 SHARED, CONTENT, NOISE = 0.6, 0.7, 0.35  # lengths of the three parts of an image's vector
 DECAY = 16  # dimension at which the spectrum has fallen to half
 SHARD = 10_000  # samples of a shard, as in img2dataset's

@@ -135,6 +135,7 @@ class Matcher:
         words = tokens(caption)
         singulars: tuple[str, ...] = ()  # of all words, once one of them begins a longer concept
         matches: dict[int, None] = {}  # in order
+
         for position, word in enumerate(words):
             start = starts[word]
             if start is None:

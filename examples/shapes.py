@@ -23,6 +23,7 @@ def draw(rng: np.random.Generator) -> tuple[Image.Image, list[str], str]:
     """A picture, its things and its ground: two or three shapes of different sizes, side by side."""
     names = [str(name) for name in rng.choice(list(THINGS), rng.integers(2, 4), replace=False)]
     ground = str(rng.choice(list(GROUNDS)))
+
     picture = Image.new("RGB", (SIZE, SIZE), GROUNDS[ground])
     brush = ImageDraw.Draw(picture)
     width = SIZE // len(names)
@@ -53,6 +54,7 @@ def make_world(folder: Path, shards: int = 3, scenes: int = 200) -> None:
                 encoded = io.BytesIO()
                 picture.save(encoded, "PNG")
                 truth = json.dumps({"objects": names, "stuff": [ground]})
+
                 fields = {"png": encoded.getvalue(), "txt": caption.encode(), "json": truth.encode()}
                 for extension, content in fields.items():
                     member = tarfile.TarInfo(f"{shard:02d}{scene:04d}.{extension}")

@@ -173,5 +173,5 @@ def _read_ahead(path: str) -> None:
     for start, end in (fields[0].split("-") for fields in mappings if fields[5:] == [os.path.realpath(path)]):
         address = int(start, 16)
         length = int(end, 16) - address
-        # Only advice: where it is not taken, reading is slow, and right all the same.
+        # Only advice: where the kernel ignores it, reading is slow but correct.
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.MADV_NORMAL)
