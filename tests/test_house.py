@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from curation.archive.sampling import KINDS
+from curation.archive.sampling import SAMPLERS
 from curation.samples import list_shards
 from evaluation.benchmark import packaged as benchmarks
-from pipelines.curate import packaged, parser, read_config
+from pipelines.curate import build_parser, packaged, read_config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks")
@@ -120,7 +120,7 @@ def test_packaged_configurations_are_valid(name, monkeypatch, tmp_path):
 
 
 def test_every_packaged_configuration_is_named_in_help_and_readme():
-    text = parser().format_help()
+    text = build_parser().format_help()
     for name in packaged():
         assert name in text
         assert f"`{name}`" in (ROOT / "README.md").read_text()
@@ -153,7 +153,7 @@ def test_every_configuration_key_of_the_readme_exists():
     keys = {key for key, _, _ in options()}
     named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 10
-    assert named <= keys | set(benchmarks()) | set(KINDS) | {"data.sampler.kind"}
+    assert named <= keys | set(benchmarks()) | set(SAMPLERS) | {"data.sampler.kind"}
 
 
 def test_make_targets_are_listed_by_help():
