@@ -28,7 +28,7 @@ def positive(text: str) -> int:
     return value
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    args = make_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     return run_command(lambda: FAILED if evaluate_all(args, Console()) else 0)
 
 

@@ -25,7 +25,7 @@ from segmenters.groupvit import GroupViT
 BATCH = 16  # windows encoded together
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.segment",
@@ -126,7 +126,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    args = make_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
 
     def work() -> None:
         picture = draw(args)

@@ -26,7 +26,7 @@ An interrupted run resumes from its last checkpoint when the same command is giv
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    args = make_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     folder = args.report or PAGE / ("started" if args.start else "") / ("quick" if args.quick else "")
     command = f"python -m experiments {shlex.join(word for word in arguments if word != '--page-only')}".strip()

@@ -9,13 +9,12 @@ import pyarrow as pa
 
 from curation.archive import SCHEMA, archive_batch, read_archive
 from curation.base.parquet import write_table
-from curation.base.ragged import row_numbers
 from curation.run.run import open_run
-from curation.tools.measure import World
+from curation.tools.measure import LabelledData
 from curation.vocabulary import read_vocabulary
 
 
-def write_truth(truth: World, base: Path, folder: Path) -> None:
+def write_truth(truth: LabelledData, base: Path, folder: Path) -> None:
     """Replace the archives of ``folder``, a copy of the finished run ``base``, by the truth.
 
     Every visible concept of the vocabulary has the same score and a cluster of its own.
@@ -30,17 +29,18 @@ def write_truth(truth: World, base: Path, folder: Path) -> None:
         start += len(batch)
 
 
-def truth_batch(truth: World, names: pa.Array, start: int, keys: pa.Array) -> pa.RecordBatch:
-    """The archives of the scenes from number ``start`` on, one for each key."""
-    offsets = truth.visible.offsets[start : start + len(keys) + 1]
-    concepts = truth.visible.concepts[offsets[0] : offsets[-1]]
-    in_vocabulary = concepts < len(names)
-    lengths = np.bincount(row_numbers(offsets)[in_vocabulary], minlength=len(keys))
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-
-    concepts = concepts[in_vocabulary]
-    ones = np.ones(len(concepts), np.float32)
-    position = np.arange(len(concepts)) - np.repeat(starts[:-1], lengths)  # in its archive
-    captions = pa.array(truth.captions[start : start + len(keys)], pa.string())
-    columns = {"score": ones, "global": ones, "local": ones, "cluster": position, "support": np.zeros_like(position)}
-    return archive_batch(keys, captions, names, starts, concepts, **columns)
+def truth_batch(truth: LabelledData, names: pa.Array, start: int, keys: pa.Array) -> pa.RecordBatch:
+    """The archives of the images from number ``start`` on, one for each key."""
+    stop = start + len(keys)
+    visible = truth.visible.slice(start, stop)
+    visible = visible.where(visible.values < len(names))  # others are not in the vocabulary
+    captions = pa.array(truth.captions[start:stop], pa.string())
+    ones = np.ones(len(visible.values), np.float32)
+    columns = {
+        "score": ones,
+        "global": ones,
+        "local": ones,
+        "cluster": visible.positions,
+        "support": np.zeros(len(visible.values), np.int64),
+    }
+    return archive_batch(keys, captions, names, visible.offsets, visible.values, **columns)

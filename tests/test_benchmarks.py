@@ -13,7 +13,7 @@ from PIL import Image
 
 from curation.base.errors import CocuError
 from evaluation import benchmark as benchmark_module
-from evaluation.__main__ import make_parser
+from evaluation.__main__ import build_parser
 from evaluation.benchmark import AbsentError, packaged, read_benchmark
 from evaluation.labels import COCO_STUFF, COCO_THINGS, ENCODINGS
 from evaluation.layout import list_images, read_labelled
@@ -46,7 +46,7 @@ def test_a_file_in_configs_is_one_packaged_benchmark_more(tmp_path, monkeypatch)
     monkeypatch.setattr(benchmark_module.resources, "files", lambda package: tmp_path)
     assert list(packaged())[-2:] == ["demo", "mine"]
     assert read_benchmark("mine", "data").layout.root == "data/data"
-    assert "ade20k, demo, mine" in " ".join(make_parser().format_help().split())
+    assert "ade20k, demo, mine" in " ".join(build_parser().format_help().split())
     with pytest.raises(CocuError, match=r"'mein' is not packaged .*ade20k, demo, mine, or give a YAML file"):
         read_benchmark("mein", "data")
 
