@@ -19,10 +19,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 
 from curation.archive import SCHEMA, ConceptArchive, Sampler, archive_batch
+from curation.base.markdown import table
 from curation.base.parquet import parquet_writer
+from curation.base.versions import conditions
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from results import table
 from synthetic import DIMENSION, VOCABULARY
 
+from curation.base.markdown import table
 from curation.index.choose import choose_index, parse_bytes
 
 TABLE = Path(__file__).with_name("scale.csv")

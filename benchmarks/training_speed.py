@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GroupViTConfig as TheirConfig
 from transformers import GroupViTModel
 
+from curation.base.markdown import table
+from curation.base.versions import conditions
 from segmenters.checkpoint import to_huggingface
 from segmenters.groupvit import GroupViT, Texts, tokenize
 from segmenters.text import arrange

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from training.cli import main as train
 
 from curation.encoder import Encoder, load
 from curation.run.run import open_run
 from experiments.commands import ExperimentError
 from segmenters.groupvit import MEAN, STD, GroupViTConfig, Texts, group_masks
 from training.batches import Batch
-from training.cli import main as train
 from training.module import GroupViTModule, OptimizerConfig, ValidationConfig
 
 SMALLEST = 3 / 8  # side of a window, of the image's
