@@ -72,6 +72,7 @@ faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; FULL=1: with up to a million samples
