@@ -1,4 +1,4 @@
-# Every target makes .venv from setup.cfg first, and makes it again when setup.cfg changes.
+# Every target first creates .venv from setup.cfg, and creates it again when setup.cfg changes.
 PYTHON ?= python3
 EXTRAS ?= dev
 DATA ?= demo
@@ -12,7 +12,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-# What make train reads: the configuration of that name, or the paper's with the archives of DATA.
+# What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 # The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
@@ -23,7 +23,7 @@ SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdi
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 12
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 15
 	@echo "Variables of curate: DATA (demo, cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
 	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
 	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS (default: demo), DATA_ROOT (default: data), ARGS."
@@ -37,21 +37,21 @@ help: ## list the targets
 	$(BIN)/pip install -qq --editable ".[$(EXTRAS)]"
 	@touch $@
 
-setup: .venv/installed ## make .venv (every other target does it by itself)
+setup: .venv/installed ## create .venv (every other target does so if needed)
 
 curate: .venv/installed ## image-text shards -> concept archives: make curate [DATA=demo] [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
 	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
-show: .venv/installed ## print archives readably: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
+show: .venv/installed ## print archives in readable form: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
 	@$(BIN)/python -m curation.tools.show '$(OUT)' $(ARGS)
 
 measure: .venv/installed ## compare every expansion and ranking with the truth in json sidecars: make measure OUT=artifacts/scenes
 	@$(BIN)/python -m curation.tools.measure '$(OUT)' $(ARGS)
 
-verify: .venv/installed ## check a finished run, and compute a sample of it again: make verify OUT=artifacts/scenes
+verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
-train: .venv/installed ## GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
+train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
 	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
@@ -61,25 +61,26 @@ eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt] [BEN
 		$(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)',--benchmarks demo --data-root artifacts --visualize 12) \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(ARGS)
 
-experiments: .venv/installed ## does CoCu help? all arms, hours, resumable: make experiments [DATA=demo] [BENCHMARKS=demo] [QUICK=1] [ARGS="..."]
+experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): make experiments [DATA=demo] [BENCHMARKS=demo] [QUICK=1] [ARGS="..."]
 	@$(BIN)/python -m experiments --data '$(DATA)' $(if $(BENCHMARKS),--benchmark '$(BENCHMARKS)') \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OUT),--output '$(OUT)') $(if $(QUICK),--quick) $(ARGS)
 
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-faults: .venv/installed ## kill 50 runs at random moments, and fuzz every reader for some minutes
+faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
-bench: .venv/installed ## measure speed and memory, and write them to benchmarks/RESULTS.md; FULL=1: up to a million samples
+bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; FULL=1: with up to a million samples
 	@missed=; for script in benchmarks/*_speed.py benchmarks/scale.py; do \
 		$(BIN)/python $$script $(if $(FULL),--full,--quick) $(ARGS) || missed="$$missed $$script"; done; \
 		test -z "$$missed" || { echo "marks were missed by$$missed"; exit 1; }
 
-clean: ## remove .venv and caches (never artifacts)
+clean: ## remove .venv and caches, never artifacts
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,7 +1,7 @@
 """``python benchmarks/concepts_speed.py``: concepts of captions, against n-grams over NLTK's tokenizer.
 
-Captions: sentences of the Python documentation and of the descriptions of the installed packages, which every machine
-that can run this has: prose with contractions, hyphens, typographic quotes and other Unicode. Or lines of a file.
+The captions are the lines of a file, or sentences that every machine has that can run this: those of the Python
+documentation and of the descriptions of installed packages, prose with contractions, hyphens and typographic quotes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pydoc_data.topics import topics
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.util import ngrams
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 
+from curation.base.markdown import table
+from curation.base.versions import conditions
 from curation.concepts import LONGEST, Matcher, concept_key, singular
 from curation.config import VocabularyConfig
 from curation.vocabulary import choose_candidates, count_nouns
@@ -30,14 +32,14 @@ ROUNDS = 5
 def sentences() -> list[str]:
     """English sentences of 5 to 30 words, in a fixed order."""
     texts = list(topics.values())
-    for package in sorted(metadata.distributions(), key=lambda found: str(found.metadata["Name"])):
-        texts.append(str(package.metadata.get_payload() or package.metadata.get("Description") or ""))
+    for package in sorted(metadata.distributions(), key=lambda package: str(package.metadata["Name"])):
+        texts.append(str(package.metadata.json.get("description", "")))
     paragraphs = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n", text))
-    found = dict.fromkeys(line for part in paragraphs for line in re.split(r"(?<=[.!?])\s+", part))
-    return [line for line in found if 5 <= len(line.split()) <= 30 and len(line) < 300]
+    unique = dict.fromkeys(line for part in paragraphs for line in re.split(r"(?<=[.!?])\s+", part))
+    return [line for line in unique if 5 <= len(line.split()) <= 30 and len(line) < 300]
 
 
-class Tokenizer(NLTKWordTokenizer):
+class Tokenizer(NLTKWordTokenizer):  # type: ignore[misc]  # NLTK has no types
     """NLTK's tokenizer (that of ``word_tokenize``), cut to the tokens of docs/method.md §1.
 
     Contractions stay whole here, and what is neither a word, a hyphenated word nor 's is cut at its marks.
@@ -58,12 +60,12 @@ class Tokenizer(NLTKWordTokenizer):
 def by_ngrams(caption: str, tokenizer: Tokenizer, concepts: dict[tuple[str, ...], int]) -> set[int]:
     """Ids of the concepts among a caption's n-grams of 1 to 4 words in the singular: how it is usually done."""
     words = list(map(singular, tokenizer.words(caption)))
-    found = set()
+    matches = set()
     for length in range(1, LONGEST + 1):
         for gram in ngrams(words, length):
             if gram in concepts:
-                found.add(concepts[gram])
-    return found
+                matches.add(concepts[gram])
+    return matches
 
 
 def vocabulary(captions: list[str]) -> list[str]:
@@ -75,29 +77,31 @@ def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     parser = arguments(__file__, "Concept extraction, against n-grams over NLTK's tokenizer.")
     parser.add_argument("--captions", type=Path, help="a text file with one caption a line, in place of documentation")
-    given = parser.parse_args()
-    tokenizer = Tokenizer()
-    captions = given.captions.read_text(encoding="utf-8").splitlines() if given.captions else sentences()
+    args = parser.parse_args()
+    captions = args.captions.read_text(encoding="utf-8").splitlines() if args.captions else sentences()
     names = vocabulary(captions)
-    matcher, concepts = Matcher(names), {concept_key(name): number for number, name in enumerate(names)}
+    tokenizer = Tokenizer()
+    concepts = {concept_key(name): number for number, name in enumerate(names)}
+    matcher = Matcher(names)
 
     theirs = [by_ngrams(caption, tokenizer, concepts) for caption in captions]
     ours = [matcher.match(caption) for caption in captions]
     equal = sum(set(a) == b for a, b in zip(ours, theirs, strict=True))
-    slow, fast = in_turns(
+    seconds = in_turns(
         [
             lambda: [by_ngrams(caption, tokenizer, concepts) for caption in captions],
             lambda: matcher.match_all(captions),
         ],
-        3 * ROUNDS if given.full else ROUNDS,
+        3 * ROUNDS if args.full else ROUNDS,
     )
-    slow, fast = (1e6 * seconds / len(captions) for seconds in (slow, fast))
+    slow, fast = (1e6 * total / len(captions) for total in seconds)
+
     words = sum(len(caption.split()) for caption in captions) / len(captions)
     contracted, hyphenated, other = (
         sum(bool(re.search(pattern, caption)) for caption in captions)
         for pattern in (r"\w['’]\w", r"\w-\w", r"[^\x00-\x7f]")
     )
-    source = given.captions or "the Python documentation and the descriptions of installed packages"
+    source = args.captions or "the Python documentation and the descriptions of installed packages"
     return publish(
         "Concepts of captions",
         [
@@ -105,8 +109,8 @@ def main() -> int:
             f"{len(captions):,} sentences of {source}, {words:.1f} words each; {contracted:,} with contractions or "
             f"possessives, {hyphenated:,} with hyphens, {other:,} with characters beyond ASCII; {len(names):,} concepts, "
             f"{sum(map(len, ours)) / len(captions):.1f} a sentence. One thread, the best of several rounds in turn. NLTK's "
-            "tokenizer is set to our tokens, docs/method.md §1 (contractions off, words cut at other marks), so that results "
-            "can be equal; both take singulars from the same cache.",
+            "tokenizer is set to our tokens, docs/method.md §1 (contractions off, words cut at other marks), so that the "
+            "results can be equal; both take singulars from the same cache.",
             table(
                 ["", "us a caption", "ratio", "equal results"],
                 [

@@ -1,8 +1,7 @@
 """``python benchmarks/embedding_speed.py``: the stage that embeds images, against the bare model on ready tensors.
 
-A ViT-B-32 of random weights, JPEGs of 256 pixels in a tar. Both run on one and the same core, as a worker process does
-where there is one for each core: reading the tar, hashing it, decoding, resizing and writing then take their time from the
-model.
+A ViT-B-32 of random weights, JPEGs of 256 pixels in a tar. Both run on the same single core, as a worker process does
+where there is one for each core: reading the tar, hashing it, decoding, resizing and writing then take time from the model.
 """
 
 from __future__ import annotations
@@ -19,16 +18,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import arguments, conditions, publish, table
+from results import arguments, publish
 
 from curation import encoder
 from curation.base import files
+from curation.base.markdown import table
 from curation.base.parquet import row_count
+from curation.base.versions import conditions
 from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
-from curation.run.run import Run
+from curation.run.run import plan_run
 from curation.run.stages import plan, run_stage
 
-MODEL, SIDE = "ViT-B-32", 256
+MODEL = "ViT-B-32"
+SIDE = 256  # pixels
 RATIO = 0.9  # images/s of the stage, to those of the bare model
 BATCH = 64
 
@@ -40,6 +42,7 @@ def jpeg(seed: int) -> bytes:
     for size in (4, 16, 64, SIDE):
         coarse = Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8))
         picture += np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64) * 4 / size**0.5
+
     picture = 255 * (picture - picture.min()) / np.ptp(picture)
     out = io.BytesIO()
     Image.fromarray(picture.astype(np.uint8)).save(out, "JPEG", quality=90)
@@ -47,7 +50,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def write_model(folder: Path) -> None:
-    """MODEL with random weights, for open_clip's ``local-dir:``."""
+    """Write MODEL with random weights, for open_clip's ``local-dir:``."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -60,7 +63,7 @@ def write_model(folder: Path) -> None:
 
 
 def write_tar(path: Path, images: list[bytes]) -> None:
-    """A shard with a caption for every image."""
+    """Write a shard with a caption for every image."""
     with tarfile.open(path, "w") as tar:
         for number, image in enumerate(images):
             for extension, content in (("jpg", image), ("txt", b"a picture of something")):
@@ -75,22 +78,22 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.n
     write_model(folder / "model")
     write_tar(folder / "00000.tar", images[:count])
     (folder / "concepts.txt").write_text("picture\n")
+
     config = CurationConfig(
         name="embedding",
         shards=str(folder / "00000.tar"),
         encoder=EncoderConfig(f"local-dir:{folder / 'model'}", precision=precision, batch_size=BATCH),
         vocabulary=VocabularyConfig(source=str(folder / "concepts.txt")),
     )
-    run = Run(config, str(folder / "out"))
+    run = plan_run(config, str(folder / "out"))
     (stage,) = (stage for stage in plan(run) if stage.name == "embed")
     path = run.of_shard("embeddings", run.shards[0])
     model = encoder.load(config.encoder)
-    with_one = [model.preprocess(Image.open(io.BytesIO(image)).convert("RGB")) for image in images[:BATCH]]
-    ready = torch.stack(with_one)
+    batch = torch.stack([model.preprocess(Image.open(io.BytesIO(image)).convert("RGB")) for image in images[:BATCH]])
 
     def bare() -> None:
         for _ in range(-(-count // BATCH)):
-            model.encode_images(ready)
+            model.encode_images(batch)
 
     def whole() -> None:
         files.remove(path)
@@ -101,8 +104,9 @@ def measure(folder: Path, count: int, rounds: int, precision: str) -> tuple[np.n
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    model.encode_images(ready)
-    whole()  # hashes the weights, once a process
+    model.encode_images(batch)
+    whole()  # hashes the weights, once per process
+
     best = np.full((2, 2), np.inf)
     for _ in range(rounds):
         for number, work in enumerate((bare, whole)):
@@ -117,12 +121,14 @@ def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when the mark is missed."""
     parser = arguments(__file__, "The embedding stage, against the bare model.")
     parser.add_argument("--precision", default="auto", help="fp32, bf16 or fp16 (default: auto)")
-    given = parser.parse_args()
+    args = parser.parse_args()
     # One round may be 10% slower than the next: the best of many short ones says more than that of a few long ones.
-    count, rounds = (1024, 6) if given.full else (128, 12)
+    count, rounds = (1024, 6) if args.full else (128, 12)
     with tempfile.TemporaryDirectory() as folder:
-        alone, staged, precision, kilobytes = measure(Path(folder), count, rounds, given.precision)
-    ratio = staged / alone  # the clock flatters the stage where other processes want the core: it has more threads
+        alone, staged, precision, kilobytes = measure(Path(folder), count, rounds, args.precision)
+
+    # The clock flatters the stage where other processes want the core: it has more threads.
+    ratio = staged / alone
     return publish(
         "Embedding",
         [

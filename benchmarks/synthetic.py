@@ -21,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from curation.base.embeddings import normalise
 from curation.concepts import concept_key
-from curation.similarity import normalise
 
-DIMENSION, VOCABULARY = 512, 5000
-SHOWN, COMPANIONS = 5, 30
+DIMENSION = 512
+VOCABULARY = 5000
+SHOWN = 5  # concepts of an image
+COMPANIONS = 30  # concepts that are seen with a head concept
 SHARED, CONTENT, NOISE = 0.6, 0.7, 0.35  # lengths of the three parts of an image's vector
 DECAY = 16  # dimension at which the spectrum has fallen to half
 SHARD = 10_000  # samples of a shard, as in img2dataset's
@@ -43,14 +45,14 @@ def names(count: int) -> list[str]:
     """Invented words, two fifths of them in pairs, that are their own singulars: the concepts."""
     syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprtvz", "aeiou")]
     words = ("".join(parts) for parts in itertools.product(syllables, syllables, syllables))
-    picked = [word for word in itertools.islice(words, 0, None, 37) if concept_key(word) == (word,)]
-    order = np.random.default_rng(0).permutation(len(picked))
-    words = iter(picked[number] for number in order)
-    return [f"{next(words)} {next(words)}" if number % 5 < 2 else next(words) for number in range(count)]
+    singulars = [word for word in itertools.islice(words, 0, None, 37) if concept_key(word) == (word,)]
+    order = np.random.default_rng(0).permutation(len(singulars))
+    shuffled = iter(singulars[number] for number in order)
+    return [f"{next(shuffled)} {next(shuffled)}" if number % 5 < 2 else next(shuffled) for number in range(count)]
 
 
 @dataclass(frozen=True)
-class World:
+class SyntheticWorld:
     """What images can show. ``texts`` (V, D): unit rows, the embeddings of the concepts."""
 
     texts: np.ndarray
@@ -81,15 +83,17 @@ class World:
 
     def samples(self, count: int, seed: int) -> Samples:
         """``count`` random images."""
-        random, dimension = np.random.default_rng([3, seed]), self.texts.shape[1]
+        random = np.random.default_rng([3, seed])
         shown = np.empty((count, SHOWN), np.int64)
         shown[:, 0] = self._draw(random, (count,))
         shown[:, 1:] = self._companions[shown[:, :1], random.integers(0, COMPANIONS, (count, SHOWN - 1))]
+
         content = self._directions[shown[:, 0]].copy()  # (n, D)
         for column in range(1, SHOWN):
             content += 0.5 * self._directions[shown[:, column]]
-        noise = random.standard_normal((count, dimension), np.float32) * self._spectrum
+        noise = random.standard_normal(content.shape, np.float32) * self._spectrum
         vectors = normalise(SHARED * self._shared + CONTENT * normalise(content) + NOISE * normalise(noise))
+
         named = np.minimum(np.arange(SHOWN), random.integers(0, 3, (count, 1)))  # the first one, two or three
         return Samples(vectors, *_distinct(np.take_along_axis(shown, named, axis=1)))
 
@@ -101,18 +105,18 @@ def _distinct(concepts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([[0], np.cumsum(first.sum(axis=1))]), ordered[first].astype(np.int32)
 
 
-def random_world(vocabulary: int = VOCABULARY, dimension: int = DIMENSION) -> World:
+def random_world(vocabulary: int = VOCABULARY, dimension: int = DIMENSION) -> SyntheticWorld:
     """A world whose concepts have random embeddings with a common part, as CLIP's have."""
     random = np.random.default_rng(4)
     common = normalise(random.normal(size=(1, dimension)))
-    return World(normalise(0.8 * common + 0.6 * normalise(random.normal(size=(vocabulary, dimension)))))
+    return SyntheticWorld(normalise(0.8 * common + 0.6 * normalise(random.normal(size=(vocabulary, dimension)))))
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------------
 
 
 def write_clip(folder: Path, dimension: int = DIMENSION) -> Path:
-    """A very small CLIP with random weights for open_clip's ``local-dir:``, to give concepts their embeddings."""
+    """Write a very small CLIP with random weights for open_clip's ``local-dir:``, which gives concepts their embeddings."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -126,6 +130,7 @@ def write_clip(folder: Path, dimension: int = DIMENSION) -> Path:
     weights = {name: value.contiguous() for name, value in open_clip.model.CLIP(**config).state_dict().items()}
     for name in ("token_embedding.weight", "transformer.resblocks.0.attn.out_proj.weight"):
         weights[name] *= 50  # so that different words lie apart
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
@@ -133,7 +138,7 @@ def write_clip(folder: Path, dimension: int = DIMENSION) -> Path:
 
 
 def write_data_set(folder: Path, rows: int, dimension: int = DIMENSION, vocabulary: int = VOCABULARY) -> Path:
-    """A folder of embeddings as clip-retrieval writes them, with concepts, a small CLIP and ``data.yaml``, the result."""
+    """Write embeddings as clip-retrieval does, with concepts and a small CLIP; returns the path of their ``data.yaml``."""
     from curation.config import EncoderConfig
     from curation.encoder import encode_concepts, load
 
@@ -141,21 +146,23 @@ def write_data_set(folder: Path, rows: int, dimension: int = DIMENSION, vocabula
     concepts = names(vocabulary)
     (folder / "concepts.txt").write_text("\n".join(concepts) + "\n")
     encode = load(EncoderConfig(model=f"local-dir:{clip}", precision="fp32")).encode_texts
-    world = World(encode_concepts(encode, concepts, ["a photo of a {c}."]))
+    world = SyntheticWorld(encode_concepts(encode, concepts, ["a photo of a {c}."]))
+
     for name in ("img_emb", "metadata"):
         (folder / name).mkdir(exist_ok=True)
     shards = max(2, -(-rows // SHARD))
     for number in range(shards):
-        first, last = rows * number // shards, rows * (number + 1) // shards
-        made = world.samples(last - first, number)
-        np.save(folder / "img_emb" / f"img_emb_{number:04d}.npy", made.vectors.astype(np.float16))
+        first = rows * number // shards
+        last = rows * (number + 1) // shards
+        samples = world.samples(last - first, number)
         captions = [
-            "a picture of " + " and ".join(concepts[concept] for concept in made.concepts[start:end])
-            for start, end in itertools.pairwise(made.offsets.tolist())
+            "a picture of " + " and ".join(concepts[concept] for concept in samples.concepts[start:end])
+            for start, end in itertools.pairwise(samples.offsets.tolist())
         ]
-        keys = [f"{row:09d}" for row in range(first, last)]
-        table = pa.table({"key": keys, "caption": captions})
+        table = pa.table({"key": [f"{row:09d}" for row in range(first, last)], "caption": captions})
+        np.save(folder / "img_emb" / f"img_emb_{number:04d}.npy", samples.vectors.astype(np.float16))
         pq.write_table(table, folder / "metadata" / f"metadata_{number:04d}.parquet")
+
     config = {
         "name": f"synthetic-{rows}",
         "embeddings": ".",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation.base.ragged import row_numbers
+from curation.base.ragged import Ragged
 from curation.base.random_numbers import GOLDEN, mix, unit
 
 RESTARTS = 3
@@ -21,30 +21,32 @@ ITERATIONS = 25
 BATCH = 1 << 21  # floats in one batch of Gram matrices, over all restarts
 
 
-def cluster_archives(offsets: np.ndarray, concepts: np.ndarray, texts: np.ndarray, seed: int = 0) -> np.ndarray:
+def cluster_archives(archives: Ragged, texts: np.ndarray, seed: int = 0) -> np.ndarray:
     """Cluster every archive: ceil(n / 2) clusters when n > 2, else a cluster for each concept.
 
-    offsets (B + 1,), concepts (P,): archives as CSR, in descending score; texts (V, D): unit rows. Returns labels (P,)
-    int16, numbered 0, 1, ... in the order in which the archive first shows them. An archive's clusters depend on its set
-    of concepts and the seed alone, not on order or on the other archives of the block.
+    archives: B lists of P concept ids in all, in descending score; texts (V, D): unit rows. Returns labels (P,) int16,
+    numbered 0, 1, ... in the order in which the archive first shows them. An archive's clusters depend on its set of
+    concepts and the seed alone, not on order or on the other archives of the block.
     """
+    concepts, sizes = archives.values, archives.lengths
     labels = np.zeros(len(concepts), np.int64)
-    sizes = np.diff(offsets)
     for size in np.unique(sizes[sizes > 0]):
-        positions = offsets[:-1][sizes == size][:, None] + np.arange(size)  # (M, n)
+        positions = archives.offsets[:-1][sizes == size][:, None] + np.arange(size)  # (M, n): archives of n concepts
         if size <= 2:
             labels[positions] = np.arange(size)
             continue
+
+        clusters = (size + 1) // 2
         by_id = np.argsort(concepts[positions], axis=1)
         positions = np.take_along_axis(positions, by_id, axis=1)
         step = max(1, BATCH // int(RESTARTS * size * size))
         for start in range(0, len(positions), step):
-            part = positions[start : start + step]
-            members = texts[concepts[part]]  # (M, n, D)
+            batch = positions[start : start + step]
+            members = texts[concepts[batch]]  # (M, n, D)
             gram = members @ members.transpose(0, 2, 1)  # (M, n, D) @ (M, D, n) -> (M, n, n)
-            draws = uniforms(concepts[part], RESTARTS * ((size + 1) // 2), seed)
-            labels[part] = kmeans(gram, (size + 1) // 2, draws.reshape(len(part), RESTARTS, -1))
-    return number_by_appearance(offsets, labels).astype(np.int16)
+            draws = uniforms(concepts[batch], RESTARTS * clusters, seed)  # (M, R k)
+            labels[batch] = kmeans(gram, clusters, draws.reshape(len(batch), RESTARTS, clusters))
+    return number_by_appearance(archives.with_values(labels)).astype(np.int16)
 
 
 def uniforms(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -62,9 +64,11 @@ def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
     gram (M, n, n): products of the points of M problems; draws (M, R, k): uniform numbers, one for each starting centre
     of each restart. Returns labels (M, n) int64; no cluster is empty.
     """
-    problems, restarts, size = len(gram), draws.shape[1], gram.shape[1]
+    problems, size = gram.shape[:2]
+    restarts = draws.shape[1]
     gram = np.repeat(gram, restarts, axis=0)  # (M R, n, n)
-    labels = _plus_plus(gram, clusters, draws.reshape(problems * restarts, clusters))
+    labels = _plus_plus(gram, clusters, draws.reshape(problems * restarts, clusters))  # (M R, n)
+
     for step in (_lloyd_step, _hartigan_step):
         moving = np.arange(len(gram))
         for _ in range(ITERATIONS):
@@ -74,33 +78,32 @@ def kmeans(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
             moving = moving[changed]
             if not len(moving):
                 break
-    best = inertia(gram, labels, clusters).reshape(problems, restarts).argmin(axis=1)
-    chosen: np.ndarray = labels.reshape(problems, restarts, size)[np.arange(problems), best]
-    return chosen
+
+    best = inertia(gram, labels, clusters).reshape(problems, restarts).argmin(axis=1)  # (M,)
+    return labels.reshape(problems, restarts, size)[np.arange(problems), best]
 
 
 def inertia(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """Sum of squared distances to the own centroid: gram (M, n, n), labels (M, n) -> (M,)."""
+    """Sum over points of the squared distance to their own centroid: gram (M, n, n), labels (M, n) -> (M,)."""
     distances = _centroid_distances(gram, labels, clusters)
-    total: np.ndarray = np.take_along_axis(distances, labels[:, None], axis=1).sum(axis=(1, 2))
-    return total
+    return np.take_along_axis(distances, labels[:, None], axis=1).sum(axis=(1, 2))
 
 
 def _plus_plus(gram: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
     """Labels (M, n) of the nearest k-means++ centre: each centre is drawn in proportion to the squared distance."""
     problems, size = gram.shape[:2]
-    norms = np.einsum("mxx->mx", gram)
     rows = np.arange(problems)
-    closest = np.ones((problems, size))  # equal chances for the first centre
+    norms = np.einsum("mxx->mx", gram)
     distances = np.empty((problems, clusters, size), gram.dtype)
+    closest = np.ones((problems, size))  # to the nearest centre so far: equal chances for the first one
     for number in range(clusters):
         cumulative = np.cumsum(closest, axis=1)
         centre = (cumulative <= draws[:, number, None] * cumulative[:, -1:]).sum(axis=1)
         centre = np.minimum(centre, size - 1)  # all points coincide with a centre: any will do
         distances[:, number] = norms + norms[rows, centre, None] - 2 * gram[rows, centre]
-        found = np.maximum(distances[:, number], 0)
-        found[rows, centre] = 0  # not a rounding error above it
-        closest = found if number == 0 else np.minimum(closest, found)
+        to_centre = np.maximum(distances[:, number], 0)
+        to_centre[rows, centre] = 0  # not a rounding error above it
+        closest = to_centre if number == 0 else np.minimum(closest, to_centre)
     return _without_empty(distances.argmin(axis=1), distances, clusters)
 
 
@@ -116,16 +119,17 @@ def _hartigan_step(gram: np.ndarray, labels: np.ndarray, clusters: int) -> np.nd
     Moving x from cluster a to b adds |b| / (|b| + 1) d(x, b) and takes away |a| / (|a| - 1) d(x, a); a point that is
     alone in its cluster stays.
     """
-    distances = _centroid_distances(gram, labels, clusters)
-    counts = (labels[:, None] == np.arange(clusters)[:, None]).sum(axis=2)  # (M, k)
+    distances = _centroid_distances(gram, labels, clusters)  # (M, k, n)
+    counts = _cluster_sizes(labels, clusters)  # (M, k)
     own_count = np.take_along_axis(counts, labels, axis=1)  # (M, n)
-    own = np.take_along_axis(distances, labels[:, None], axis=1)[:, 0]  # (M, n)
-    gain = np.where(own_count > 1, own * own_count / np.maximum(own_count - 1, 1), 0)
+    own_distance = np.take_along_axis(distances, labels[:, None], axis=1)[:, 0]  # (M, n)
+    gain = np.where(own_count > 1, own_distance * own_count / np.maximum(own_count - 1, 1), 0)
     weight = (counts / (counts + 1)).astype(distances.dtype)
     cost = np.where(counts[..., None] > 0, distances, 0) * weight[..., None] - gain[:, None]  # (M, k, n)
     np.put_along_axis(cost, labels[:, None], 0, axis=1)
+
     best = cost.reshape(len(labels), -1).argmin(axis=1)
-    cluster, point = np.divmod(best, labels.shape[1])
+    cluster, point = np.divmod(best, labels.shape[1])  # (M,) each
     rows = np.arange(len(labels))
     better = cost[rows, cluster, point] < -1e-6  # above rounding, so that the moves come to an end
     updated = labels.copy()
@@ -146,42 +150,57 @@ def _centroid_distances(gram: np.ndarray, labels: np.ndarray, clusters: int) -> 
 
 def _without_empty(labels: np.ndarray, distances: np.ndarray, clusters: int) -> np.ndarray:
     """Move the point farthest from its centre into each empty cluster, out of a cluster that can spare it."""
-    counts = (labels[:, None] == np.arange(clusters)[:, None]).sum(axis=2)  # (M, k)
-    lacking = np.flatnonzero((counts == 0).any(axis=1))
+    counts = _cluster_sizes(labels, clusters)  # (M, k)
+    lacking = np.flatnonzero((counts == 0).any(axis=1))  # (M',)
     if not len(lacking):
         return labels
-    own = np.take_along_axis(distances[lacking], labels[lacking][:, None], axis=1)[:, 0]  # (M', n)
+
+    own_distance = np.take_along_axis(distances[lacking], labels[lacking][:, None], axis=1)[:, 0]  # (M', n)
     while len(lacking):
         spare = np.take_along_axis(counts[lacking], labels[lacking], axis=1) > 1
-        point = np.where(spare, own, -1).argmax(axis=1)
+        point = np.where(spare, own_distance, -1).argmax(axis=1)
         empty = (counts[lacking] == 0).argmax(axis=1)
         counts[lacking, labels[lacking, point]] -= 1
         counts[lacking, empty] += 1
         labels[lacking, point] = empty
-        own[np.arange(len(lacking)), point] = 0
+        own_distance[np.arange(len(lacking)), point] = 0
+
         still = (counts[lacking] == 0).any(axis=1)
-        lacking, own = lacking[still], own[still]
+        lacking = lacking[still]
+        own_distance = own_distance[still]
     return labels
 
 
-def number_by_appearance(offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Renumber labels (P,) within each row of a CSR array to 0, 1, ... in the order of first appearance."""
-    owner = row_numbers(offsets)
-    if not len(labels):
-        return labels
-    pair = owner * (labels.max() + 1) + labels
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
+def _cluster_sizes(labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Points in each cluster: labels (M, n) -> (M, k)."""
+    return (labels[:, None] == np.arange(clusters)[:, None]).sum(axis=2)
+
+
+def number_by_appearance(labels: Ragged) -> np.ndarray:
+    """The labels (P,) of each list, renumbered to 0, 1, ... in the order of first appearance.
+
+    >>> number_by_appearance(Ragged.from_lists([[7, 4, 7], [4, 4]])).tolist()
+    [0, 1, 0, 0, 0]
+    """
+    if not len(labels.values):
+        return labels.values
+    row = labels.owners
+    cluster = labels.pairs(labels.values.max() + 1)  # a number that no other list uses
+    _, first, inverse = np.unique(cluster, return_index=True, return_inverse=True)
+
     # Clusters in the order of their first element, numbered from 0 within each row.
     by_first = np.argsort(first)
     rank = np.empty_like(by_first)
     rank[by_first] = np.arange(len(first))
-    clusters_of_row = np.bincount(owner[first], minlength=len(offsets) - 1)
-    before = np.concatenate([[0], np.cumsum(clusters_of_row)[:-1]])
-    within: np.ndarray = rank[inverse] - before[owner]
-    return within
+    clusters_of_row = np.bincount(row[first], minlength=len(labels))
+    clusters_before = np.concatenate([[0], np.cumsum(clusters_of_row)[:-1]])
+    return rank[inverse] - clusters_before[row]
 
 
-def single_clusters(offsets: np.ndarray) -> np.ndarray:
-    """Labels (P,) int16 that put every concept into a cluster of its own (``archive.clusters: false``)."""
-    place: np.ndarray = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-    return place.astype(np.int16)
+def single_clusters(archives: Ragged) -> np.ndarray:
+    """Labels (P,) int16 that put every concept into a cluster of its own (``archive.clusters: false``).
+
+    >>> single_clusters(Ragged.from_lists([[8, 2, 5], [2, 8]])).tolist()
+    [0, 1, 2, 0, 1]
+    """
+    return archives.positions.astype(np.int16)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.base.errors import CocuError
+from curation.base.ragged import Ragged
 
 LONGEST = 4  # words in a concept
 REMEMBERED = 1 << 18  # tokens
@@ -21,7 +22,11 @@ TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|\S")
 
 
 def tokens(text: str) -> list[str]:
-    """Case-folded tokens: words (hyphenated ones whole), the possessive 's, and every other mark by itself."""
+    """Case-folded tokens: words (hyphenated ones whole), the possessive 's, and every other mark by itself.
+
+    >>> tokens("The dog's T-shirt.")
+    ['the', 'dog', "'s", 't-shirt', '.']
+    """
     if text.isascii():
         return TOKEN.findall(text.lower())
     return TOKEN.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
@@ -52,9 +57,10 @@ def singular(token: str) -> str:
         return exceptions[token]
     if len(token) <= 3 or token.endswith("ss"):
         return token
-    for old, new in rules:
-        if token.endswith(old) and token[: -len(old)] + new in nouns:
-            return token[: -len(old)] + new
+
+    for plural, ending in rules:
+        if token.endswith(plural) and token[: -len(plural)] + ending in nouns:
+            return token[: -len(plural)] + ending
     regular_plural = token.endswith("s") and not token.endswith(("us", "is")) and token not in nouns
     return token[:-1] if regular_plural else token
 
@@ -77,51 +83,59 @@ class _Start(NamedTuple):
     alone: int | None  # the id of the word by itself
 
 
-class _Starts(dict[str, _Start | None]):
-    """What begins with a token, whatever its form; filled as tokens are met, because most are met again and again."""
+class _StartsOfTokens(dict[str, _Start | None]):
+    """The concepts that begin with a token, singular or plural; filled as they occur, because most occur often."""
 
-    def __init__(self, by_first: dict[str, _Start]) -> None:
+    def __init__(self, by_first_word: dict[str, _Start]) -> None:
         super().__init__()
-        self._by_first = by_first
+        self._by_first_word = by_first_word
 
     def __missing__(self, token: str) -> _Start | None:
         if len(self) >= REMEMBERED:
             self.clear()
-        self[token] = found = self._by_first.get(singular(token))
-        return found
+        start = self._by_first_word.get(singular(token))
+        self[token] = start
+        return start
 
 
 class Matcher:
-    """Finds the concepts of a vocabulary in captions, by an index of their first words."""
+    """Finds the concepts of a vocabulary in captions, by an index of their first words.
+
+    >>> Matcher(["dog", "red dog", "mouse"]).match("Two mice and a red dog")
+    [2, 1, 0]
+    """
 
     def __init__(self, concepts: list[str]) -> None:
         """``concepts``: position = concept id. Raises CocuError when two are the same, or one is too long or empty."""
-        by_first: dict[str, _Start] = {}
-        known: dict[tuple[str, ...], str] = {}
+        by_first_word: dict[str, _Start] = {}
+        by_key: dict[tuple[str, ...], str] = {}
         for identifier, concept in enumerate(concepts):
             key = concept_key(concept)
             if not 1 <= count_words(key) <= LONGEST:
                 raise CocuError(f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}")
-            if key in known:
-                raise CocuError(f"vocabulary: {known[key]!r} and {concept!r} are one concept (singular = plural)")
-            known[key] = concept
-            start = by_first.get(key[0], _Start([], {}, None))
+            if key in by_key:
+                raise CocuError(f"vocabulary: {by_key[key]!r} and {concept!r} are one concept (singular = plural)")
+            by_key[key] = concept
+
+            start = by_first_word.get(key[0], _Start([], {}, None))
             if len(key) == 1:
                 start = start._replace(alone=identifier)
             else:
                 start.longer[key[1:]] = identifier
-            by_first[key[0]] = start
-        for start in by_first.values():
+            by_first_word[key[0]] = start
+
+        for start in by_first_word.values():
             # The longest first: "chocolate cake" before "chocolate".
             start.lengths.extend(sorted({len(rest) + 1 for rest in start.longer}, reverse=True))
-        self._starts = _Starts(by_first)
+        self._starts = _StartsOfTokens(by_first_word)
 
     def match(self, caption: str) -> list[int]:
-        """Ids of the concepts that a caption mentions, each once, in order of mention (at one place, longest first)."""
+        """Ids of the concepts that a caption mentions, each once, in order of mention (at one position, longest first)."""
         starts = self._starts
         words = tokens(caption)
         singulars: tuple[str, ...] = ()  # of all words, once one of them begins a longer concept
-        found: dict[int, None] = {}
+        matches: dict[int, None] = {}  # in order
+
         for position, word in enumerate(words):
             start = starts[word]
             if start is None:
@@ -132,13 +146,11 @@ class Matcher:
                 for length in lengths:
                     identifier = longer.get(singulars[position + 1 : position + length])
                     if identifier is not None:
-                        found[identifier] = None
+                        matches[identifier] = None
             if alone is not None:
-                found[alone] = None
-        return list(found)
+                matches[alone] = None
+        return list(matches)
 
-    def match_all(self, captions: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The concepts of many captions, as CSR: offsets (N + 1,) int64 and concepts (P,) int32."""
-        lists = [self.match(caption) for caption in captions]
-        offsets = np.concatenate([[0], np.cumsum([len(found) for found in lists], dtype=np.int64)]).astype(np.int64)
-        return offsets, np.array([identifier for found in lists for identifier in found], dtype=np.int32)
+    def match_all(self, captions: Iterable[str]) -> Ragged:
+        """The concepts of many captions: a list of ids, int32, for each."""
+        return Ragged.from_lists([self.match(caption) for caption in captions], np.int32)

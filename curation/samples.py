@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from curation.archive.source import shard_name
+from curation.archive.source import matching, shard_name
 from curation.base import files
 from curation.base.errors import CocuError, InputError
 
@@ -48,21 +48,15 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
 
     Raises CocuError when a glob matches nothing or two shards share a stem (run are named by it).
     """
-    shards: list[Shard] = []
-    seen: dict[str, str] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        paths = files.expand(pattern)
-        if not paths:
-            raise CocuError(f"shards: {pattern} matches no file")
-        for path in paths:
-            name = shard_name(path)
-            if name in seen:
-                raise CocuError(
-                    f"shards: {seen[name]} and {path} are both called {name}; curate them as two data sets, or rename one"
-                )
-            seen[name] = path
-            shards.append(Shard(len(shards), name, path))
-    return shards
+    by_name: dict[str, str] = {}
+    for path in matching([patterns] if isinstance(patterns, str) else patterns):
+        name = shard_name(path)
+        if name in by_name:
+            raise CocuError(
+                f"shards: {by_name[name]} and {path} are both called {name}; curate them as two data sets, or rename one"
+            )
+        by_name[name] = path
+    return [Shard(index, name, path) for index, (name, path) in enumerate(by_name.items())]
 
 
 class _Header(tarfile.TarInfo):

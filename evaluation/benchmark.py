@@ -1,4 +1,4 @@
-"""What a benchmark is: a typed description, nine of them packaged, any other read from a user's YAML file."""
+"""What a benchmark is: a typed description in YAML, packaged in ``evaluation/configs/`` or written by a user."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require
-from curation.base.errors import CocuError
+from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require, require_one_of
+from curation.base.errors import CocuError, one_line
 from evaluation.labels import ENCODINGS
 
 
@@ -56,51 +56,57 @@ class Benchmark:
     shrink_long: int | None = None  # ... to this many on the long side
     title: str = ""
     labels: str = ""  # the encoding in words, for error messages
-    obtain: str = ""  # how to come by the files, for the message that they are absent
+    obtain: str = ""  # how to get the files, for the message that they are absent
     num_classes: int | None = None  # must agree with ``classes`` where it is given
     val_images: int | None = None  # images expected
     published: Mapping[str, float] = field(default_factory=dict)  # model: mIoU
+    order: int | None = None  # of a packaged benchmark in lists: its column in the papers' tables
 
     def __post_init__(self) -> None:
         """Check every value. Raises CocuError naming the key."""
+        self._check_classes()
+        self._check_sizes()
+        self._check_labels()
+
+    def _check_classes(self) -> None:
         count = len(self.classes)
         require(count > 0, "classes: at least one is needed")
         require(len(set(self.classes)) == count, f"classes: {repeated(self.classes)!r} occurs twice")
         require(
             self.num_classes in (None, count),
-            f"num_classes: {self.num_classes}, but {count} classes are named; mend one",
+            f"num_classes: {self.num_classes}, but {count} classes are named; correct one of them",
         )
-        if self.background:
-            require(
-                self.classes[0] == "background", f"classes: the first is {self.classes[0]!r}, expected 'background'"
-            )
-            require(count > 1, "classes: at least one besides background is needed")
-            require(self.bg_threshold is not None, "bg_threshold: missing; background: true needs it")
-        else:
+
+        if not self.background:
             require(self.bg_threshold is None, "bg_threshold: has no meaning with background: false; remove it")
+            return
+        require(self.classes[0] == "background", f"classes: the first is {self.classes[0]!r}, expected 'background'")
+        require(count > 1, "classes: at least one besides background is needed")
+        require(self.bg_threshold is not None, "bg_threshold: missing; background: true needs it")
+
+    def _check_sizes(self) -> None:
         for key in ("resize_short", "resize_long_max", "crop", "stride"):
             require(getattr(self, key) > 0, f"{key}: {getattr(self, key)} must be at least 1")
         require(
             self.stride <= self.crop, f"stride: {self.stride} is larger than crop {self.crop}: pixels would be left out"
         )
         require(
-            self.ignore_index is None or not 0 <= self.ignore_index < count,
-            f"ignore_index: {self.ignore_index} is the index of class {self.ignore_index} of {count}; use another",
+            (self.shrink_above is None) == (self.shrink_long is None),
+            "shrink_above: goes with shrink_long; give both or neither",
         )
-        for key in ("encoding", "raw_encoding"):
-            value = getattr(self, key)
-            known = ", ".join(ENCODINGS)
-            require(
-                value is None or value in ENCODINGS,
-                f"{key}: {value!r} is not one of {known}{did_you_mean(value, ENCODINGS)}",
-            )
+
+    def _check_labels(self) -> None:
+        count, ignored = len(self.classes), self.ignore_index
+        require(
+            ignored is None or not 0 <= ignored < count,
+            f"ignore_index: {ignored} is the index of class {ignored} of {count}; use another",
+        )
+        require_one_of("encoding", self.encoding, ENCODINGS)
+        if self.raw_encoding is not None:
+            require_one_of("raw_encoding", self.raw_encoding, ENCODINGS)
         require(
             (self.raw_encoding is None) == (self.layout.raw_masks is None),
             "raw_encoding: goes with layout.raw_masks; give both or neither",
-        )
-        require(
-            (self.shrink_above is None) == (self.shrink_long is None),
-            "shrink_above: goes with shrink_long; give both or neither",
         )
 
     @property
@@ -110,36 +116,49 @@ class Benchmark:
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """The first name that occurs a second time."""
+    """The first name that occurs a second time; None when all differ.
+
+    >>> repeated(["sky", "dog", "tree", "dog", "sky"])
+    'dog'
+    """
     seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------
 
 
 def packaged() -> dict[str, Path]:
-    """Name and file of the benchmarks that ship with the package: in the order of the papers' tables, the demo last."""
+    """Name and file of the benchmarks that ship with the package: the files of ``evaluation/configs/``, by ``order``."""
     folder = Path(str(resources.files("evaluation"))) / "configs"
-    order = ["voc", "context", "coco_object", "imagenet_s_50", "imagenet_s_300", "coco_stuff", "cityscapes", "ade20k"]
-    order.append("demo")
-    return {name: folder / f"{name}.yaml" for name in order}
+    order = {path: int(read_yaml(path)["order"]) for path in folder.glob("*.yaml")}
+    return {path.stem: path for path in sorted(order, key=lambda path: order[path])}
 
 
 def read_benchmark(name: str, data_root: str) -> Benchmark:
     """The benchmark that ``name`` means: a packaged one, below ``data_root``, or a YAML file, beside ``root``.
 
     Raises CocuError for an unknown name or a bad file, AbsentError when its classes are in a file that is not there.
+
+    >>> read_benchmark("voc", data_root="data").classes[:3]
+    ('background', 'aeroplane', 'bicycle')
     """
-    known = packaged()
-    if name in known:
-        return load(known[name], data_root)
+    paths = packaged()
+    if name in paths:
+        return _read(paths[name], data_root)
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        return load(Path(name), os.path.dirname(os.path.abspath(name)))
+        return _read(Path(name), os.path.dirname(os.path.abspath(name)))
     raise CocuError(
-        f"benchmarks: {name!r} is not packaged{did_you_mean(name, known)}; there are {', '.join(known)}, "
+        f"benchmarks: {name!r} is not packaged{did_you_mean(name, paths)}; there are {', '.join(paths)}, "
         "or give a YAML file"
     )
 
 
-def load(path: Path, folder: str) -> Benchmark:
+def _read(path: Path, folder: str) -> Benchmark:
     """Read a YAML (or JSON) file; a relative ``layout.root``, or a file of ``classes``, is relative to ``folder``."""
     values = {"name": path.stem, **read_yaml(path)}
     with errors_naming(str(path)):
@@ -147,24 +166,24 @@ def load(path: Path, folder: str) -> Benchmark:
         layout = build(Layout, {"root": ".", **values["layout"]}, "layout.")
         root = os.path.normpath(os.path.join(folder, os.path.expandvars(os.path.expanduser(layout.root))))
         values["layout"] = dataclasses.replace(layout, root=root)
-        values["classes"] = class_names(values.get("classes"), root, folder)
+        values["classes"] = _class_names(values.get("classes"), root, folder)
         return build(Benchmark, values)
 
 
-def class_names(given: Any, root: str, folder: str) -> tuple[str, ...]:
-    """The classes as given: a list, the name of a text file relative to ``folder``, or by default ``root``/classes.txt."""
-    if isinstance(given, list):
-        require(
-            all(isinstance(name, str) for name in given),
-            f"classes: {[n for n in given if not isinstance(n, str)][:1]} is no text; put it in quotes",
-        )
-        return tuple(given)
-    require(given is None or isinstance(given, str), f"classes: expected a list or a file name, found {given!r}")
-    path = os.path.join(folder, given) if given else os.path.join(root, "classes.txt")
-    if not given and not os.path.isdir(root):
+def _class_names(value: Any, root: str, folder: str) -> tuple[str, ...]:
+    """The classes: a list, the name of a text file relative to ``folder``, or by default ``root``/classes.txt."""
+    if isinstance(value, list):
+        others = [name for name in value if not isinstance(name, str)]
+        require(not others, f"classes: {others[:1]} is not text; put it in quotes")
+        return tuple(value)
+
+    require(value is None or isinstance(value, str), f"classes: expected a list or a file name, found {value!r}")
+    if not value and not os.path.isdir(root):
         raise AbsentError(f"no folder {root}")
+    path = os.path.join(folder, value) if value else os.path.join(root, "classes.txt")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise CocuError(f"classes: {path} cannot be read ({error}); list the names, or write one a line") from None
+        reason = one_line(error)
+        raise CocuError(f"classes: {path} cannot be read ({reason}); list the names, or write one a line") from None
     return tuple(line.strip() for line in lines if line.strip())

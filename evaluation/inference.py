@@ -1,4 +1,4 @@
-"""Zero-shot segmentation with GroupViT: which group a pixel belongs to, and how well each group fits each class."""
+"""Zero-shot segmentation with GroupViT (docs/method.md §6): the group of each pixel, and how well a group fits a class."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.windows import CHUNK, Box, Regions, boxes, decide, resize, resized, stitch, votes
+from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
 from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT
 from segmenters.text import tokenize
 
 PROMPT = "a photo of a {}."
-KEPT = 5  # classes that a window may contain
+CANDIDATES = 5  # classes that a window may contain
 TEXTS = 256  # prompts in one forward pass
 
 
 @dataclass(frozen=True)
 class View:
-    """At what size an image is looked at, and in which windows."""
+    """At what size an image is looked at, and in which windows; all in pixels."""
 
-    short: int
-    long_max: int
-    crop: int
+    short: int  # of the short side
+    long_max: int  # of the long side, at most
+    crop: int  # of a side of a window
     stride: int
     shrink_above: int | None = None  # images of more pixels are shrunk first ...
     shrink_long: int | None = None  # ... to this many on the long side
@@ -47,27 +47,30 @@ class Segmentation(NamedTuple):
     groups: Tensor | None  # (h, w) uint8, at the size of the windows, where asked for
 
 
+# --- one batch of windows -----------------------------------------------------------------------------------------------
+
+
 @torch.no_grad()
 def embed_classes(model: GroupViT, names: Sequence[str], threshold: float | None) -> Classes:
     """Text features of "a photo of a NAME.", unit norm; ``names`` without the background."""
     device = model.logit_scale.device
-    parts = []
+    features = []
     for start in range(0, len(names), TEXTS):
         texts = [PROMPT.format(name) for name in names[start : start + TEXTS]]
-        parts.append(model.encode_text(tokenize(texts, model.config.text_context).to(device)))
-    return Classes(F.normalize(torch.cat(parts).float(), dim=-1), threshold)
+        features.append(model.encode_text(tokenize(texts, model.config.text_context).to(device)))  # (T, D)
+    return Classes(F.normalize(torch.cat(features).float(), dim=-1), threshold)
 
 
 def pixel_groups(encoding: GroupEncoding, size: tuple[int, int]) -> Tensor:
     """The group of every pixel (B, H, W), uint8: soft assignments multiplied, resized bilinearly to ``size``, argmax."""
     masks = encoding.masks()  # (B, G, h, w)
     step = max(1, 4 * CHUNK // (masks.shape[1] * size[0] * size[1]))
-    parts = [
+    groups = []
+    for part in torch.split(masks, step):
+        resized_part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)  # (b, G, H, W)
         # max, since argmax over any dimension but the last takes five times as long on a CPU
-        F.interpolate(part, size=size, mode="bilinear", align_corners=False).max(1).indices.to(torch.uint8)
-        for part in masks.split(step)
-    ]
-    return torch.cat(parts)
+        groups.append(resized_part.max(1).indices.to(torch.uint8))
+    return torch.cat(groups)
 
 
 def group_scores(encoding: GroupEncoding, classes: Classes, scale: Tensor) -> Tensor:
@@ -76,42 +79,57 @@ def group_scores(encoding: GroupEncoding, classes: Classes, scale: Tensor) -> Te
     A window's highest score is that of all its groups, whether they have pixels or not.
     """
     features = F.normalize(encoding.groups.float(), dim=-1)  # (B, G, D)
-    image = F.normalize(encoding.image.float(), dim=-1)  # (B, D)
     logits = scale * features @ classes.text.T  # A: (B, G, C)
-    likely = (scale * image @ classes.text.T).softmax(-1)  # (B, C)
-    kept = likely.topk(min(KEPT, likely.shape[1]), dim=-1).indices  # (B, 5)
-    mask = torch.full_like(likely, float("-inf")).scatter(1, kept, 0.0)  # (B, C): 0 or -inf
+
+    # Only the classes that fit the window as a whole best may occur in it.
+    average = F.normalize(encoding.image.float(), dim=-1)  # (B, D)
+    probabilities = (scale * average @ classes.text.T).softmax(-1)  # (B, C)
+    candidates = probabilities.topk(min(CANDIDATES, probabilities.shape[1]), dim=-1).indices  # (B, 5)
+    mask = torch.full_like(probabilities, float("-inf")).scatter(1, candidates, 0.0)  # (B, C): 0 or -inf
     scores = logits.softmax(-1) * (logits + mask[:, None]).softmax(-1)  # P x Q: (B, G, C)
     if classes.threshold is None:
         return scores
+
     best = scores.amax(-1)  # (B, G)
     highest = best.amax(1, keepdim=True)  # (B, 1)
     background = best < highest.clamp(max=classes.threshold)  # (B, G)
     return torch.cat([background[..., None].to(scores.dtype), scores], -1)  # foreground scores stay
 
 
-def prepare(image: Image.Image, view: View, least: int) -> tuple[Tensor, tuple[int, int]]:
-    """The normalised image (3, H, W), float32, at the size of ``view``, and the size at which labels are decided."""
+# --- whole images -------------------------------------------------------------------------------------------------------
+
+
+def prepare(image: Image.Image, view: View, smallest: int) -> tuple[Tensor, tuple[int, int]]:
+    """The normalised image (3, H, W), float32, at the size of ``view``, and the size at which labels are decided.
+
+    ``smallest``: pixels that a side has at least, those of a patch.
+    """
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()  # (3, height, width)
     height, width = pixels.shape[1:]
-    if view.shrink_above and height * width > view.shrink_above:
+    if view.shrink_above and view.shrink_long and height * width > view.shrink_above:
         height, width = resized(height, width, max(height, width), view.shrink_long)
-        pixels = resize(pixels, (height, width))
-    pixels = resize(pixels, resized(height, width, view.short, view.long_max, least))
+        pixels = resize(pixels, (height, width))  # (3, height, width)
+
+    pixels = resize(pixels, resized(height, width, view.short, view.long_max, smallest))  # (3, H, W)
     mean, std = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (pixels - mean) / std, (height, width)
 
 
 @dataclass
-class Looking:
+class PartialImage:
     """An image of which some windows have been encoded."""
 
-    item: Any
+    item: Any  # what it came with
     pixels: Tensor  # (3, H, W)
     size: tuple[int, int]
-    places: list[Box]
-    groups: dict[int, Tensor] = field(default_factory=dict)  # window: (h, w) uint8
-    scores: dict[int, Tensor] = field(default_factory=dict)  # window: (G, C)
+    windows: list[Box]
+    groups: dict[int, Tensor] = field(default_factory=dict)  # number of a window: (h, w) uint8
+    scores: dict[int, Tensor] = field(default_factory=dict)  # number of a window: (G, C)
+
+    def window(self, number: int) -> Tensor:
+        """The pixels of a window, (3, h, w)."""
+        box = self.windows[number]
+        return self.pixels[:, box.top : box.bottom, box.left : box.right]
 
 
 @torch.inference_mode()
@@ -128,53 +146,53 @@ def segment(
     Windows of one shape are encoded together, up to ``batch_size``, whichever images they come from, and each once. An
     image is yielded when its last window is; so those of a rare shape may come later than their successors.
     """
-    waiting: dict[tuple[int, int], list[tuple[Looking, int]]] = {}  # shape of window: windows, oldest first
+    queues: dict[tuple[int, int], list[tuple[PartialImage, int]]] = {}  # shape: windows to encode, oldest first
     for item, pixels, size in images:
         height, width = pixels.shape[1:]
-        looking = Looking(item, pixels, size, boxes(height, width, view.crop, view.stride))
+        image = PartialImage(item, pixels, size, boxes(height, width, view.crop, view.stride))
         shape = min(view.crop, height), min(view.crop, width)
-        queue = waiting.setdefault(shape, [])
-        queue += [(looking, number) for number in range(len(looking.places))]
+        queue = queues.setdefault(shape, [])
+        queue += [(image, number) for number in range(len(image.windows))]
+
         while len(queue) >= batch_size:
             yield from encode(model, classes, [queue.pop(0) for _ in range(batch_size)], with_groups)
-        while sum(map(len, waiting.values())) > 8 * batch_size:  # many rare shapes: do not hold all their images
-            queue = waiting.pop(next(iter(waiting)))
+        while sum(map(len, queues.values())) > 8 * batch_size:  # many rare shapes: do not hold all their images
+            queue = queues.pop(next(iter(queues)))
             yield from encode(model, classes, queue, with_groups)
-    for queue in waiting.values():
+
+    for queue in queues.values():
         if queue:
             yield from encode(model, classes, queue, with_groups)
 
 
 def encode(
-    model: GroupViT, classes: Classes, windows: list[tuple[Looking, int]], with_groups: bool
+    model: GroupViT, classes: Classes, windows: list[tuple[PartialImage, int]], with_groups: bool
 ) -> Iterator[tuple[Any, Segmentation]]:
     """Encode windows of one shape; yields the images that these complete."""
-    cut = [looking.pixels[:, box.top : box.bottom, box.left : box.right] for looking, box in places_of(windows)]
-    pixels = torch.stack(cut).to(model.logit_scale.device, non_blocking=True)  # (B, 3, h, w)
+    pixels = torch.stack([image.window(number) for image, number in windows])  # (B, 3, h, w)
+    pixels = pixels.to(model.logit_scale.device, non_blocking=True)
     encoding = model.encode_groups(pixels)
-    groups = pixel_groups(encoding, pixels.shape[2:])  # (B, h, w)
+    groups = pixel_groups(encoding, (pixels.shape[2], pixels.shape[3]))  # (B, h, w)
     scores = group_scores(encoding, classes, model.scale)  # (B, G, C)
-    for (looking, number), group, score in zip(windows, groups, scores, strict=True):
-        looking.groups[number], looking.scores[number] = group, score
-        if len(looking.groups) == len(looking.places):
-            yield looking.item, finish(looking, with_groups)
+
+    for (image, number), window_groups, window_scores in zip(windows, groups, scores, strict=True):
+        image.groups[number] = window_groups
+        image.scores[number] = window_scores
+        if len(image.groups) == len(image.windows):
+            yield image.item, join_windows(image, with_groups)
 
 
-def places_of(windows: list[tuple[Looking, int]]) -> Iterator[tuple[Looking, Box]]:
-    """The box of each window."""
-    return ((looking, looking.places[number]) for looking, number in windows)
+def join_windows(image: PartialImage, with_groups: bool) -> Segmentation:
+    """The segmentation of an image whose windows are all encoded."""
+    numbers = range(len(image.windows))
+    groups = [image.groups[number] for number in numbers]
+    scores = [image.scores[number] for number in numbers]
+    regions = stitch(image.windows, groups, scores)
+    voted = votes(image.windows, groups, len(scores[0])) if with_groups else None
+    return Segmentation(decide(regions, image.size), voted)
 
 
-def finish(looking: Looking, with_groups: bool) -> Segmentation:
-    """Put the windows of an image together."""
-    order = range(len(looking.places))
-    groups, scores = [looking.groups[number] for number in order], [looking.scores[number] for number in order]
-    regions: Regions = stitch(looking.places, groups, scores)
-    shown = votes(looking.places, groups, len(scores[0])) if with_groups else None
-    return Segmentation(decide(regions, looking.size), shown)
-
-
-def fit(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """``labels`` (H, W) resized to ``size`` by nearest neighbour; as they are when the size is right."""
     if tuple(labels.shape) == tuple(size):
         return labels

@@ -17,21 +17,18 @@ COCO_STUFF = tuple(range(91, 182))  # 91
 CITYSCAPES = dict(zip((7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33), range(19), strict=True))
 
 
-def table(mapping: Mapping[int, int], other: int) -> np.ndarray:
-    """Lookup table (256,), int32, of a mapping of 8-bit values; ``other`` for values that it does not name."""
-    found = np.full(256, other, np.int32)
-    found[list(mapping)] = list(mapping.values())
-    return found
-
-
 def from_indices(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32: the values are class indices, as in a palette PNG."""
-    return flat(pixels).astype(np.int32)
+    return one_channel(pixels).astype(np.int32)
 
 
 def from_zero_ignored(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
-    """(H, W) int32: 0 is ignored, 1.. become 0..; the ignore value stays (ADE20K)."""
-    labels = flat(pixels).astype(np.int32)
+    """(H, W) int32: 0 is ignored, 1.. become 0..; the ignore value stays (ADE20K).
+
+    >>> from_zero_ignored(np.array([[0, 1, 150]]), 255).tolist()
+    [[255, 0, 149]]
+    """
+    labels = one_channel(pixels).astype(np.int32)
     if ignore is None:
         raise CocuError("encoding: zero_ignored needs an ignore_index")
     return np.where((labels == 0) | (labels == ignore), ignore, labels - 1).astype(np.int32)
@@ -47,18 +44,19 @@ def from_rgb(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
 
 def from_coco_things(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32 from COCO's stuffthingmaps: the 80 thing ids become 1..80 in order, all else 0."""
-    return table({value: index for index, value in enumerate(COCO_THINGS, 1)}, 0)[byte(pixels)]
+    classes = {value: index for index, value in enumerate(COCO_THINGS, 1)}
+    return lookup_table(classes, 0)[byte_values(pixels)]
 
 
 def from_coco_stuff(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32 from COCO's stuffthingmaps: things become 0..79, stuff 80..170, all else is ignored."""
-    mapping = {value: index for index, value in enumerate(COCO_THINGS + COCO_STUFF)}
-    return table(mapping, 255 if ignore is None else ignore)[byte(pixels)]
+    classes = {value: index for index, value in enumerate(COCO_THINGS + COCO_STUFF)}
+    return lookup_table(classes, 255 if ignore is None else ignore)[byte_values(pixels)]
 
 
 def from_cityscapes_ids(pixels: np.ndarray, ignore: int | None) -> np.ndarray:
     """(H, W) int32 from Cityscapes' labelIds: the 19 classes that are evaluated, all else is ignored."""
-    return table(CITYSCAPES, 255 if ignore is None else ignore)[byte(pixels)]
+    return lookup_table(CITYSCAPES, 255 if ignore is None else ignore)[byte_values(pixels)]
 
 
 ENCODINGS: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
@@ -71,7 +69,14 @@ ENCODINGS: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
 }
 
 
-def flat(pixels: np.ndarray) -> np.ndarray:
+def lookup_table(classes: Mapping[int, int], other: int) -> np.ndarray:
+    """The class of each 8-bit value, (256,) int32; ``other`` for values that ``classes`` does not name."""
+    table = np.full(256, other, np.int32)
+    table[list(classes)] = list(classes.values())
+    return table
+
+
+def one_channel(pixels: np.ndarray) -> np.ndarray:
     """``pixels`` (H, W). Raises CocuError for a mask with colour channels."""
     if pixels.ndim != 2:
         raise CocuError(
@@ -80,9 +85,9 @@ def flat(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def byte(pixels: np.ndarray) -> np.ndarray:
-    """``pixels`` (H, W) as an index into a table of 256. Raises CocuError for larger or negative values."""
-    values = flat(pixels).astype(np.int64)
+def byte_values(pixels: np.ndarray) -> np.ndarray:
+    """``pixels`` (H, W) as int64 indices into a table of 256. Raises CocuError for larger or negative values."""
+    values = one_channel(pixels).astype(np.int64)
     if values.size and not (values.min() >= 0 and values.max() <= 255):
         raise CocuError(f"expected values of 0 to 255, found {values.min()} to {values.max()}")
     return values
@@ -93,6 +98,7 @@ def check_range(labels: np.ndarray, classes: int, ignore: int | None) -> None:
     outside = (labels < 0) | (labels >= classes)
     if ignore is not None:
         outside &= labels != ignore
+
     if outside.any():
         values = np.unique(labels[outside])
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

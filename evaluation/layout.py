@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line
 from evaluation.benchmark import AbsentError, Benchmark, Layout
 from evaluation.labels import ENCODINGS, check_range
 
@@ -17,90 +17,105 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image, its mask, and how the mask is encoded."""
+class BenchmarkImage:
+    """An image of a benchmark: its files, and how its mask is encoded."""
 
-    name: str  # the id; with its folders where ids repeat. Names the files that are written for it
-    image: str
-    mask: str
+    name: str  # the id, with its folders where ids repeat; names the files that are written for it
+    image_path: str
+    mask_path: str
     encoding: str
 
 
-def list_samples(benchmark: Benchmark) -> list[Sample]:
+# --- which there are ----------------------------------------------------------------------------------------------------
+
+
+def list_images(benchmark: Benchmark) -> list[BenchmarkImage]:
     """All images of the benchmark with their masks, in the order of the split file, or of their paths.
 
-    Raises AbsentError when root, image folder, split file or all images are absent, CocuError when an image that
-    the split names, or the mask of an image, is not there.
+    Raises AbsentError when the root, the image folder, the split file or all images are absent, CocuError when an image
+    that the split names, or the mask of an image, is absent.
     """
     layout = benchmark.layout
-    places = [(layout.root, os.path.isdir)]
-    places.append((fixed_part(layout, layout.images), os.path.isdir))
-    if layout.split:
-        places.append((os.path.join(layout.root, layout.split), os.path.isfile))
-    for path, exists in places:
-        if not exists(path):
-            remedy = f"; {benchmark.obtain}" if benchmark.obtain else ""
-            raise AbsentError(f"no {'folder' if exists is os.path.isdir else 'file'} {path}{remedy}")
-    found = from_split(layout) if layout.split else from_images(layout)
-    if not found:
+    _require_layout(benchmark)
+    all_fields = _fields_of_split(layout, layout.split) if layout.split else _fields_of_images(layout)
+    if not all_fields:
         raise AbsentError(f"no image {os.path.join(layout.root, layout.images)}")
-    ids = [fields["id"] for fields in found]
+
+    ids = [fields["id"] for fields in all_fields]
     unique = len(set(ids)) == len(ids)
-    samples = []
-    for fields in found:
-        name = fields["id"] if unique else "/".join(fields[key] for key in sorted(fields, key=lambda key: key == "id"))
-        samples.append(locate(benchmark, fields, name))
-    return samples
+    return [_locate(benchmark, fields, fields["id"] if unique else _path_name(fields)) for fields in all_fields]
 
 
-def fixed_part(layout: Layout, pattern: str) -> str:
+def _require_layout(benchmark: Benchmark) -> None:
+    """Raises AbsentError naming the first folder or file of the layout that is not there, and how to get it."""
+    layout = benchmark.layout
+    remedy = f"; {benchmark.obtain}" if benchmark.obtain else ""
+    for folder in (layout.root, _fixed_part(layout, layout.images)):
+        if not os.path.isdir(folder):
+            raise AbsentError(f"no folder {folder}{remedy}")
+    if layout.split and not os.path.isfile(path := os.path.join(layout.root, layout.split)):
+        raise AbsentError(f"no file {path}{remedy}")
+
+
+def _fixed_part(layout: Layout, pattern: str) -> str:
     """The folder in front of the first field of a pattern."""
     return os.path.join(layout.root, os.path.dirname(pattern.partition("{")[0]))
 
 
-def from_split(layout: Layout) -> list[dict[str, str]]:
+def _path_name(fields: dict[str, str]) -> str:
+    """A name from all fields of an image, the id last: for images whose ids repeat."""
+    folders = [fields[key] for key in sorted(fields) if key != "id"]
+    return "/".join([*folders, fields["id"]])
+
+
+def _fields_of_split(layout: Layout, split: str) -> list[dict[str, str]]:
     """The ids of the split file, as fields of the patterns."""
-    path = os.path.join(layout.root, layout.split)
+    path = os.path.join(layout.root, split)
     try:
         with open(path, encoding="utf-8") as stream:
             ids = [line.strip() for line in stream]
     except (OSError, UnicodeDecodeError) as error:
-        raise CocuError(f"{path}: cannot be read ({error})") from None
+        raise CocuError(f"{path}: cannot be read ({one_line(error)})") from None
     return [{"id": name} for name in dict.fromkeys(ids) if name]
 
 
-def from_images(layout: Layout) -> list[dict[str, str]]:
+def _fields_of_images(layout: Layout) -> list[dict[str, str]]:
     """The fields of every file that the image pattern matches, sorted by path; masks beside the images are left out."""
-    wanted = expression(layout.images)
-    others = [expression(pattern) for pattern in (layout.masks, layout.raw_masks) if pattern]
-    found = {}
-    for folder, folders, files in os.walk(fixed_part(layout, layout.images), followlinks=True):
-        folders.sort()
-        for file in files:
-            relative = os.path.relpath(os.path.join(folder, file), layout.root).replace(os.sep, "/")
-            match = wanted.fullmatch(relative)
-            if match and not any(other.fullmatch(relative) for other in others):
-                found[relative] = match.groupdict()
-    return [found[relative] for relative in sorted(found)]
+    image_pattern = pattern_regex(layout.images)
+    mask_patterns = [pattern_regex(pattern) for pattern in (layout.masks, layout.raw_masks) if pattern]
+    fields = {}
+    for folder, _, names in os.walk(_fixed_part(layout, layout.images), followlinks=True):
+        for name in names:
+            relative = os.path.relpath(os.path.join(folder, name), layout.root).replace(os.sep, "/")
+            match = image_pattern.fullmatch(relative)
+            if match and not any(pattern.fullmatch(relative) for pattern in mask_patterns):
+                fields[relative] = match.groupdict()
+    return [fields[relative] for relative in sorted(fields)]
 
 
-def expression(pattern: str) -> re.Pattern[str]:
-    """A pattern as a regular expression: a field is any text without a slash, the same text wherever it is repeated."""
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """A pattern as a regular expression: a field is any text without a slash, the same text wherever it is repeated.
+
+    >>> pattern_regex("{city}/{id}_{city}.png").fullmatch("bonn/1_bonn.png").groupdict()
+    {'city': 'bonn', 'id': '1'}
+    """
     seen: set[str] = set()
 
-    def field(match: re.Match[str]) -> str:
+    def group(match: re.Match[str]) -> str:
         name = match[1]
         if name in seen:
             return f"(?P={name})"
         seen.add(name)
         return f"(?P<{name}>[^/]+)"
 
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", field, re.escape(pattern)))
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", group, re.escape(pattern)))
 
 
-def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:
-    """The files of one image. Raises CocuError for a field of the masks' pattern that the image lacks, and for files
-    that are not there."""
+def _locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> BenchmarkImage:
+    """The files of one image.
+
+    Raises CocuError for a field of the masks' pattern that the image lacks, and for files that are not there.
+    """
     layout = benchmark.layout
 
     def path(pattern: str) -> str:
@@ -109,15 +124,39 @@ def locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Sample:
         except KeyError as error:
             raise CocuError(f"layout: {pattern} has a field {error} that {layout.images} lacks") from None
 
-    image, mask = path(layout.images), path(layout.masks)
+    image = path(layout.images)
     if layout.split and not os.path.isfile(image):
         raise CocuError(f"{image}: no such image, though {layout.split} names it")
-    if os.path.isfile(mask):
-        return Sample(name, image, mask, benchmark.encoding)
-    raw = path(layout.raw_masks) if layout.raw_masks else None
-    if raw and os.path.isfile(raw):
-        return Sample(name, image, raw, benchmark.raw_encoding)
-    raise CocuError(f"{image}: has no mask; looked for {mask}{f' and {raw}' if raw else ''}")
+
+    masks = [(path(layout.masks), benchmark.encoding)]
+    if layout.raw_masks and benchmark.raw_encoding:
+        masks.append((path(layout.raw_masks), benchmark.raw_encoding))
+    for mask, encoding in masks:
+        if os.path.isfile(mask):
+            return BenchmarkImage(name, image, mask, encoding)
+    raise CocuError(f"{image}: has no mask; looked for {' and '.join(mask for mask, _ in masks)}")
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_labelled(files: BenchmarkImage, benchmark: Benchmark) -> tuple[Image.Image, np.ndarray]:
+    """Image (RGB) and labels (H, W), int32. Raises CocuError, also when their sizes differ.
+
+    Where the benchmark shrinks large images, the mask may have another size of the same shape.
+    """
+    labels = read_labels(files, benchmark)
+    image = read_image(files.image_path)
+    width, height = labels.shape[::-1]
+    if image.size != (width, height):
+        # Masks were drawn on what a viewer shows: turned, where the camera was.
+        image = ImageOps.exif_transpose(image)
+
+    proportional = abs(image.width / image.height - width / height) < 0.01 * width / height
+    if image.size != (width, height) and not (benchmark.shrink_above and proportional):
+        sizes = f"{width} x {height} pixels, but the image {image.width} x {image.height}"
+        raise CocuError(f"{files.mask_path}: the mask has {sizes}: not the mask of {files.image_path}")
+    return image, labels
 
 
 def read_image(path: str) -> Image.Image:
@@ -126,39 +165,22 @@ def read_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except UNREADABLE as error:
-        raise CocuError(f"{path}: image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
+        raise CocuError(f"{path}: image cannot be decoded ({one_line(error, 200)})") from None
 
 
-def read_labels(sample: Sample, benchmark: Benchmark) -> np.ndarray:
-    """Class indices (H, W), int32, of a sample's mask. Raises CocuError naming the file."""
+def read_labels(files: BenchmarkImage, benchmark: Benchmark) -> np.ndarray:
+    """Class indices (H, W), int32, of the mask of an image. Raises CocuError naming the file."""
     try:
-        with Image.open(sample.mask) as mask:
+        with Image.open(files.mask_path) as mask:
             # A palette's indices are the labels; its colours are only for show.
             pixels = np.array(mask)
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CocuError(f"{sample.mask}: mask cannot be decoded ({reason})") from None
+        raise CocuError(f"{files.mask_path}: mask cannot be decoded ({one_line(error, 200)})") from None
+
     try:
-        labels = ENCODINGS[sample.encoding](pixels, benchmark.ignore_index)
+        labels = ENCODINGS[files.encoding](pixels, benchmark.ignore_index)
         check_range(labels, len(benchmark.classes), benchmark.ignore_index)
     except CocuError as error:
-        told = f" (labels: {benchmark.labels})" if benchmark.labels else ""
-        raise CocuError(f"{sample.mask}: {error}{told}") from None
+        hint = f" (labels: {benchmark.labels})" if benchmark.labels else ""
+        raise CocuError(f"{files.mask_path}: {error}{hint}") from None
     return labels
-
-
-def read_sample(sample: Sample, benchmark: Benchmark) -> tuple[Image.Image, np.ndarray]:
-    """Image (RGB) and labels (H, W). Raises CocuError, also when their sizes differ.
-
-    Where the benchmark shrinks large images, the mask may have another size of the same shape.
-    """
-    labels, image = read_labels(sample, benchmark), read_image(sample.image)
-    size = labels.shape[::-1]
-    if image.size != size:
-        # Masks were drawn on what a viewer shows: turned, where the camera was.
-        image = ImageOps.exif_transpose(image)
-    proportional = abs(image.width / image.height - size[0] / size[1]) < 0.01 * size[0] / size[1]
-    if image.size != size and not (benchmark.shrink_above and proportional):
-        sizes = f"{size[0]} x {size[1]} pixels, but the image {image.width} x {image.height}"
-        raise CocuError(f"{sample.mask}: the mask has {sizes}: not the mask of {sample.image}")
-    return image, labels

@@ -1,4 +1,4 @@
-"""One confusion matrix over a whole data set, and what follows from it."""
+"""One confusion matrix over a whole data set, and what follows from it (docs/method.md §6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Scores(NamedTuple):
+class SegmentationScores(NamedTuple):
     """In percent, as the papers print them."""
 
     miou: float  # nan when no class occurs
@@ -21,12 +21,17 @@ def confusion(labels: Tensor, predictions: Tensor, classes: int, ignore: int | N
     """Pixel counts (C, C), int64, of labels (rows) against predictions (columns), on their device.
 
     Integers, so that sums are exact in any order. ``labels`` and ``predictions`` have one shape; pixels whose label is
-    ``ignore`` do not count; every other value must be in 0..C-1.
+    ``ignore`` are left out; every other value must be in 0..C-1.
+
+    >>> confusion(torch.tensor([0, 0, 1, 255]), torch.tensor([0, 1, 1, 0]), 2, ignore=255).tolist()
+    [[1, 1], [0, 1]]
     """
-    labels, predictions = labels.flatten().long(), predictions.flatten().long()
+    labels = labels.flatten().long()  # (P,)
+    predictions = predictions.flatten().long()  # (P,)
     if ignore is not None:
         kept = labels != ignore
-        labels, predictions = labels[kept], predictions[kept]
+        labels = labels[kept]
+        predictions = predictions[kept]
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
 
 
@@ -39,14 +44,17 @@ def sum_over_ranks(matrix: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return matrix
 
 
-def scores(matrix: Tensor) -> Scores:
+def scores(matrix: Tensor) -> SegmentationScores:
     """mIoU, pixel accuracy and per-class IoU of a confusion matrix (C, C).
 
-    A class occurs when it has a pixel in the labels or in the predictions; the others are left out of the mean.
+    A class is included in the mean if it has a pixel in the labels or in the predictions.
+
+    >>> [round(iou, 1) for iou in scores(torch.tensor([[3, 0, 0], [1, 2, 0], [0, 0, 0]])).iou]
+    [75.0, 66.7, nan]
     """
     counts = matrix.double().cpu()
     hit = counts.diagonal()  # (C,)
     union = counts.sum(0) + counts.sum(1) - hit  # (C,)
-    iou = 100 * hit / union  # 0 / 0 = nan
-    total = counts.sum()
-    return Scores(iou.nanmean().item(), (100 * hit.sum() / total).item(), iou.tolist())
+    iou = 100 * hit / union  # (C,); 0 / 0 = nan
+    accuracy = 100 * hit.sum() / counts.sum()
+    return SegmentationScores(iou.nanmean().item(), accuracy.item(), iou.tolist())

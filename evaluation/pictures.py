@@ -5,36 +5,22 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Prediction
+from evaluation.panels import Entry, Panel, side_by_side
 
 PANEL = 300  # pixels of a panel's longer side
-GAP, LINE, TEXT, SWATCH = 14, 19, 13, 12
 NAMES = 9  # lines of a legend
-INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
 DARK, LIGHT = (70, 70, 70), (215, 215, 215)  # swatches of the background, and of what is not evaluated
 TINT = 0.68  # how much of a pixel's colour is its class
 GOLDEN = 0.61803398875
 
 
-class Entry(NamedTuple):
-    """A line of a legend."""
-
-    colour: tuple[int, int, int] | None  # None: no swatch
-    text: str
-
-
-class Panel(NamedTuple):
-    """A picture with a title above and a legend below."""
-
-    title: str
-    picture: Image.Image
-    legend: list[Entry]
+# --- colours ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
@@ -64,10 +50,11 @@ def palette_of(count: int, *maps: np.ndarray) -> np.ndarray:
 
 def paint(image: Image.Image, labels: np.ndarray, palette: np.ndarray, plain: Sequence[int] = ()) -> Image.Image:
     """``image`` tinted by ``labels`` (H, W) of its size; ``plain`` ones are dark grey, those outside the palette light."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)
+    pixels = np.asarray(image.convert("RGB"), np.float32)  # (H, W, 3)
     grey = np.repeat(pixels.mean(2, keepdims=True), 3, 2)  # (H, W, 3)
-    inside = (labels >= 0) & (labels < len(palette))
-    colour = palette[np.where(inside, labels, 0)].astype(np.float32)
+    inside = (labels >= 0) & (labels < len(palette))  # (H, W)
+    colour = palette[np.where(inside, labels, 0)].astype(np.float32)  # (H, W, 3)
+
     mixed = TINT * colour + (1 - TINT) * grey
     mixed = np.where(np.isin(labels, list(plain))[..., None], 0.55 * grey, mixed)
     mixed = np.where(inside[..., None], mixed, 0.25 * grey + 0.75 * 235)
@@ -76,22 +63,26 @@ def paint(image: Image.Image, labels: np.ndarray, palette: np.ndarray, plain: Se
 
 def legend(labels: np.ndarray, names: Sequence[str], palette: np.ndarray, plain: Sequence[int] = ()) -> list[Entry]:
     """The classes in ``labels`` (H, W) by area, with their share of all pixels; the rest of a long list is counted."""
-    counts = np.bincount(labels[(labels >= 0) & (labels < len(names))].astype(np.int64), minlength=len(names))
-    order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
-    shown = order if len(order) <= NAMES else order[: NAMES - 1]
-    entries = [
-        Entry(
-            DARK if index in plain else tuple(map(int, palette[index])),
-            f"{names[index]}  {share(counts[index], labels.size)}",
-        )
-        for index in shown
-    ]
-    return entries + ([Entry(None, f"and {len(order) - len(shown)} more")] if len(order) > len(shown) else [])
+    inside = labels[(labels >= 0) & (labels < len(names))].astype(np.int64)
+    areas = np.bincount(inside, minlength=len(names))
+    by_area = [index for index in np.argsort(-areas, kind="stable").tolist() if areas[index]]
+    shown = by_area if len(by_area) <= NAMES else by_area[: NAMES - 1]
+
+    entries = []
+    for index in shown:
+        red, green, blue = DARK if index in plain else palette[index].tolist()
+        entries.append(Entry((red, green, blue), f"{names[index]}  {percentage(areas[index], labels.size)}"))
+    if len(by_area) > len(shown):
+        entries.append(Entry(None, f"and {len(by_area) - len(shown)} more"))
+    return entries
 
 
-def share(part: int, whole: int) -> str:
-    """A percentage for people."""
+def percentage(part: int, whole: int) -> str:
+    """A share for people: ``15%``, or ``<1%``."""
     return f"{100 * part / whole:.0f}%" if part >= 0.01 * whole else "<1%"
+
+
+# --- whole pictures -----------------------------------------------------------------------------------------------------
 
 
 def comparison(prediction: Prediction, benchmark: Benchmark) -> Image.Image:
@@ -101,46 +92,57 @@ def comparison(prediction: Prediction, benchmark: Benchmark) -> Image.Image:
     plain = (0,) if benchmark.background else ()
     size = shown_size(prediction.image.size)
     image = prediction.image.resize(size, Image.Resampling.BICUBIC)
-    panels = [Panel(prediction.sample.name, image, [])]
-    for title, labels in (("ground truth", prediction.labels), ("prediction", prediction.predicted)):
-        picture = paint(image, scaled(labels, size), palette, plain)
-        panels.append(Panel(title, picture, legend(labels, names, palette, plain)))
-    # What was not evaluated is no class: say what the light grey of the ground truth is.
-    if benchmark.ignore_index is not None and (prediction.labels == benchmark.ignore_index).any():
-        part = share(int((prediction.labels == benchmark.ignore_index).sum()), prediction.labels.size)
-        panels[1].legend.append(Entry(LIGHT, f"not evaluated  {part}"))
+
+    truth = segmentation_panel("ground truth", image, prediction.labels, names, palette, plain)
+    ignored = prediction.labels == benchmark.ignore_index  # (H, W); nowhere without an ignore_index
+    if np.any(ignored):
+        # What was not evaluated has no class: say what the light grey of the ground truth is.
+        truth.legend.append(Entry(LIGHT, f"not evaluated  {percentage(int(ignored.sum()), ignored.size)}"))
+
+    predicted = segmentation_panel("prediction", image, prediction.predicted, names, palette, plain)
+    panels = [Panel(prediction.name, image, []), truth, predicted]
     if prediction.groups is not None:
         panels.append(groups_panel(image, prediction.groups))
     return side_by_side(panels)
 
 
-def groups_panel(image: Image.Image, groups: np.ndarray) -> Panel:
-    """The groups (h, w) over the image."""
-    count = max(8, int(groups.max()) + 1)
-    palette = group_colours(count)
-    picture = paint(image, scaled(groups, image.size), palette)
-    return Panel("groups", picture, legend(groups, [f"group {index + 1}" for index in range(count)], palette))
-
-
 def overlay(image: Image.Image, labels: np.ndarray, names: Sequence[str], background: bool) -> Image.Image:
     """The image and its segmentation into words, side by side."""
     palette = palette_of(len(names), labels)
-    plain = (0,) if background else ()
-    size = shown_size(image.size, 2 * PANEL)
-    small = image.resize(size, Image.Resampling.BICUBIC)
-    painted = paint(small, scaled(labels, size), palette, plain)
-    return side_by_side(
-        [Panel("image", small, []), Panel("segmentation", painted, legend(labels, names, palette, plain))]
-    )
+    small = image.resize(shown_size(image.size, 2 * PANEL), Image.Resampling.BICUBIC)
+    segmented = segmentation_panel("segmentation", small, labels, names, palette, (0,) if background else ())
+    return side_by_side([Panel("image", small, []), segmented])
 
 
 def heatmaps(image: Image.Image, heat: Mapping[str, np.ndarray]) -> Image.Image:
-    """The image, then one panel a word: how well each place fits it; one colour scale for all words."""
-    size = shown_size(image.size)
-    small = image.resize(size, Image.Resampling.BICUBIC)
-    low, high = min(map(np.min, heat.values())), max(map(np.max, heat.values()))
-    panels = [heat_panel(small, values, (low, high), word) for word, values in heat.items()]
+    """The image, then one panel a word: how well each pixel fits it; one colour scale for all words."""
+    small = image.resize(shown_size(image.size), Image.Resampling.BICUBIC)
+    ends = min(map(np.min, heat.values())), max(map(np.max, heat.values()))
+    panels = [heat_panel(small, values, ends, word) for word, values in heat.items()]
     return side_by_side([Panel("image", small, []), *panels])
+
+
+# --- panels -------------------------------------------------------------------------------------------------------------
+
+
+def segmentation_panel(
+    title: str,
+    image: Image.Image,
+    labels: np.ndarray,
+    names: Sequence[str],
+    palette: np.ndarray,
+    plain: Sequence[int] = (),
+) -> Panel:
+    """``labels`` (H, W) over the image, with the names of what occurs."""
+    painted = paint(image, scaled(labels, image.size), palette, plain)
+    return Panel(title, painted, legend(labels, names, palette, plain))
+
+
+def groups_panel(image: Image.Image, groups: np.ndarray) -> Panel:
+    """The groups (h, w) over the image."""
+    count = max(8, int(groups.max()) + 1)
+    names = [f"group {index + 1}" for index in range(count)]
+    return segmentation_panel("groups", image, groups, names, group_colours(count))
 
 
 def heat_panel(image: Image.Image, values: np.ndarray, ends: tuple[float, float], title: str) -> Panel:
@@ -148,8 +150,8 @@ def heat_panel(image: Image.Image, values: np.ndarray, ends: tuple[float, float]
     low, high = ends
     unit = (values - low) / max(high - low, 1e-9)  # (h, w) in 0..1
     field = Image.fromarray((255 * unit).round().astype(np.uint8)).resize(image.size, Image.Resampling.BILINEAR)
-    colour = warm(np.asarray(field, np.float32) / 255)
-    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    colour = warm(np.asarray(field, np.float32) / 255)  # (H, W, 3)
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]  # (H, W, 1)
     mixed = np.clip(0.6 * colour + 0.4 * grey, 0, 255).astype(np.uint8)
     return Panel(title, Image.fromarray(mixed), [Entry(None, f"cosine {values.min():.2f} to {values.max():.2f}")])
 
@@ -157,8 +159,8 @@ def heat_panel(image: Image.Image, values: np.ndarray, ends: tuple[float, float]
 def warm(unit: np.ndarray) -> np.ndarray:
     """Colours (..., 3), float32 in 0..255, from dark blue over teal and yellow to red, of values in 0..1."""
     stops = np.array([[25, 25, 90], [20, 110, 160], [80, 180, 120], [245, 205, 60], [215, 40, 30]], np.float32)
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(unit, places, stops[:, channel]) for channel in range(3)], -1).astype(np.float32)
+    positions = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(unit, positions, stops[:, channel]) for channel in range(3)], -1).astype(np.float32)
 
 
 def shown_size(size: tuple[int, int], longest: int = PANEL) -> tuple[int, int]:
@@ -172,37 +174,3 @@ def scaled(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows = (np.arange(size[1]) + 0.5) * labels.shape[0] / size[1]
     columns = (np.arange(size[0]) + 0.5) * labels.shape[1] / size[0]
     return labels[rows.astype(int)][:, columns.astype(int)]
-
-
-def side_by_side(panels: Sequence[Panel], columns: int = 4) -> Image.Image:
-    """The panels in rows of ``columns``, titles above, legends below."""
-    width = max(max(panel.picture.width for panel in panels), 160)
-    height = max(panel.picture.height for panel in panels)
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    heights = [GAP + LINE + height + GAP // 2 + LINE * max(len(panel.legend) for panel in row) for row in rows]
-    sheet = Image.new("RGB", (GAP + (GAP + width) * min(columns, len(panels)), sum(heights) + GAP), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    title, text = ImageFont.load_default(TEXT + 1), ImageFont.load_default(TEXT)
-    top = GAP
-    for row, tall in zip(rows, heights, strict=True):
-        for number, panel in enumerate(row):
-            left = GAP + number * (width + GAP)
-            draw.text((left, top), shortened(draw, panel.title, title, width), INK, title)
-            sheet.paste(panel.picture, (left, top + LINE))
-            y = top + LINE + height + GAP // 2
-            for entry in panel.legend:
-                if entry.colour:
-                    draw.rectangle((left, y + 2, left + SWATCH, y + 2 + SWATCH), entry.colour)
-                start = left + (SWATCH + 7 if entry.colour else 0)
-                words = shortened(draw, entry.text, text, width - (start - left))
-                draw.text((start, y), words, INK if entry.colour else FAINT, text)
-                y += LINE
-        top += tall
-    return sheet
-
-
-def shortened(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.ImageFont, width: int) -> str:
-    """``text``, cut with dots where it is wider than ``width``."""
-    while len(text) > 1 and draw.textlength(text, font) > width:
-        text = text.rstrip("…")[:-1] + "…"
-    return text

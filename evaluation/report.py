@@ -1,31 +1,46 @@
-"""What a run tells: tables for people, results.json for programs."""
+"""What a run found: tables for people, results.json for programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.terminal import plain_table
 from curation.base.versions import versions
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Result
 from segmenters.checkpoint import Loaded
 
 PACKAGES = ("cocu", "torch", "numpy", "pillow", "open_clip_torch")
+DECISIVE = (  # what of a benchmark decides the numbers
+    "background", "bg_threshold", "resize_short", "resize_long_max", "crop", "stride", "ignore_index", "encoding",
+    "raw_encoding", "shrink_above", "shrink_long",
+)  # fmt: skip
+
+
+class Failure(NamedTuple):
+    """Why a benchmark has no result."""
+
+    status: str  # absent or failed
+    message: str
+
+
+# --- for people ---------------------------------------------------------------------------------------------------------
 
 
 def results_table(results: Sequence[Result]) -> Table:
     """One row a benchmark."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("benchmark", "images", "classes", "mIoU", "pixel accuracy", "images/s"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    table = plain_table(
+        ("benchmark", "images", "classes", "mIoU", "pixel accuracy", "images/s"), left=["benchmark"], gap=2
+    )
     for result in results:
-        occurring = sum(not math.isnan(iou) for iou in result.scores.iou)
+        occurring = classes_that_occur(result)
         count = len(result.benchmark.classes)
         table.add_row(
             escape(result.benchmark.name),
@@ -41,8 +56,13 @@ def results_table(results: Sequence[Result]) -> Table:
 def images(result: Result) -> str:
     """Images evaluated; of how many, where that is not all that are expected."""
     expected = result.benchmark.val_images
-    whole = result.found if expected is None else expected
+    whole = result.available if expected is None else expected
     return f"{result.evaluated:,}" + ("" if result.evaluated == whole else f" of {whole:,}")
+
+
+def classes_that_occur(result: Result) -> int:
+    """How many classes are included in the mean."""
+    return sum(not math.isnan(iou) for iou in result.scores.iou)
 
 
 def published_table(results: Sequence[Result], name: str) -> Table | None:
@@ -50,18 +70,28 @@ def published_table(results: Sequence[Result], name: str) -> Table | None:
     compared = [result for result in results if result.benchmark.published]
     if not compared:
         return None
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), header_style="bold", title="mIoU beside published numbers", title_justify="left"
-    )
-    table.add_column("model")
-    for result in compared:
-        table.add_column(escape(result.benchmark.name), justify="right")
+
+    columns = ["model", *(escape(result.benchmark.name) for result in compared)]
+    table = plain_table(columns, left=["model"], title="mIoU beside published numbers", gap=2)
     table.add_row(f"[bold]{escape(name)}", *(f"[bold]{result.scores.miou:.1f}" for result in compared))
-    models = dict.fromkeys(model for result in compared for model in result.benchmark.published)
-    for model in models:
+    for model in dict.fromkeys(model for result in compared for model in result.benchmark.published):
         numbers = (result.benchmark.published.get(model) for result in compared)
         table.add_row(escape(model), *("-" if number is None else f"{number:.1f}" for number in numbers))
     return table
+
+
+def warnings(results: Sequence[Result]) -> list[str]:
+    """What keeps the numbers from being comparable, a line each."""
+    lines = []
+    for result in results:
+        name = result.benchmark.name
+        expected = result.benchmark.val_images
+        if expected not in (None, result.available):
+            counts = f"{result.available:,} images found, {expected:,} expected"
+            lines.append(f"{name}: {counts}: not comparable with published numbers")
+        if result.evaluated < result.available:
+            lines.append(f"{name}: the first {result.evaluated:,} of {result.available:,} images only (--limit)")
+    return lines
 
 
 def print_results(results: Sequence[Result], name: str, console: Console) -> None:
@@ -71,58 +101,50 @@ def print_results(results: Sequence[Result], name: str, console: Console) -> Non
     if table:
         console.print()
         console.print(table)
-    for result in results:
-        expected = result.benchmark.val_images
-        if expected not in (None, result.found):
-            message = f"{result.benchmark.name}: {result.found:,} images found, {expected:,} expected"
-            console.print(
-                f"[yellow]{escape(message)}: not comparable with published numbers", highlight=False, soft_wrap=True
-            )
-        if result.evaluated < result.found:
-            message = (
-                f"{result.benchmark.name}: the first {result.evaluated:,} of {result.found:,} images only (--limit)"
-            )
-            console.print(f"[yellow]{escape(message)}", highlight=False, soft_wrap=True)
+    for line in warnings(results):
+        console.print(f"[yellow]{escape(line)}", highlight=False, soft_wrap=True)
+
+
+# --- for programs -------------------------------------------------------------------------------------------------------
 
 
 def as_json(
-    results: Sequence[Result], failures: dict[str, tuple[str, str]], checkpoint: Loaded, options: dict[str, Any]
+    results: Sequence[Result], failures: Mapping[str, Failure], checkpoint: Loaded, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything that a run found, ready for JSON; ``failures``: benchmark -> ("absent" or "failed", message)."""
+    """Everything that a run found, ready for JSON; ``failures`` by benchmark."""
+    benchmarks = {result.benchmark.name: result_as_json(result) for result in results}
     return {
         "checkpoint": {"path": checkpoint.path, "kind": checkpoint.kind, "sha256": checkpoint.sha256},
         "options": options,
         "versions": versions(PACKAGES) | {"cuda": torch.version.cuda or "none"},
-        "benchmarks": {result.benchmark.name: of_benchmark(result) for result in results}
-        | {name: {"status": status, "message": message} for name, (status, message) in failures.items()},
+        "benchmarks": benchmarks | {name: failure._asdict() for name, failure in failures.items()},
     }
 
 
-def of_benchmark(result: Result) -> dict[str, Any]:
+def result_as_json(result: Result) -> dict[str, Any]:
     """The part of one benchmark."""
-    benchmark, found = result.benchmark, result.scores
+    benchmark = result.benchmark
+    scores = result.scores
     return {
         "status": "done",
         "title": benchmark.title,
-        "miou": number(found.miou),
-        "pixel_accuracy": number(found.pixel_accuracy),
-        "classes_that_occur": sum(not math.isnan(iou) for iou in found.iou),
-        "images": {"evaluated": result.evaluated, "found": result.found, "expected": benchmark.val_images},
+        "miou": json_number(scores.miou),
+        "pixel_accuracy": json_number(scores.pixel_accuracy),
+        "classes_that_occur": classes_that_occur(result),
+        "images": {"evaluated": result.evaluated, "found": result.available, "expected": benchmark.val_images},
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.evaluated / result.seconds, 3),
         "published": dict(benchmark.published),
-        "config": config_of(benchmark),
-        "iou": {name: number(iou) for name, iou in zip(benchmark.classes, found.iou, strict=True)},
+        "config": decisive_values(benchmark),
+        "iou": {name: json_number(iou) for name, iou in zip(benchmark.classes, scores.iou, strict=True)},
     }
 
 
-def config_of(benchmark: Benchmark) -> dict[str, Any]:
+def decisive_values(benchmark: Benchmark) -> dict[str, Any]:
     """What decided the numbers."""
-    keys = "background bg_threshold resize_short resize_long_max crop stride ignore_index encoding raw_encoding"
-    keys += " shrink_above shrink_long"
-    return {key: getattr(benchmark, key) for key in keys.split()} | {"layout": vars(benchmark.layout)}
+    return {key: getattr(benchmark, key) for key in DECISIVE} | {"layout": vars(benchmark.layout)}
 
 
-def number(value: float) -> float | None:
-    """JSON has no nan."""
+def json_number(value: float) -> float | None:
+    """``value`` to six digits; JSON has no nan."""
     return None if math.isnan(value) else round(value, 6)

@@ -25,23 +25,24 @@ PALETTE = [
 
 
 def main(checkpoint: str, picture: str, names: str, output: str = "segmentation.png") -> torch.Tensor:
-    """Write the picture with the best word of every place painted over; returns the place of the word, (height, width)."""
+    """Write the picture painted over with the best word for each pixel; returns that word's number, (height, width)."""
     with tempfile.TemporaryDirectory() as folder:
         print(convert(checkpoint, Path(folder) / "groupvit", "huggingface"))
-        model = GroupViTModel.from_pretrained(f"{folder}/groupvit").eval()
+        model = GroupViTModel.from_pretrained(f"{folder}/groupvit").eval()  # type: ignore[no-untyped-call]
         processor = CLIPProcessor.from_pretrained(f"{folder}/groupvit")
 
     words = [name.strip() for name in names.split(",")]
     image = Image.open(picture).convert("RGB")
     size = model.config.vision_config.image_size
-    square = image.resize((size, size))  # else the processor would cut off what is not in the middle
+    square = image.resize((size, size))  # otherwise the processor would crop to the middle
     texts = [f"a photo of a {word}." for word in words]
     inputs = processor(text=texts, images=square, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs, output_segmentation=True).segmentation_logits  # (1, words, height, width)
+
     best = torch.nn.functional.interpolate(logits, image.size[::-1], mode="bilinear")[0].argmax(0)
-    for place, word in enumerate(words):
-        print(f"{word:16} {(best == place).float().mean():5.1%} of the picture")
+    for number, word in enumerate(words):
+        print(f"{word:16} {(best == number).float().mean():5.1%} of the picture")
     paint = torch.tensor(PALETTE, dtype=torch.uint8)[best % len(PALETTE)]
     Image.blend(image, Image.fromarray(paint.numpy()), 0.5).save(output)
     return best

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from experiments.arms import TRUTH, Arm, ExperimentError, flags
+from experiments.arms import BASE, TRUTH, Arm
+from experiments.commands import flags, run_module
 from experiments.quality import read_truth
 from experiments.truth import write_truth
-
-BASE = "base"  # curated as the data set's configuration says
 
 
 def curate(data: str, arms: Sequence[Arm], folder: Path, console: Console) -> list[Arm]:
@@ -23,27 +20,32 @@ def curate(data: str, arms: Sequence[Arm], folder: Path, console: Console) -> li
     data: a name or YAML file as ``pipelines.curate`` takes it. Returns the arms that have archives: all of them, but for
     those of the truth where no sidecars tell it. Raises ExperimentError when a curation fails.
     """
-    _run(data, folder / BASE, {})
-    for name, arm in {arm.archives: arm for arm in arms if arm.archives != BASE}.items():
-        variant = folder / name
-        if arm.curate == TRUTH and (world := read_truth(folder / BASE)) is None:
-            console.print("No json sidecars say what is visible: the arm of the truth is left out.")
-            return [arm for arm in arms if arm.curate != TRUTH]
-        if not (variant / "manifest.json").exists():
-            shutil.rmtree(variant, ignore_errors=True)
-            shutil.copytree(folder / BASE, variant)  # its fingerprints tell what of it can stay
-        if isinstance(arm.curate, str):
-            write_truth(world, folder / BASE, variant)
-        else:
-            _run(data, variant, arm.curate)
+    _curate(data, folder / BASE, {})
+    options = {arm.archives: arm.curate for arm in arms if isinstance(arm.curate, dict) and arm.archives != BASE}
+    for name, values in options.items():
+        _curate(data, _variant(folder, name), values)
         console.print(f"  {name}")
+
+    if not any(arm.curate == TRUTH for arm in arms):
+        return list(arms)
+    truth = read_truth(folder / BASE)
+    if truth is None:
+        console.print("No json sidecars say what is visible: the arms of the truth are left out.")
+        return [arm for arm in arms if arm.curate != TRUTH]
+    write_truth(truth, folder / BASE, _variant(folder, TRUTH))
+    console.print(f"  {TRUTH}")
     return list(arms)
 
 
-def _run(data: str, output: Path, options: dict[str, object]) -> None:
-    command = [sys.executable, "-m", "pipelines.curate", *flags({"data": data, "output": output} | options)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    (output.parent / f"{output.name}.log").write_text(done.stdout)
-    if done.returncode:
-        raise ExperimentError(f"{' '.join(command[1:])} failed: {done.stdout.strip().splitlines()[-1]}")
+def _variant(folder: Path, name: str) -> Path:
+    """The folder of a way of curating, which begins as a copy of the base: its fingerprints tell what of it can stay."""
+    variant = folder / name
+    if not (variant / "manifest.json").exists():
+        shutil.rmtree(variant, ignore_errors=True)
+        shutil.copytree(folder / BASE, variant)
+    return variant
+
+
+def _curate(data: str, output: Path, options: Mapping[str, object]) -> None:
+    log = output.parent / f"{output.name}.log"
+    run_module("pipelines.curate", flags({"data": data, "output": output, **options}), log)

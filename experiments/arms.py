@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from curation.base.configuration import did_you_mean, read_yaml
-from curation.base.errors import CocuError
+from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require
+from experiments.commands import ExperimentError
 
+BASELINE = "caption"  # the arm that others are compared with
+COCU = "cluster"  # the arm of the method
 TRUTH = "truth"  # in place of options of the curation: archives of what the json sidecars say
-
-
-class ExperimentError(CocuError):
-    """Something that the user can mend. The message is one line."""
+BASE = "base"  # archives as the data set's configuration says
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,8 @@ class Arm:
 
     name: str
     title: str
-    curate: dict[str, Any] | str = field(default_factory=dict)
-    train: dict[str, Any] = field(default_factory=dict)
+    curate: dict[str, object] | str = field(default_factory=dict)
+    train: dict[str, object] = field(default_factory=dict)
     seeds: int = 1
     group: str = "arm"
 
@@ -46,40 +43,31 @@ class Arm:
 
     @property
     def archives(self) -> str:
-        """The name of the folder of its archives: arms that are curated alike share one."""
+        """The name of the folder of its archives: arms that are curated alike share one.
+
+        >>> Arm("sure-32", "from 32 neighbours", curate={"retrieval.neighbors": 32}).archives
+        'neighbors=32'
+        """
         if isinstance(self.curate, str):
             return self.curate
-        return "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.curate.items())) or "base"
+        return "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.curate.items())) or BASE
 
 
 def read_arms(path: Path) -> list[Arm]:
-    """The arms of a file: a mapping of names. Raises ExperimentError for an unknown key, suggesting the nearest."""
-    values = read_yaml(path)
-    known = {item.name for item in fields(Arm)} - {"name"}
+    """The arms of a file: a mapping of names. Raises CocuError for unknown keys, suggesting the nearest, and bad values."""
     arms = []
-    for name, given in values.items():
-        for key in given:
-            if key not in known:
-                raise ExperimentError(f"{path}: unknown key {name}.{key}{did_you_mean(key, known)}")
-        if "title" not in given:
-            raise ExperimentError(f"{path}: {name}.title: missing; say in a few words what the arm is")
-        arms.append(Arm(name, **given))
+    for name, values in read_yaml(path).items():
+        with errors_naming(str(path)):
+            require(isinstance(values, dict), f"{name}: expected keys and values, found {values!r}")
+            require("name" not in values, f"unknown key {name}.name: the key of the arm is its name")
+            arms.append(build(Arm, {"name": name, **values}, f"{name}."))
     return arms
 
 
-def chosen(arms: list[Arm], names: list[str]) -> list[Arm]:
-    """The arms of these names, all of them for none. Raises ExperimentError for a name that there is not."""
+def choose_arms(arms: list[Arm], names: list[str]) -> list[Arm]:
+    """The arms of these names; all of them if no name is given. Raises ExperimentError for an unknown name."""
     by_name = {arm.name: arm for arm in arms}
     for name in names:
         if name not in by_name:
             raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, by_name)}")
     return [by_name[name] for name in names] or arms
-
-
-def flags(options: Mapping[str, object]) -> list[str]:
-    """Options as a command line takes them: ``--key value`` for each."""
-    return [
-        part
-        for key, value in options.items()
-        for part in (f"--{key}", str(value).lower() if isinstance(value, bool) else str(value))
-    ]

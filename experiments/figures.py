@@ -11,55 +11,43 @@ import matplotlib
 import numpy as np
 
 from experiments.omission import NAMES, by_group
-from experiments.scores import LOSSES
-from experiments.summary import Runs
+from experiments.scores import LOSSES, Curve
+from experiments.summary import ArmRuns
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 DPI = 110
+PANEL = (4.2, 4.0)  # inches
 
 
-def draw_curves(found: Sequence[Runs], group: np.ndarray, path: Path) -> None:
+def draw_curves(arms: Sequence[ArmRuns], group: np.ndarray, path: Path) -> None:
     """mIoU of all classes and of each group of classes against steps: the mean over seeds, and their range."""
-    panels = [("all classes", None), *((f"classes {name}", number) for number, name in enumerate(NAMES))]
-    panels = [(title, number) for title, number in panels if number is None or (group == number).any()]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
-    for axis, (title, number) in zip(np.atleast_1d(axes), panels, strict=True):
-        for index, runs in enumerate(found):
-            curves = np.stack(
-                [curve.miou if number is None else by_group(curve.iou, group)[:, number] for curve in runs.curves]
-            )
-            _band(axis, runs.curves[0].steps, curves, runs.arm.name, index)
-        axis.set(title=title, xlabel="steps", ylabel="mIoU, %", ylim=0)
-    _legend(figure, np.atleast_1d(axes)[0])
+    present = [number for number in range(len(NAMES)) if (group == number).any()]
+    figure, axes = _panels(1 + len(present))
+    _draw_panel(axes[0], arms, [[curve.miou for curve in runs.curves] for runs in arms])
+    axes[0].set(title="all classes", xlabel="steps", ylabel="mIoU, %", ylim=(0, None))
+    for axis, number in zip(axes[1:], present, strict=True):
+        _draw_panel(axis, arms, [[by_group(curve.iou, group)[:, number] for curve in runs.curves] for runs in arms])
+        axis.set(title=f"classes {NAMES[number]}", xlabel="steps", ylabel="mIoU, %", ylim=(0, None))
+    _legend(figure, axes[0])
     _save(figure, path)
 
 
-def draw_losses(found: Sequence[Runs], path: Path) -> None:
+def draw_losses(arms: Sequence[ArmRuns], path: Path) -> None:
     """The losses and the retrieval accuracy in the batch against steps."""
-    figure, axes = plt.subplots(1, len(LOSSES), figsize=(4.2 * len(LOSSES), 4), layout="constrained")
+    figure, axes = _panels(len(LOSSES))
     for column, (axis, name) in enumerate(zip(axes, LOSSES, strict=True)):
-        for index, runs in enumerate(found):
-            _band(
-                axis, runs.curves[0].steps, np.stack([c.losses[:, column] for c in runs.curves]), runs.arm.name, index
-            )
+        _draw_panel(axis, arms, [[_losses(curve, column) for curve in runs.curves] for runs in arms])
         axis.set(title=name.removeprefix("train/").replace("_", " "), xlabel="steps")
     _legend(figure, axes[0])
     _save(figure, path)
 
 
-def _legend(figure: Any, axis: Any) -> None:
-    """The names of all lines beside the panels: with many arms they would hide what they name."""
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-
-
-def _band(axis: Any, steps: np.ndarray, curves: np.ndarray, label: str, index: int) -> None:
-    colour, dash = f"C{index % 10}", ("-", "--", ":")[index // 10 % 3]
-    label = f"{label} ({len(curves)})" if len(curves) > 1 else label
-    axis.plot(steps, curves.mean(0), color=colour, linestyle=dash, label=label)
-    if len(curves) > 1:
-        axis.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+def _losses(curve: Curve, column: int) -> np.ndarray:
+    return curve.losses[:, column]
 
 
 def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
@@ -70,35 +58,63 @@ def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
     width = 0.8 / len(columns)
     for number, column in enumerate(columns):
         values, least, most = (np.array([line[column + end] for line in lines]) for end in ("", " min", " max"))
-        places = np.arange(len(lines)) + number * width
+        positions = np.arange(len(lines)) + number * width
         label = column.replace("miou ", "").replace("miou", "all classes")
-        axis.bar(places, values, width, yerr=[values - least, most - values], capsize=2, label=label)
-    axis.set_xticks(
-        np.arange(len(lines)) + (len(columns) - 1) * width / 2,
-        ["\n".join(wrap(line["arm"].replace("-", "- "), 12)).replace("- ", "-") for line in lines],
-    )
+        axis.bar(positions, values, width, yerr=[values - least, most - values], capsize=2, label=label)
+
+    names = ["\n".join(wrap(line["arm"].replace("-", "- "), 12)).replace("- ", "-") for line in lines]
+    axis.set_xticks(np.arange(len(lines)) + (len(columns) - 1) * width / 2, names)
     axis.set_ylabel("final mIoU, %")
     axis.legend(fontsize=8)
     _save(figure, path)
 
 
-def draw_sweep(found: Sequence[Runs], middle: Runs, path: Path) -> None:
+def draw_sweep(sweep: Sequence[ArmRuns], middle: ArmRuns, path: Path) -> None:
     """Final mIoU of every arm of the sweep, with a gap between settings; ``middle``: the arm that they vary."""
-    settings = list(dict.fromkeys(runs.arm.group for runs in found))
-    ordered = sorted(found, key=lambda runs: settings.index(runs.arm.group))
-    places = [number + 0.6 * settings.index(runs.arm.group) for number, runs in enumerate(ordered)]
-    score = [curve.miou[-1] for curve in middle.curves]
+    settings = list(dict.fromkeys(runs.arm.group for runs in sweep))
+    ordered = sorted(sweep, key=lambda runs: settings.index(runs.arm.group))
+    positions = [number + 0.6 * settings.index(runs.arm.group) for number, runs in enumerate(ordered)]
+    scores = [np.mean([curve.miou[-1] for curve in runs.curves]) for runs in ordered]
     figure, axis = plt.subplots(figsize=(max(7, 1.1 * len(ordered)), 4), layout="constrained")
-    axis.bar(places, [np.mean([curve.miou[-1] for curve in runs.curves]) for runs in ordered], 0.7)
-    axis.axhspan(min(score), max(score), color="C1", alpha=0.2)
-    axis.axhline(np.mean(score), color="C1", label=f"{middle.arm.name}, mean and range")
-    axis.set_xticks(places, ["\n".join(wrap(runs.arm.title, 14)) for runs in ordered])
+    axis.bar(positions, scores, 0.7)
+
+    middle_scores = [curve.miou[-1] for curve in middle.curves]
+    axis.axhspan(min(middle_scores), max(middle_scores), color="C1", alpha=0.2)
+    axis.axhline(float(np.mean(middle_scores)), color="C1", label=f"{middle.arm.name}, mean and range")
+    axis.set_xticks(positions, ["\n".join(wrap(runs.arm.title, 14)) for runs in ordered])
     axis.set_ylabel("final mIoU, %")
     axis.legend(fontsize=8)
     _save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+# --- parts --------------------------------------------------------------------------------------------------------------
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of panels side by side."""
+    figure, axes = plt.subplots(1, count, figsize=(PANEL[0] * count, PANEL[1]), layout="constrained", squeeze=False)
+    return figure, list(axes[0])
+
+
+def _draw_panel(axis: Axes, arms: Sequence[ArmRuns], values: Sequence[Sequence[np.ndarray]]) -> None:
+    """A line an arm: the mean of its values (V,) of each seed against steps, and their range."""
+    for index, (runs, curves) in enumerate(zip(arms, values, strict=True)):
+        stacked = np.stack(curves)  # (S, V)
+        steps = runs.curves[0].steps
+        colour = f"C{index % 10}"
+        dash = ("-", "--", ":")[index // 10 % 3]
+        label = f"{runs.arm.name} ({len(stacked)})" if len(stacked) > 1 else runs.arm.name
+        axis.plot(steps, stacked.mean(0), color=colour, linestyle=dash, label=label)
+        if len(stacked) > 1:
+            axis.fill_between(steps, stacked.min(0), stacked.max(0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """The names of all lines beside the panels: with many arms they would hide what they name."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,23 +22,28 @@ def omitted_shares(folder: Path, classes: Sequence[str]) -> np.ndarray:
     In a folder of the truth, these are the pictures where the class is visible. nan for a class that no archive holds.
     """
     archive = ConceptArchive.open(str(folder))
-    held, omitted = counts(archive), counts(archive.filter(omitted=True))
+    held = count_archives(archive)
+    omitted = count_archives(archive.filter(omitted=True))
     keys = [concept_key(name) for name in classes]
-    return np.array([omitted.get(key, 0) / held[key] if held.get(key) else np.nan for key in keys])
+    return np.array([omitted[key] / held[key] if held[key] else np.nan for key in keys])
 
 
-def counts(archive: ConceptArchive) -> dict[str, int]:
-    """How many archives hold each concept."""
-    found: dict[str, int] = {}
+def count_archives(archive: ConceptArchive) -> Counter[tuple[str, ...]]:
+    """How many archives hold each concept, by the key that makes singular and plural one."""
+    counts: Counter[str] = Counter()
     for table in archive.tables():
         concepts = pc.list_flatten(table["concepts"]).combine_chunks().field("concept").dictionary_decode()
         for item in pc.value_counts(concepts).to_pylist():
-            found[item["values"]] = found.get(item["values"], 0) + item["counts"]
-    return {concept_key(name): count for name, count in found.items()}
+            counts[item["values"]] += item["counts"]
+    return Counter({concept_key(name): count for name, count in counts.items()})
 
 
 def groups(shares: np.ndarray) -> np.ndarray:
-    """The group (C,) of each class: 0, 1 or 2 as NAMES says, -1 for unknown."""
+    """The group (C,) of each class: 0, 1 or 2 as NAMES says, -1 for unknown.
+
+    >>> groups(np.array([0.2, 0.6, 0.9, np.nan])).tolist()
+    [0, 1, 2, -1]
+    """
     return np.where(np.isnan(shares), -1, np.digitize(shares, EDGES))
 
 

@@ -6,39 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curation.archive import ConceptArchive
+from curation.base.ragged import Ragged
 from curation.run.run import open_run
-from curation.tools.measure import NoTruthError, Ragged, World, quality, read_world
+from curation.tools.measure import LabelledData, NoTruthError, quality, read_labelled
 
 FIELDS = ["objects", "stuff"]  # of the sidecars
 
 
-def read_truth(base: Path) -> World | None:
+def read_truth(base: Path) -> LabelledData | None:
     """What is visible in the data of a finished run; None where its sidecars do not say."""
     try:
-        return read_world(open_run(str(base)), FIELDS)
+        return read_labelled(open_run(str(base)), FIELDS)
     except NoTruthError:
         return None
 
 
-def quality_table(folders: Sequence[Path], world: World) -> list[dict[str, Any]]:
+def quality_table(folders: Sequence[Path], truth: LabelledData) -> list[dict[str, Any]]:
     """One line a folder of archives: their size, recall and precision, all and among what captions omit, in 0..1."""
     lines = []
     for folder in folders:
-        found = quality(read_ragged(folder), world.visible, world.said)
-        line: dict[str, Any] = {"archives": folder.name, "concepts": found.concepts, "recall": found.recall}
-        line |= {f"precision at {k}": value for k, value in found.precision.items()}
-        line |= {f"new, precision at {k}": value for k, value in found.new_precision.items()}
+        measured = quality(read_concepts(folder), truth.visible, truth.mentioned)
+        line: dict[str, Any] = {"archives": folder.name, "concepts": measured.concepts, "recall": measured.recall}
+        line |= {f"precision at {k}": value for k, value in measured.precision.items()}
+        line |= {f"new, precision at {k}": value for k, value in measured.new_precision.items()}
         lines.append(line)
     return lines
 
 
-def read_ragged(folder: Path) -> Ragged:
-    """All archives of a folder."""
+def read_concepts(folder: Path) -> Ragged:
+    """The concept ids of all archives of a folder."""
     archive = ConceptArchive.open(str(folder))
-    shards = [archive.read(name) for name in archive.shards]
-    lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Ragged(offsets, np.concatenate([shard.concepts for shard in shards]).astype(np.int64))
+    return Ragged.concatenate(archive.read(name).lists for name in archive.shards)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
+
+from evaluation.metric import SegmentationScores
 
 FILE = "scores.csv"
 LOSSES = ("train/caption_loss", "train/prompt_loss", "train/retrieval_accuracy")
@@ -16,13 +19,13 @@ LOSSES = ("train/caption_loss", "train/prompt_loss", "train/retrieval_accuracy")
 class ClassScores(Callback):
     """Appends a line to ``scores.csv`` of the run's folder after every validation: step, pixel accuracy, IoU by class."""
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
+        scores = cast(SegmentationScores, pl_module.scores)
         path = Path(trainer.default_root_dir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        scores = module.scores
         with path.open("a", newline="") as stream:
             csv.writer(stream).writerow([trainer.global_step, scores.pixel_accuracy, *scores.iou])
 
@@ -43,11 +46,11 @@ class Curve:
 
 
 def read_curve(folder: Path) -> Curve:
-    """The curve of a run. Of two lines for one step, as a run that was cut off leaves them, the later counts."""
+    """The curve of a run. Of two lines for one step, as an interrupted run leaves them, the later is read."""
     with (folder / FILE).open() as stream:
         lines = {int(row[0]): [float(value) for value in row[1:]] for row in csv.reader(stream)}
     steps = np.array(sorted(lines))
-    values = np.array([lines[step] for step in steps])
+    values = np.array([lines[step] for step in steps])  # (V, 1 + C)
     return Curve(steps, values[:, 0], values[:, 1:], mean_losses(folder, steps))
 
 
@@ -61,9 +64,10 @@ def mean_losses(folder: Path, steps: np.ndarray) -> np.ndarray:
                 for row in csv.DictReader(stream)
                 if row.get(LOSSES[0]) and row.get(LOSSES[1])
             }
-    at, values = np.array(list(logged)), np.array(list(logged.values())).reshape(-1, len(LOSSES))
-    interval = np.searchsorted(steps, at)  # a step's log comes with its number before it is counted
-    return np.array([_mean(values[interval == number]) for number in range(len(steps))])
+
+    values = np.array(list(logged.values())).reshape(-1, len(LOSSES))  # (S, 3)
+    intervals = np.searchsorted(steps, np.array(list(logged)))  # (S,); a step is logged before it is counted
+    return np.array([_mean(values[intervals == number]) for number in range(len(steps))])
 
 
 def _mean(rows: np.ndarray) -> np.ndarray:

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.arms import Arm
+from experiments.arms import BASELINE, Arm
 from experiments.omission import NAMES, by_group
 from experiments.scores import LOSSES, Curve
 
-BASELINE = "caption"  # the arm that others are compared with
-
 
 @dataclass(frozen=True)
-class Runs:
+class ArmRuns:
     """The finished runs of an arm, one curve for each seed."""
 
     arm: Arm
@@ -36,27 +34,36 @@ class Runs:
         """Steps (V,) and the mean over seeds of mIoU at each (V,)."""
         return self.curves[0].steps, np.mean([curve.miou for curve in self.curves], 0)
 
+    @property
+    def last_step(self) -> int:
+        """The step at which the runs end."""
+        return int(self.curves[0].steps[-1])
 
-def steps_to(runs: Runs, target: float) -> int | None:
+
+def steps_to(runs: ArmRuns, target: float) -> int | None:
     """The first step at which the mean mIoU reaches the target; None if it never does."""
     steps, miou = runs.mean_miou()
     reached = np.flatnonzero(miou >= target)
     return int(steps[reached[0]]) if len(reached) else None
 
 
-def baseline_target(found: Sequence[Runs]) -> float | None:
+def baseline_target(arms: Sequence[ArmRuns]) -> float | None:
     """The final mIoU of the baseline, the mean over its seeds; None where it was not run."""
-    baseline = next((runs for runs in found if runs.arm.name == BASELINE), None)
+    baseline = next((runs for runs in arms if runs.arm.name == BASELINE), None)
     return None if baseline is None else float(baseline.mean_miou()[1][-1])
 
 
-def final_table(found: Sequence[Runs], group: np.ndarray) -> list[dict[str, Any]]:
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def final_table(arms: Sequence[ArmRuns], group: np.ndarray) -> list[dict[str, Any]]:
     """One line an arm: mean, least and greatest final scores over seeds, and the steps to the baseline's final mIoU."""
     columns = ["miou", "pixel_accuracy", *(f"miou {name}" for name in NAMES)]
-    target, lines = baseline_target(found), []
-    for runs in found:
-        final = runs.final(group)
-        line: dict[str, Any] = {"arm": runs.arm.name, "seeds": len(final), "steps": int(runs.curves[0].steps[-1])}
+    target = baseline_target(arms)
+    lines = []
+    for runs in arms:
+        final = runs.final(group)  # (S, 5)
+        line: dict[str, Any] = {"arm": runs.arm.name, "seeds": len(final), "steps": runs.last_step}
         for column, values in zip(columns, final.T, strict=True):
             line |= {column: values.mean(), f"{column} min": values.min(), f"{column} max": values.max()}
         line["steps to baseline"] = None if target is None else steps_to(runs, target)
@@ -64,23 +71,30 @@ def final_table(found: Sequence[Runs], group: np.ndarray) -> list[dict[str, Any]
     return lines
 
 
-def curve_table(found: Sequence[Runs], group: np.ndarray) -> list[dict[str, Any]]:
+def curve_table(arms: Sequence[ArmRuns], group: np.ndarray) -> list[dict[str, Any]]:
     """One line for every validation of every run."""
+    return [
+        line
+        for runs in arms
+        for seed, curve in enumerate(runs.curves)
+        for line in _curve_lines(runs.arm.name, seed, curve, group)
+    ]
+
+
+def _curve_lines(arm: str, seed: int, curve: Curve, group: np.ndarray) -> list[dict[str, Any]]:
+    parts = by_group(curve.iou, group)  # (V, 3)
     lines = []
-    for runs in found:
-        for seed, curve in enumerate(runs.curves):
-            parts = by_group(curve.iou, group)  # (V, 3)
-            for place, step in enumerate(curve.steps.tolist()):
-                line = {"arm": runs.arm.name, "seed": seed, "step": step, "miou": curve.miou[place]}
-                line |= {"pixel_accuracy": curve.pixel_accuracy[place]}
-                line |= {f"miou {name}": value for name, value in zip(NAMES, parts[place], strict=True)}
-                lines.append(line | dict(zip(LOSSES, curve.losses[place], strict=True)))
+    for number, step in enumerate(curve.steps.tolist()):
+        line = {"arm": arm, "seed": seed, "step": step, "miou": curve.miou[number]}
+        line["pixel_accuracy"] = curve.pixel_accuracy[number]
+        line |= {f"miou {name}": value for name, value in zip(NAMES, parts[number], strict=True)}
+        lines.append(line | dict(zip(LOSSES, curve.losses[number], strict=True)))
     return lines
 
 
-def class_table(found: Sequence[Runs], classes: Sequence[str], shares: np.ndarray) -> list[dict[str, Any]]:
+def class_table(arms: Sequence[ArmRuns], classes: Sequence[str], shares: np.ndarray) -> list[dict[str, Any]]:
     """One line a class: how often captions omit it, and its final IoU in every arm, the mean over seeds."""
-    means = {runs.arm.name: np.mean([curve.iou[-1] for curve in runs.curves], 0) for runs in found}
+    means = {runs.arm.name: np.mean([curve.iou[-1] for curve in runs.curves], 0) for runs in arms}
     return [
         {"class": name, "omitted": shares[number]} | {arm: iou[number] for arm, iou in means.items()}
         for number, name in enumerate(classes)

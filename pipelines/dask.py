@@ -10,7 +10,7 @@ from curation.base.errors import CocuError
 
 RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"  # Beam knows it by the full name only
 CLOSING = 30  # seconds
-GIVEN = ("--dask_client_address", "--dask_scheduler_file")
+SCHEDULER = ("--dask_client_address", "--dask_scheduler_file")
 
 
 @contextlib.contextmanager
@@ -25,9 +25,9 @@ def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[st
         raise CocuError("runner dask: Dask is not installed; run pip install 'cocu[dask]'") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # errors reach the user once, as one line
     # Beam's default, a hundred partitions, would put few shards on one worker.
-    given = _names(arguments, "--dask_npartitions", "--dask_partition_size")
-    partitions = [] if given else [f"--dask_npartitions={shards}"]
-    if _names(arguments, *GIVEN):
+    is_chosen = _names(arguments, "--dask_npartitions", "--dask_partition_size")
+    partitions = [] if is_chosen else [f"--dask_npartitions={shards}"]
+    if _names(arguments, *SCHEDULER):
         yield partitions + arguments
         return
     cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL)
@@ -40,7 +40,7 @@ def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[st
             cluster.close(timeout=CLOSING)
         except TimeoutError:  # the work is done: no reason to call it failed
             logging.getLogger(__name__).warning(
-                "Dask's workers were not gone after %s s; they end with this process", CLOSING
+                "Dask's workers did not stop within %s s; they will end with this process", CLOSING
             )
 
 

@@ -1,16 +1,16 @@
-"""Progress on the terminal: one line a stage, with rate and time left, read from what the workers note."""
+"""Progress on the terminal: one line for each stage, with rate and time left, read from what the workers note."""
 
 from __future__ import annotations
 
 import threading
 import time
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from curation.run.progress import read_progress
+from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
 
@@ -18,11 +18,11 @@ POLL = 0.5  # seconds
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 
-class Monitor(AbstractContextManager):
+class Monitor(AbstractContextManager["Monitor"]):
     """Shows the progress of a run while its block lasts."""
 
     def __init__(self, run: Run, console: Console) -> None:
-        self._outputs, self._console = run, console
+        self._run, self._console = run, console
         self._stop = threading.Event()
         self._stages = plan(run)
         self._bars = Progress(
@@ -38,7 +38,7 @@ class Monitor(AbstractContextManager):
             auto_refresh=False,
             disable=not console.is_terminal,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._logged: dict[str, tuple[float, bool]] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -61,68 +61,89 @@ class Monitor(AbstractContextManager):
 
     def _update(self) -> None:
         for stage in self._stages:
-            notes = read_progress(self._outputs, stage.name)
+            notes = read_progress(self._run, stage.name)
             if notes:
-                state = summarise(stage, notes, len(self._outputs.shards))
+                state = summarise(stage, notes, len(self._run.shards))
                 self._show(stage.name, state) if self._console.is_terminal else self._log(stage.name, state)
 
-    def _show(self, name: str, state: dict[str, Any]) -> None:
+    def _show(self, name: str, state: StageProgress) -> None:
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=state["parts"], parts="", rate="", note="")
+            self._tasks[name] = self._bars.add_task(name, total=state.parts, parts="", rate="", note="")
         self._bars.update(
             self._tasks[name],
-            completed=state["progress"],
-            parts=f"{state['done']}/{state['parts']}",
-            rate=f"{state['rate']:,.0f} samples/s" if state["rate"] else "",
+            completed=state.progress,
+            parts=f"{state.done}/{state.parts}",
+            rate=f"{state.rate:,.0f} samples/s" if state.rate else "",
             note=describe(state),
         )
         self._bars.refresh()
 
-    def _log(self, name: str, state: dict[str, Any]) -> None:
-        complete = state["done"] == state["parts"]
+    def _log(self, name: str, state: StageProgress) -> None:
         last, was_complete = self._logged.get(name, (time.monotonic(), False))
         self._logged.setdefault(name, (last, False))
-        if was_complete or not (complete or time.monotonic() - last >= LOG_EVERY):
+        if was_complete or not (state.is_complete or time.monotonic() - last >= LOG_EVERY):
             return
-        self._logged[name] = (time.monotonic(), complete)
-        rate = f", {state['rate']:,.0f} samples/s" if state["rate"] else ""
-        left = "" if complete or not state["left"] else f", {state['left']:,.0f} s left"
+        self._logged[name] = (time.monotonic(), state.is_complete)
+        rate = f", {state.rate:,.0f} samples/s" if state.rate else ""
+        left = "" if state.is_complete or not state.left else f", {state.left:,.0f} s left"
         self._console.print(
-            f"{name:<11} {state['done']}/{state['parts']}{rate}{left}  {describe(state)}",
+            f"{name:<11} {state.done}/{state.parts}{rate}{left}  {describe(state)}",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def summarise(stage: Stage, notes: list[dict[str, Any]], shards: int) -> dict[str, Any]:
-    """What the notes of one stage say together: parts done, samples per second, seconds left."""
+@dataclass(frozen=True)
+class StageProgress:
+    """What the notes of one stage say together."""
+
+    parts: int  # in all
+    done: int
+    progress: float  # parts that are done, with shares of those that are running
+    computed: int
+    kept: int
+    reasons: list[str]  # why parts were computed again
+    samples: int
+    seconds: float
+    rate: float  # samples per second; 0 where nothing is known
+    left: float  # seconds; 0 where nothing is known
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every part is done."""
+        return self.done == self.parts
+
+
+def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
+    """Parts done, samples per second and seconds left of one stage, by its notes."""
     parts = shards if stage.per_shard else 1
-    ended = [note for note in notes if note["state"] != "running"]
-    computed = [note for note in notes if note["state"] != "kept"]
-    samples = sum(note["samples"] for note in computed)
-    begun = min((note["at"] - note["seconds"] for note in computed), default=0.0)
-    seconds = max((note["at"] for note in computed), default=0.0) - begun
+    ended = [note for note in notes if note.state != "running"]
+    computed = [note for note in notes if note.state != "kept"]
+    samples = sum(note.samples for note in computed)
+    begun = min((note.at - note.seconds for note in computed), default=0.0)
+    seconds = max((note.at for note in computed), default=0.0) - begun
+
     # Running shards count by their samples against the mean of those that ended.
-    sizes = [note["samples"] for note in computed if note["state"] == "computed" and note["samples"]]
+    sizes = [note.samples for note in computed if note.state == "computed" and note.samples]
     size = sum(sizes) / len(sizes) if sizes else 0
-    running = sum(min(note["samples"] / size, 0.99) for note in notes if note["state"] == "running") if size else 0
+    running = sum(min(note.samples / size, 0.99) for note in notes if note.state == "running") if size else 0
     progress = len(ended) + running
     done_now = progress - (len(notes) - len(computed))
-    return {
-        "parts": parts,
-        "done": len(ended),
-        "progress": progress,
-        "computed": sum(note["state"] == "computed" for note in notes),
-        "kept": sum(note["state"] == "kept" for note in notes),
-        "reasons": sorted({note["reason"] for note in notes if note["reason"]}),
-        "samples": samples,
-        "seconds": seconds,
-        "rate": samples / seconds if samples and seconds > 0 else 0.0,
-        "left": seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
-    }
+    return StageProgress(
+        parts=parts,
+        done=len(ended),
+        progress=progress,
+        computed=sum(note.state == "computed" for note in notes),
+        kept=sum(note.state == "kept" for note in notes),
+        reasons=sorted({note.reason for note in notes if note.reason}),
+        samples=samples,
+        seconds=seconds,
+        rate=samples / seconds if samples and seconds > 0 else 0.0,
+        left=seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
+    )
 
 
-def describe(state: dict[str, Any]) -> str:
+def describe(state: StageProgress) -> str:
     """What was kept and why the rest was computed again."""
-    kept = f"{state['kept']} kept" if state["kept"] else ""
-    return "; ".join(item for item in (kept, *(f"again: {reason}" for reason in state["reasons"])) if item)
+    kept = f"{state.kept} kept" if state.kept else ""
+    return "; ".join(item for item in (kept, *(f"again: {reason}" for reason in state.reasons)) if item)

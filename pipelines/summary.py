@@ -29,10 +29,10 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")
     table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
     table.add_row("empty archives", f"{counts['empty']:,}")
-    for name, found in manifest.get("index", {}).items():
-        if found["recall"] < 1:
-            search = f", {found['search']}" if found["search"] else ""
-            table.add_row(f"recall of the {name} ({found['factory']}{search})", f"{found['recall']:.3f}")
+    for name, index in manifest.get("index", {}).items():
+        if index["recall"] < 1:
+            search = f", {index['search']}" if index["search"] else ""
+            table.add_row(f"recall of the {name} ({index['factory']}{search})", f"{index['recall']:.3f}")
     console.print(table)
     console.print(
         f"Archives: {run.path('archives')}\nLook at some: python -m curation.tools.show {run.folder}", highlight=False
@@ -44,18 +44,18 @@ def print_stages(run: Run, console: Console) -> None:
     from curation.run.stages import plan
     from pipelines.monitor import summarise
 
-    states = {stage.name: (stage, read_progress(run, stage.name)) for stage in plan(run)}
-    states = {name: summarise(stage, notes, len(run.shards)) for name, (stage, notes) in states.items() if notes}
-    if not states:
-        return
     table = Table("stage", title="This run", title_justify="left")
     for column in ("computed", "kept", "seconds", "samples/s"):
         table.add_column(column, justify="right")
-    for name, state in states.items():
-        rate = f"{state['rate']:,.0f}" if state["rate"] else ""
-        seconds = f"{state['seconds']:.1f}" if state["computed"] else ""
-        table.add_row(name, str(state["computed"]), str(state["kept"]), seconds, rate)
-    console.print(table)
+    for stage in plan(run):
+        notes = read_progress(run, stage.name)
+        if notes:
+            state = summarise(stage, notes, len(run.shards))
+            rate = f"{state.rate:,.0f}" if state.rate else ""
+            seconds = f"{state.seconds:.1f}" if state.computed else ""
+            table.add_row(stage.name, str(state.computed), str(state.kept), seconds, rate)
+    if table.row_count:
+        console.print(table)
 
 
 def print_forecast(steps: list[Step], console: Console) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, make_tiny_clip, scene, write_tar, write_world
 
-from curation.similarity import normalise
+from curation.base.embeddings import normalise
 
 
 @pytest.fixture(scope="session")

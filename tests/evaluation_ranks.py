@@ -20,8 +20,8 @@ def evaluate_share(number: int, size: int, folder: str, checkpoint: str, benchma
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=size)
     share = Share(number, size, dist.group.WORLD)
     result = evaluate(load(checkpoint).model, read_benchmark(benchmark, ""), batch_size=3, share=share)
-    found = {"confusion": result.confusion.tolist(), "miou": result.scores.miou, "evaluated": result.evaluated}
-    Path(folder, f"{number}.json").write_text(json.dumps(found))
+    summary = {"confusion": result.confusion.tolist(), "miou": result.scores.miou, "evaluated": result.evaluated}
+    Path(folder, f"{number}.json").write_text(json.dumps(summary))
     dist.barrier()
     dist.destroy_process_group()
-    os._exit(0)  # all is written; at the end of the interpreter, threads of gloo abort the process now and then
+    os._exit(0)  # everything is written; at interpreter exit, gloo's threads sometimes abort the process

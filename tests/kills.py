@@ -28,7 +28,7 @@ from tiny_world import COLOURS, GROUNDS, make_tiny_clip, scene, write_tar, write
 
 from curation.config import load
 from curation.run.forecast import forecast
-from curation.run.run import Run
+from curation.run.run import Run, plan_run
 
 TARGETS = ("driver", "worker", "group")
 WATCHED = {"embed": "rejects", "archive": "archives"}  # stage -> folder that only this stage writes
@@ -122,7 +122,7 @@ def campaign(folder: Path, kills: int, seed: int) -> Tally:
     while tally.kills < kills:
         output = folder / "out"
         shutil.rmtree(output, ignore_errors=True)
-        outputs = Run(load(str(data)), str(output))
+        outputs = plan_run(load(str(data)), str(output))
         protected: dict[Path, int] = {}
         for attempt in range(5):
             process = start(data, output)

@@ -324,7 +324,7 @@ def test_exported_csv_names_images_and_what_captions_omit(finished, tmp_path, wo
 
 def test_an_export_of_another_tar_is_refused(copied, tmp_path, world, capsys):
     manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["config"]["shards"] = [str(tmp_path / "00000.tar"), *tars(world)[1:]]
+    manifest["paths"] = [str(tmp_path / "00000.tar"), *tars(world)[1:]]
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with tarfile.open(tars(world)[0]) as whole, tarfile.open(tmp_path / "00000.tar", "w") as cut:
         for member in whole.getmembers()[:30]:

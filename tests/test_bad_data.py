@@ -186,10 +186,10 @@ def test_a_poisoned_shard_stops_the_run_or_costs_only_itself(data, finished, tmp
 def test_a_shard_that_disappears_after_listing_is_named(data, tmp_path):
     from curation.base.errors import InputError
     from curation.config import load
-    from curation.run.run import Run
+    from curation.run.run import plan_run
     from curation.run.stages import plan, run_stage
 
-    outputs = Run(load(str(data)), str(tmp_path / "out"))
+    outputs = plan_run(load(str(data)), str(tmp_path / "out"))
     shard = outputs.shards[2]
     os.remove(shard.path)
     with pytest.raises(InputError, match=r"00002\.tar: no such file"):

@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 
 from curation.base.errors import CocuError
+from evaluation import benchmark as benchmark_module
+from evaluation.__main__ import build_parser
 from evaluation.benchmark import AbsentError, packaged, read_benchmark
 from evaluation.labels import COCO_STUFF, COCO_THINGS, ENCODINGS
-from evaluation.layout import list_samples, read_sample
+from evaluation.layout import list_images, read_labelled
 
 COUNTS = {
     "voc": (21, 1449, 0.95), "context": (60, 5104, 0.35), "coco_object": (81, 5000, 0.95), "imagenet_s_50": (51, 752, 0.95),
@@ -35,35 +37,47 @@ def test_packaged_descriptions_are_those_of_the_protocol(name):
     ignored = {"coco_object": None, "imagenet_s_50": 1000, "imagenet_s_300": 1000}
     assert benchmark.ignore_index == ignored.get(name, 255)
     assert list(packaged()) == [*COUNTS, "demo"]
+    assert list(worlds.OFFICIAL) == list(COUNTS)  # each has a tiny world
+
+
+def test_a_file_in_configs_is_one_packaged_benchmark_more(tmp_path, monkeypatch):
+    shutil.copytree(packaged()["voc"].parent, tmp_path / "configs")
+    worlds.own(tmp_path, 0, order=10).rename(tmp_path / "configs" / "mine.yaml")
+    monkeypatch.setattr(benchmark_module.resources, "files", lambda package: tmp_path)
+    assert list(packaged())[-2:] == ["demo", "mine"]
+    assert read_benchmark("mine", "data").layout.root == "data/data"
+    assert "ade20k, demo, mine" in " ".join(build_parser().format_help().split())
+    with pytest.raises(CocuError, match=r"'mein' is not packaged .*ade20k, demo, mine, or give a YAML file"):
+        read_benchmark("mein", "data")
 
 
 @pytest.mark.parametrize("name", list(COUNTS))
 def test_official_folders_are_read_with_their_labels(name, tmp_path):
     truth = worlds.OFFICIAL[name](tmp_path)
     benchmark = read_benchmark(name, str(tmp_path))
-    samples = list_samples(benchmark)
-    assert len(samples) == len(truth)
-    for sample, labels in zip(samples, truth, strict=True):
-        image, found = read_sample(sample, benchmark)
-        np.testing.assert_array_equal(found, labels)
+    images = list_images(benchmark)
+    assert len(images) == len(truth)
+    for files, expected in zip(images, truth, strict=True):
+        image, labels = read_labelled(files, benchmark)
+        np.testing.assert_array_equal(labels, expected)
         assert image.mode == "RGB"
-        assert image.size == labels.shape[::-1]
+        assert image.size == expected.shape[::-1]
 
 
 @pytest.mark.parametrize(("name", "converted"), [("coco_object", True), ("cityscapes", True), ("coco_stuff", False)])
 def test_converted_and_original_masks_give_the_same_labels(name, converted, tmp_path):
     truth = getattr(worlds, name)(tmp_path, converted=converted)
     benchmark = read_benchmark(name, str(tmp_path))
-    (sample,) = list_samples(benchmark)
-    np.testing.assert_array_equal(read_sample(sample, benchmark)[1], truth[0])
-    assert (sample.encoding == "indices") == converted
+    (files,) = list_images(benchmark)
+    np.testing.assert_array_equal(read_labelled(files, benchmark)[1], truth[0])
+    assert (files.encoding == "indices") == converted
 
 
 def test_converted_masks_are_preferred(tmp_path):
     worlds.cityscapes(tmp_path, converted=False)
     worlds.cityscapes(tmp_path, converted=True)
-    (sample,) = list_samples(read_benchmark("cityscapes", str(tmp_path)))
-    assert sample.mask.endswith("labelTrainIds.png")
+    (files,) = list_images(read_benchmark("cityscapes", str(tmp_path)))
+    assert files.mask_path.endswith("labelTrainIds.png")
 
 
 def test_cocos_gaps():
@@ -84,8 +98,8 @@ def test_names_are_ids_or_paths_where_ids_repeat(tmp_path):
         worlds.mask(tmp_path / f"d/m/{folder}_1.png", worlds.stripes([0, 1]))
     layout = {"root": "d", "images": "{part}/{id}.png", "masks": "m/{part}_{id}.png"}
     path = worlds.own(tmp_path, 0, layout=layout)
-    samples = list_samples(read_benchmark(str(path), ""))
-    assert [sample.name for sample in samples] == ["a/1", "b/1"]
+    images = list_images(read_benchmark(str(path), ""))
+    assert [files.name for files in images] == ["a/1", "b/1"]
 
 
 def test_classes_may_come_from_a_file(tmp_path):
@@ -117,7 +131,7 @@ def test_root_may_come_from_the_environment(tmp_path, monkeypatch):
         ({"classes": ["a", "b"]}, "classes: the first is 'a', expected 'background'"),
         ({"classes": ["background"]}, "at least one besides background"),
         ({"classes": ["background", "a", "a"]}, "classes: 'a' occurs twice"),
-        ({"classes": ["background", 3]}, "is no text; put it in quotes"),
+        ({"classes": ["background", 3]}, "is not text; put it in quotes"),
         ({"classes": "nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"bg_threshold": ...}, "bg_threshold: missing"),
         ({"background": False}, "bg_threshold: has no meaning with background: false"),
@@ -160,13 +174,13 @@ def test_absent_folders_and_files_are_named(tmp_path):
         (base / "ImageSets/Segmentation/val.txt", "file"),
     ]:
         with pytest.raises(AbsentError, match=f"no {kind} {path}"):
-            list_samples(benchmark)
+            list_images(benchmark)
         path.mkdir(parents=True)
     with pytest.raises(AbsentError, match="no file"):
-        list_samples(benchmark)
+        list_images(benchmark)
     (tmp_path / "city/leftImg8bit/val/").mkdir(parents=True)
     with pytest.raises(AbsentError, match=r"no image .*leftImg8bit/val/{city}"):
-        list_samples(read_benchmark("cityscapes", str(tmp_path)))
+        list_images(read_benchmark("cityscapes", str(tmp_path)))
 
 
 def spoil_label(folder: Path) -> None:
@@ -189,7 +203,7 @@ def test_bad_images_and_masks_are_named(tmp_path, spoil, message):
     benchmark = read_benchmark(str(worlds.own(tmp_path)), "")
     spoil(tmp_path / "data")
     with pytest.raises(CocuError, match=message) as error:
-        [read_sample(sample, benchmark) for sample in list_samples(benchmark)]
+        [read_labelled(files, benchmark) for files in list_images(benchmark)]
     assert "\n" not in str(error.value)
 
 
@@ -197,14 +211,14 @@ def test_an_image_that_the_split_names_must_be_there(tmp_path):
     worlds.voc(tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2011_003256.jpg").unlink()
     with pytest.raises(CocuError, match=r"2011_003256.jpg: no such image, though ImageSets/Segmentation/val.txt"):
-        list_samples(read_benchmark("voc", str(tmp_path)))
+        list_images(read_benchmark("voc", str(tmp_path)))
 
 
 def test_masks_of_16_bits_and_of_one_channel_where_rgb_is_expected(tmp_path):
     labels = worlds.stripes([0, 300, 1000])
     Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "m.png")
-    found = ENCODINGS["indices"](np.array(Image.open(tmp_path / "m.png")), 1000)
-    np.testing.assert_array_equal(found, labels)
+    decoded = ENCODINGS["indices"](np.array(Image.open(tmp_path / "m.png")), 1000)
+    np.testing.assert_array_equal(decoded, labels)
     with pytest.raises(CocuError, match="expected an RGB mask"):
         ENCODINGS["rgb"](labels, 1000)
 
@@ -214,5 +228,5 @@ def test_an_image_that_the_camera_turned_fits_its_upright_mask(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees
     Image.new("RGB", (100, 70)).rotate(90, expand=True).save(tmp_path / "data/images/i0.png", exif=exif)
-    (sample,) = list_samples(benchmark)
-    assert read_sample(sample, benchmark)[0].size == (100, 70)
+    (files,) = list_images(benchmark)
+    assert read_labelled(files, benchmark)[0].size == (100, 70)

@@ -12,8 +12,9 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from curation import clustering
+from curation.base.embeddings import normalise
+from curation.base.ragged import Ragged
 from curation.clustering import cluster_archives, inertia, kmeans, number_by_appearance, single_clusters, uniforms
-from curation.similarity import normalise
 
 WORDS = 120
 
@@ -53,7 +54,7 @@ def slow_inertia(points: np.ndarray, labels: np.ndarray) -> float:
 def test_inertia_is_as_low_as_that_of_scikit_learn(texts: np.ndarray) -> None:
     sizes = np.random.default_rng(2).integers(3, 25, 250).tolist()
     offsets, concepts = block(sizes, seed=3)
-    labels = cluster_archives(offsets, concepts, texts)
+    labels = cluster_archives(Ragged(offsets, concepts), texts)
     ours = theirs = 0.0
     with threadpool_limits(1):
         for start, end in pairwise(offsets):
@@ -67,7 +68,7 @@ def test_inertia_is_as_low_as_that_of_scikit_learn(texts: np.ndarray) -> None:
 @pytest.mark.parametrize("size", [3, 4, 5, 6])
 def test_small_archives_come_close_to_the_best_partition_of_all(size: int, texts: np.ndarray) -> None:
     offsets, concepts = block([size] * 60, seed=size)
-    labels = cluster_archives(offsets, concepts, texts)
+    labels = cluster_archives(Ragged(offsets, concepts), texts)
     count = (size + 1) // 2
     candidates = np.array([row for row in product(range(count), repeat=size) if len(set(row)) == count])
     ours = best = 0.0
@@ -81,22 +82,22 @@ def test_small_archives_come_close_to_the_best_partition_of_all(size: int, texts
 
 def test_no_single_move_of_a_concept_lowers_the_inertia(texts: np.ndarray) -> None:
     offsets, concepts = block([5, 8, 9, 12] * 5, seed=8)
-    labels = cluster_archives(offsets, concepts, texts)
+    labels = cluster_archives(Ragged(offsets, concepts), texts)
     for start, end in pairwise(offsets):
         points, own = texts[concepts[start:end]], labels[start:end]
-        found = slow_inertia(points, own)
+        least = slow_inertia(points, own)
         for point, cluster in product(range(len(points)), range(own.max() + 1)):
             moved = own.copy()
             moved[point] = cluster
             if len(np.unique(moved)) == len(np.unique(own)):
-                assert slow_inertia(points, moved) >= found - 1e-5
+                assert slow_inertia(points, moved) >= least - 1e-5
 
 
 def test_clear_pairs_are_found() -> None:
     directions = normalise(np.random.default_rng(0).normal(size=(20, 16)))
     texts = normalise(np.repeat(directions, 2, axis=0) + 0.01 * np.random.default_rng(1).normal(size=(40, 16)))
     order = np.random.default_rng(2).permutation(40).astype(np.int32)
-    labels = cluster_archives(np.array([0, 40]), order, texts)
+    labels = cluster_archives(Ragged(np.array([0, 40]), order), texts)
     assert partition(order, labels) == {frozenset({2 * pair, 2 * pair + 1}) for pair in range(20)}
 
 
@@ -108,9 +109,9 @@ def test_inertia_in_gram_space_equals_that_in_the_full_space(
     points = normalise(np.random.default_rng(seed).normal(size=(3, size, 20)))
     row = st.lists(st.integers(0, clusters - 1), min_size=size, max_size=size)  # some clusters may be empty
     labels = np.array(data.draw(st.lists(row, min_size=3, max_size=3)))
-    found = inertia(points @ points.transpose(0, 2, 1), labels, clusters)
+    in_gram_space = inertia(points @ points.transpose(0, 2, 1), labels, clusters)
     expected = [slow_inertia(own, row) for own, row in zip(points, labels, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(in_gram_space, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- form ----------------------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def test_inertia_in_gram_space_equals_that_in_the_full_space(
 @given(sizes=st.lists(st.integers(0, 11), max_size=8), seed=st.integers(0, 99))
 def test_counts_and_numbers_of_clusters(texts: np.ndarray, sizes: list[int], seed: int) -> None:
     offsets, concepts = block(sizes, seed)
-    labels = cluster_archives(offsets, concepts, texts, seed)
+    labels = cluster_archives(Ragged(offsets, concepts), texts, seed)
     assert (labels.dtype, labels.shape) == (np.int16, concepts.shape)
     for size, own in zip(sizes, split(offsets, labels), strict=True):
         count = -(-size // 2) if size > 2 else size
@@ -130,15 +131,15 @@ def test_counts_and_numbers_of_clusters(texts: np.ndarray, sizes: list[int], see
 def test_numbers_follow_the_first_appearance_in_each_archive() -> None:
     offsets = np.array([0, 4, 4, 5, 9])
     labels = np.array([3, 1, 3, 0, 2, 0, 0, 3, 1])
-    assert split(offsets, number_by_appearance(offsets, labels)) == [[0, 1, 0, 2], [], [0], [0, 0, 1, 2]]
+    assert split(offsets, number_by_appearance(Ragged(offsets, labels))) == [[0, 1, 0, 2], [], [0], [0, 0, 1, 2]]
 
 
 def test_each_concept_its_own_cluster_when_clusters_are_off() -> None:
     offsets = np.array([0, 3, 3, 4, 8])
-    labels = single_clusters(offsets)
+    labels = single_clusters(Ragged(offsets, np.zeros(offsets[-1])))
     assert labels.dtype == np.int16
     assert split(offsets, labels) == [[0, 1, 2], [], [0], [0, 1, 2, 3]]
-    assert single_clusters(np.array([0, 0])).tolist() == []
+    assert single_clusters(Ragged(np.array([0, 0]), np.zeros(0))).tolist() == []
 
 
 # --- what the clusters depend on -----------------------------------------------------------------------------------------
@@ -146,9 +147,9 @@ def test_each_concept_its_own_cluster_when_clusters_are_off() -> None:
 
 def test_same_seed_gives_the_same_clusters_and_others_may_differ(texts: np.ndarray) -> None:
     offsets, concepts = block([40] * 20, seed=4)
-    first = cluster_archives(offsets, concepts, texts, seed=0)
-    assert (cluster_archives(offsets, concepts, texts, seed=0) == first).all()
-    assert (cluster_archives(offsets, concepts, texts, seed=1) != first).any()
+    first = cluster_archives(Ragged(offsets, concepts), texts, seed=0)
+    assert (cluster_archives(Ragged(offsets, concepts), texts, seed=0) == first).all()
+    assert (cluster_archives(Ragged(offsets, concepts), texts, seed=1) != first).any()
 
 
 @settings(max_examples=40, deadline=None)
@@ -158,25 +159,25 @@ def test_order_of_an_archive_does_not_change_its_partition(
 ) -> None:
     offsets, concepts = block([size], seed)
     shuffled = concepts[data.draw(st.permutations(range(size)))]
-    before, after = (cluster_archives(offsets, row, texts, seed) for row in (concepts, shuffled))
+    before, after = (cluster_archives(Ragged(offsets, row), texts, seed) for row in (concepts, shuffled))
     assert partition(shuffled, after) == partition(concepts, before)
 
 
 def test_clusters_do_not_depend_on_the_other_archives(texts: np.ndarray) -> None:
     sizes = [7, 3, 0, 12, 7, 2, 7, 30, 1, 5, 12, 4] * 4
     offsets, concepts = block(sizes, seed=6)
-    together = split(offsets, cluster_archives(offsets, concepts, texts))
+    together = split(offsets, cluster_archives(Ragged(offsets, concepts), texts))
     for own, start, end in zip(together, offsets, offsets[1:], strict=False):
-        alone = cluster_archives(np.array([0, end - start]), concepts[start:end], texts)
+        alone = cluster_archives(Ragged(np.array([0, end - start]), concepts[start:end]), texts)
         assert alone.tolist() == own
 
 
 def test_clusters_do_not_depend_on_the_size_of_batches(texts: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets, concepts = block([9, 4, 9, 9, 4, 9], seed=7)
-    whole = cluster_archives(offsets, concepts, texts)
+    whole = cluster_archives(Ragged(offsets, concepts), texts)
     for batch in (1, 2 * clustering.RESTARTS * 81):  # one archive at a time, and two
         monkeypatch.setattr(clustering, "BATCH", batch)
-        assert (cluster_archives(offsets, concepts, texts) == whole).all()
+        assert (cluster_archives(Ragged(offsets, concepts), texts) == whole).all()
 
 
 # --- corner cases --------------------------------------------------------------------------------------------------------
@@ -185,14 +186,14 @@ def test_clusters_do_not_depend_on_the_size_of_batches(texts: np.ndarray, monkey
 @pytest.mark.parametrize("size", [3, 4, 7, 20])
 def test_coincident_concepts_still_fill_every_cluster(size: int) -> None:
     texts = np.repeat(normalise(np.random.default_rng(0).normal(size=(1, 8))), 20, axis=0)
-    labels = cluster_archives(np.array([0, size]), np.arange(size, dtype=np.int32), texts)
+    labels = cluster_archives(Ragged(np.array([0, size]), np.arange(size, dtype=np.int32)), texts)
     assert list(dict.fromkeys(labels.tolist())) == list(range((size + 1) // 2))
 
 
 def test_few_distinct_embeddings_among_copies_are_never_mixed() -> None:
     texts = np.repeat(np.eye(3, 8, dtype=np.float32), 4, axis=0)  # concepts 0 to 3, 4 to 7 and 8 to 11 coincide
     offsets, concepts = block([12, 11, 10, 9] * 5, seed=1, words=12)
-    labels = cluster_archives(offsets, concepts, texts)
+    labels = cluster_archives(Ragged(offsets, concepts), texts)
     for start, end in pairwise(offsets):
         for members in partition(concepts[start:end], labels[start:end]):
             assert len({concept // 4 for concept in members}) == 1
@@ -200,7 +201,7 @@ def test_few_distinct_embeddings_among_copies_are_never_mixed() -> None:
 
 def test_archives_without_concepts_give_no_labels(texts: np.ndarray) -> None:
     for offsets in (np.array([0]), np.array([0, 0, 0])):
-        labels = cluster_archives(offsets, np.zeros(0, np.int32), texts)
+        labels = cluster_archives(Ragged(offsets, np.zeros(0, np.int32)), texts)
         assert (labels.dtype, labels.shape) == (np.int16, (0,))
 
 

@@ -113,7 +113,7 @@ def test_marks_and_short_tokens_are_unchanged(token):
         ("the dog’s bone", ["the", "dog", "'s", "bone"]),
         ("the dogs' bowls", ["the", "dogs", "'", "bowls"]),
         ("don't", ["don", "'", "t"]),
-        ("o'shea", ["o", "'", "shea"]),  # 's begins a longer word: no possessive
+        ("o'shea", ["o", "'", "shea"]),  # 's begins a longer word: not a possessive
         # hyphens
         ("a t-shirt", ["a", "t-shirt"]),
         ("black-and-white", ["black-and-white"]),
@@ -141,9 +141,9 @@ def test_tokens_of_a_text(text, expected):
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=20))
 def test_no_token_holds_a_space_and_no_character_is_lost(text):
-    found = tokens(text)
-    assert all(token and not any(character.isspace() for character in token) for token in found)
-    assert "".join(found) == "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    cut = tokens(text)
+    assert all(token and not any(character.isspace() for character in token) for token in cut)
+    assert "".join(cut) == "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @settings(max_examples=200, deadline=None)
@@ -162,7 +162,7 @@ def test_words_are_counted_without_marks(key, words):
 # --- matching ----------------------------------------------------------------------------------------------------------
 
 
-def found(caption, *concepts):
+def mentioned(caption, *concepts):
     concepts = list(concepts)
     return [concepts[identifier] for identifier in Matcher(concepts).match(caption)]
 
@@ -199,49 +199,49 @@ def test_matches_are_all_runs_of_tokens_and_nothing_else(caption, concepts):
 @given(captions, vocabularies, st.randoms(use_true_random=False))
 def test_order_of_mention_does_not_depend_on_the_order_of_the_vocabulary(caption, concepts, shuffler):
     shuffled = random.Random(shuffler.random()).sample(concepts, len(concepts))
-    assert found(caption, *shuffled) == found(caption, *concepts)
+    assert mentioned(caption, *shuffled) == mentioned(caption, *concepts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(captions, vocabularies)
-def test_order_is_the_first_place_of_mention_and_there_the_longest_first(caption, concepts):
+def test_order_is_the_first_mention_and_there_the_longest_first(caption, concepts):
     words = [singular(token) for token in tokens(caption)]
 
-    def place(identifier):
+    def first_mention(identifier):
         key = list(concept_key(concepts[identifier]))
         return next(at for at in range(len(words)) if words[at : at + len(key)] == key), -len(key)
 
     matched = Matcher(concepts).match(caption)
-    assert matched == sorted(matched, key=place)
+    assert matched == sorted(matched, key=first_mention)
 
 
 @pytest.mark.parametrize("caption", ["concatenate", "scattered", "a catalogue", "cat-like", "bobcat", "catcat", "écat"])
 def test_part_of_a_word_is_never_a_match(caption):
-    assert found(caption, "cat") == []
+    assert mentioned(caption, "cat") == []
 
 
 @pytest.mark.parametrize(
     "caption", ["cat", "CATS", "Cat!", "(cat)", "cat.", "cat's", "#cat", "a 'cat' a", "🐱cat", "ｃａｔ"]
 )
 def test_whole_word_is_a_match_whatever_surrounds_it(caption):
-    assert found(caption, "cat") == ["cat"]
+    assert mentioned(caption, "cat") == ["cat"]
 
 
 @pytest.mark.parametrize(
     "caption", ["dog, cat", "dog. Cat", "dog / cat", "dog-cat", "dog - cat", "dog's cat", "dog 🐶 cat"]
 )
 def test_marks_separate_the_words_of_a_concept(caption):
-    assert found(caption, "dog cat") == []
+    assert mentioned(caption, "dog cat") == []
 
 
 @pytest.mark.parametrize("caption", ["dog cat", "Dog  Cats", "dogs\ncats", "a dog\u00a0cat"])
 def test_spaces_and_line_breaks_do_not_separate_the_words_of_a_concept(caption):
-    assert found(caption, "dog cat") == ["dog cat"]
+    assert mentioned(caption, "dog cat") == ["dog cat"]
 
 
 def test_every_nested_match_counts():
     concepts = ["cake", "chocolate", "chocolate birthday cake", "birthday cake", "birthday", "cake birthday"]
-    assert found("a chocolate birthday cake", *concepts) == [
+    assert mentioned("a chocolate birthday cake", *concepts) == [
         "chocolate birthday cake",
         "chocolate",
         "birthday cake",
@@ -251,24 +251,24 @@ def test_every_nested_match_counts():
 
 
 def test_singular_and_plural_are_one_concept_both_ways():
-    assert found("two mice, one knife and wine glasses", "mouse", "knives", "wine glass") == [
+    assert mentioned("two mice, one knife and wine glasses", "mouse", "knives", "wine glass") == [
         "mouse",
         "knives",
         "wine glass",
     ]
 
 
-def test_concept_that_is_mentioned_twice_is_found_once_at_its_first_place():
-    assert found("cat, dog, cats and a cat", "dog", "cat") == ["cat", "dog"]
+def test_concept_that_is_mentioned_twice_is_found_once_at_its_first_mention():
+    assert mentioned("cat, dog, cats and a cat", "dog", "cat") == ["cat", "dog"]
 
 
 def test_repeated_words_in_a_concept_are_matched():
-    assert found("a choo choo train", "choo choo", "choo", "choo choo choo") == ["choo choo", "choo"]
+    assert mentioned("a choo choo train", "choo choo", "choo", "choo choo choo") == ["choo choo", "choo"]
 
 
 def test_concepts_with_marks_and_hyphens_are_matched_as_written():
-    assert found("a bird's nest", "bird's nest", "bird nest") == ["bird's nest"]
-    assert found("a T-shirt", "t-shirt", "shirt") == ["t-shirt"]
+    assert mentioned("a bird's nest", "bird's nest", "bird nest") == ["bird's nest"]
+    assert mentioned("a T-shirt", "t-shirt", "shirt") == ["t-shirt"]
 
 
 def test_order_is_the_same_in_processes_with_other_hash_seeds():
@@ -308,7 +308,7 @@ def test_concept_that_is_too_long_or_has_no_word_raises(concept):
 
 
 def test_four_words_with_marks_are_not_too_long():
-    assert found("jack-o-lantern at st. john's gate", "st. john's gate", "jack-o-lantern at") == [
+    assert mentioned("jack-o-lantern at st. john's gate", "st. john's gate", "jack-o-lantern at") == [
         "jack-o-lantern at",
         "st. john's gate",
     ]
@@ -319,9 +319,10 @@ def test_four_words_with_marks_are_not_too_long():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(captions, max_size=6), vocabularies)
-def test_match_all_is_match_of_every_caption_as_csr(texts, concepts):
+def test_match_all_is_match_of_every_caption(texts, concepts):
     matcher = Matcher(concepts)
-    offsets, identifiers = matcher.match_all(iter(texts))
+    matches = matcher.match_all(iter(texts))
+    offsets, identifiers = matches.offsets, matches.values
     assert (offsets.dtype, identifiers.dtype) == (np.int64, np.int32)
     assert offsets[0] == 0
     assert len(offsets) == len(texts) + 1
@@ -331,6 +332,6 @@ def test_match_all_is_match_of_every_caption_as_csr(texts, concepts):
 
 
 def test_captions_without_concepts_have_empty_rows():
-    offsets, identifiers = Matcher(["dog", "cat"]).match_all(["", "a cat and a dog", "nothing", ""])
-    assert offsets.tolist() == [0, 0, 2, 2, 2]
-    assert identifiers.tolist() == [1, 0]
+    matches = Matcher(["dog", "cat"]).match_all(["", "a cat and a dog", "nothing", ""])
+    assert matches.offsets.tolist() == [0, 0, 2, 2, 2]
+    assert matches.values.tolist() == [1, 0]

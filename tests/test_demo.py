@@ -19,7 +19,7 @@ from curation.base.errors import CocuError
 from curation.concepts import Matcher, concept_key
 from curation.config import EncoderConfig
 from evaluation.benchmark import AbsentError, read_benchmark
-from evaluation.layout import list_samples, read_sample
+from evaluation.layout import list_images, read_labelled
 from pipelines.curate import main, read_config
 from pipelines.demo import __main__ as program
 from pipelines.demo import train_clip, world
@@ -74,20 +74,20 @@ def test_masks_lie_on_the_things(scenes):
     """Where the mask says night, the picture is dark blue; where it says snow, nearly white."""
     colours = {"night": [], "snow": [], "grass": [], "wood": []}
     for scene in scenes:
-        for name, found in colours.items():
-            found.append(scene.picture[scene.mask == CLASSES.index(name)])
-    mean = {name: np.concatenate(found).astype(float).mean(0) for name, found in colours.items()}
+        for name, pixels in colours.items():
+            pixels.append(scene.picture[scene.mask == CLASSES.index(name)])
+    mean = {name: np.concatenate(pixels).astype(float).mean(0) for name, pixels in colours.items()}
     assert mean["night"].max() < 100 < 220 < mean["snow"].min()
     assert mean["grass"].argmax() == 1
     assert mean["wood"].argmax() == 0
 
 
 def test_every_thing_and_texture_can_be_drawn_and_is_named_in_one_way():
-    assert {name: len(found) for name, found in stamps().items()} == {
-        name: len(found) for name, found in DRAWINGS.items()
+    assert {thing: len(drawings) for thing, drawings in stamps().items()} == {
+        thing: len(names) for thing, names in DRAWINGS.items()
     }
-    for found in stamps().values():
-        for stamp in found:
+    for drawings in stamps().values():
+        for stamp in drawings:
             alpha = np.asarray(stamp)[..., 3]
             assert np.mean(alpha >= 128) > 0.2
             assert all((line >= 128).any() for line in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
@@ -109,24 +109,25 @@ def test_captions_mention_just_what_they_are_said_to_mention(scenes):
         visible = {*scene.objects, *scene.stuff}
         text, mentioned = caption(rng, scene.objects, scene.stuff)
         everything = full_caption(rng, scene.objects, scene.stuff)
-        offsets, found = matcher.match_all([text, everything])
-        assert {CLASSES[number] for number in found[: offsets[1]]} == set(mentioned)
+        matches = matcher.match_all([text, everything])
+        split = matches.offsets[1]
+        assert {CLASSES[number] for number in matches.values[:split]} == set(mentioned)
         assert 1 <= len(mentioned) <= 2
         assert visible.issuperset(mentioned)
-        assert {CLASSES[number] for number in found[offsets[1] :]} == visible
+        assert {CLASSES[number] for number in matches.values[split:]} == visible
 
 
-def test_a_caption_for_training_says_all_or_a_part(scenes):
+def test_a_caption_for_training_mentions_all_or_a_part(scenes):
     matcher = Matcher(list(CLASSES))
     rng = np.random.default_rng(6)
     shares = []
     for scene in scenes * 8:
         visible = {*scene.objects, *scene.stuff}
-        _, found = matcher.match_all([train_clip.say(rng, scene.objects, scene.stuff)])
-        said = {CLASSES[number] for number in found}
-        assert said
-        assert said <= visible
-        shares.append(said == visible)
+        matches = matcher.match_all([train_clip.training_caption(rng, scene.objects, scene.stuff)])
+        mentioned = {CLASSES[number] for number in matches.values}
+        assert mentioned
+        assert mentioned <= visible
+        shares.append(mentioned == visible)
     assert 0.5 < np.mean(shares) < 0.75  # one in two, and of the rest one in four or five
 
 
@@ -140,15 +141,14 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_the_world_does_not_depend_on_the_processes_and_is_made_once(tiny, tmp_path):
     counts = []
     assert ensure_world(str(tmp_path / "world"), TINY, processes=2, progress=lambda *pair: counts.append(pair))
-    made = content(tmp_path / "world")
-    assert made == content(tiny / "demo-world")
+    first = content(tmp_path / "world")
+    assert first == content(tiny / "demo-world")
     assert (counts[0], counts[-1]) == ((0, 17), (17, 17))
     assert not ensure_world(str(tmp_path / "world"), TINY, processes=1)
-    assert ensure_world(
-        str(tmp_path / "world"), WorldConfig(2, 6, 5, seed=1), processes=1
-    )  # another one takes its place
-    assert content(tmp_path / "world").keys() == made.keys()
-    assert content(tmp_path / "world")["train/00000.tar"] != made["train/00000.tar"]
+    other = WorldConfig(2, 6, 5, seed=1)
+    assert ensure_world(str(tmp_path / "world"), other, processes=1)  # another one takes its place
+    assert content(tmp_path / "world").keys() == first.keys()
+    assert content(tmp_path / "world")["train/00000.tar"] != first["train/00000.tar"]
     assert os.listdir(tmp_path) == ["world"]
 
 
@@ -172,16 +172,16 @@ def test_the_packaged_benchmark_reads_the_world(tiny):
     assert benchmark.classes == CLASSES
     assert benchmark.num_classes == len(CLASSES)
     assert benchmark.val_images == WorldConfig().validation
-    samples = list_samples(benchmark)
+    samples = list_images(benchmark)
     assert len(samples) == TINY.validation
     lines = (tiny / "demo-world/val/captions.jsonl").read_text().splitlines()
     for sample, line in zip(samples, lines, strict=True):
-        image, labels = read_sample(sample, benchmark)
+        image, labels = read_labelled(sample, benchmark)
         truth = json.loads(line)
         assert image.size == (SIZE, SIZE)
         for name, share in truth["area"].items():
             assert np.mean(labels == CLASSES.index(name)) == pytest.approx(share, abs=1e-4)
-    with Image.open(samples[0].mask) as mask:
+    with Image.open(samples[0].mask_path) as mask:
         assert mask.mode == "P"
         assert mask.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # PASCAL VOC's
     assert (tiny / "demo-world/val/classes.txt").read_text().split() == list(CLASSES)
@@ -189,7 +189,7 @@ def test_the_packaged_benchmark_reads_the_world(tiny):
 
 def test_an_absent_world_is_reported_with_the_remedy(tmp_path):
     with pytest.raises(AbsentError, match=r"no folder .*demo-world/val; run make curate"):
-        list_samples(read_benchmark("demo", str(tmp_path)))
+        list_images(read_benchmark("demo", str(tmp_path)))
 
 
 def test_nothing_is_left_of_a_world_that_could_not_be_finished(tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_nothing_is_left_of_a_world_that_could_not_be_finished(tmp_path, monkeyp
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "diary.txt").write_text("mine")
     assert program.main([str(tmp_path), "--shards", "1", "--scenes", "1", "--validation", "1"]) == 1
-    assert "is no demo world" in capsys.readouterr().err
+    assert "is not a demo world" in capsys.readouterr().err
     assert (tmp_path / "diary.txt").read_text() == "mine"
 
 
@@ -230,7 +230,7 @@ def test_the_programs_refuse_empty_worlds(tmp_path, capsys):
 def test_curating_the_demo_makes_its_world_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--data", "demo", "--dry-run"]) == 1
-    assert "not made yet" in capsys.readouterr().err
+    assert "does not exist yet" in capsys.readouterr().err
     monkeypatch.setattr(world, "DEMO", WorldConfig(shards=8, scenes=5, validation=2))
     run = ["--data", "demo", "--runner", "inprocess", "--vocabulary.min_count", "2"]
     assert main([*run, "--vocabulary.visualness", "-10"]) == 0
@@ -243,7 +243,7 @@ def test_curating_the_demo_makes_its_world_first(tmp_path, monkeypatch, capsys):
     assert len(page) > 50_000
     assert page.count("All emojis designed by OpenMoji") == 1
     assert main([*run, "--vocabulary.visualness", "-10"]) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_paths_into_packages():
@@ -279,16 +279,17 @@ def test_the_packaged_clip_knows_the_world_and_is_small(scenes):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 20 * 2**20
     scores, visible = clip_scores(folder, scenes)
     shown = visible.any(0)
-    found = average_precision_score(visible[:, shown], scores[:, shown], average="macro")
-    assert found > 0.6
-    assert visible[:, shown].mean() < 0.2  # what chance would find
+    assert average_precision_score(visible[:, shown], scores[:, shown], average="macro") > 0.6
+    assert visible[:, shown].mean() < 0.2  # the average precision of chance
 
 
 def test_average_precision_is_that_of_scikit_learn():
     rng = np.random.default_rng(3)
-    truth, scores = rng.random((50, 4)) < 0.3, rng.normal(size=(50, 4))
-    found = train_clip.average_precision(scores, truth)
-    assert found == pytest.approx(average_precision_score(truth, scores, average="macro"))
+    truth = rng.random((50, 4)) < 0.3
+    scores = rng.normal(size=(50, 4))
+    assert train_clip.average_precision(scores, truth) == pytest.approx(
+        average_precision_score(truth, scores, average="macro")
+    )
 
 
 def test_the_recipe_runs_and_writes_what_open_clip_reads(tmp_path, scenes, capsys):

@@ -22,7 +22,7 @@ from curation.base.errors import CocuError
 from curation.config import load
 from curation.run.forecast import forecast
 from curation.run.lock import hold
-from curation.run.run import Run, open_run
+from curation.run.run import Run, open_run, plan_run
 from curation.tools import verify
 from pipelines.curate import main
 
@@ -46,8 +46,8 @@ def test_killed_runs_come_to_the_same_archives(tmp_path):
 
 def test_a_second_run_says_who_holds_the_folder_and_takes_it_over_from_the_dead(world, tmp_path, capfd):
     code = "import sys, time; from curation.run.lock import hold; from curation.config import load; "
-    code += "from curation.run.run import Run\n"
-    code += "with hold(Run(load(sys.argv[1]), sys.argv[2])): print('held', flush=True); time.sleep(60)"
+    code += "from curation.run.run import plan_run\n"
+    code += "with hold(plan_run(load(sys.argv[1]), sys.argv[2])): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, world, tmp_path / "out"], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout.readline() == b"held\n"
     arguments = ["--data", str(world), "--output", str(tmp_path / "out"), "--runner", "inprocess"]
@@ -60,7 +60,7 @@ def test_a_second_run_says_who_holds_the_folder_and_takes_it_over_from_the_dead(
 
 
 def test_a_lock_is_free_again_after_an_error(world, tmp_path):
-    outputs = Run(load(str(world)), str(tmp_path))
+    outputs = plan_run(load(str(world)), str(tmp_path))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), hold(outputs):
             raise ZeroDivisionError
@@ -125,7 +125,7 @@ def test_a_change_is_forecast_to_recompute_what_depends_on_it(
 ):
     (world.parent / "other.txt").write_text("boat\nsnow\n")
     path = write_world(world.parent / f"{tmp_path.name}.yaml", tiny_clip, **change)
-    outputs = Run(load(str(path)), str(finished))
+    outputs = plan_run(load(str(path)), str(finished))
     assert computed(outputs) == stages
     assert any(reason in step.reason for step in forecast(outputs))
     assert not (finished / ".progress").exists()
@@ -136,7 +136,7 @@ def test_a_change_of_the_encoder_recomputes_everything(world, finished, tiny_cli
     weights = other / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     path = write_world(world.parent / f"{tmp_path.name}.yaml", other)
-    assert computed(Run(load(str(path)), str(finished))) == EVERYTHING
+    assert computed(plan_run(load(str(path)), str(finished))) == EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_change_of_the_encoder_recomputes_everything(world, finished, tiny_cli
     ],
 )
 def test_a_lost_or_cut_file_is_forecast_and_made_again(world, finished, copy, lost, stages):
-    outputs = Run(load(str(world)), str(copy))
+    outputs = plan_run(load(str(world)), str(copy))
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:-20]), lambda path: path.unlink()):
         shutil.copy2(finished / lost, copy / lost)
         damage(copy / lost)

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("curation", "evaluation", "pipelines", "segmenters", "training")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+METHOD = ROOT / "docs" / "method.md"
+CITED = "docs/method.md §"  # and a number; "§2 and §3" and "§2 to §4" name two
 ARROWS_OWN = "Nested data conversions not implemented for chunked array outputs"
 OF_OTHERS = (ARROWS_OWN, "AttributeError: type object 'DataFrame' has no attribute 'first'")
 
@@ -48,8 +50,8 @@ def prose(page: Path) -> str:
 
 
 @pytest.fixture
-def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
-    """A working directory as the pages suppose: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
+def workspace(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
+    """A working directory as the pages assume: artifacts/demo, my-data.yaml, concepts.txt, examples/."""
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "demo").symlink_to(finished)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -61,17 +63,17 @@ def place(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
 
 
 def run(command: str) -> None:
-    """A command of the form python -m MODULE ..., by the function that it calls."""
+    """Run a command of the form python -m MODULE ... by calling the module's main function."""
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"], command
     assert importlib.import_module(words[2]).main(words[3:]) == 0, command
 
 
 @named([page for page in PAGES if fences(page)])
-def test_every_snippet_runs_in_the_order_of_its_page(page, place, monkeypatch, capfd):
+def test_every_snippet_runs_in_the_order_of_its_page(page, workspace, monkeypatch, capfd):
     for language, content in fences(page):
         assert language in ("python", "console", "yaml", "text", "mermaid"), f"{page.name}: what is {language!r}?"
-        monkeypatch.chdir(place)
+        monkeypatch.chdir(workspace)
         if language == "python":
             exec(compile(content, f"{page.name}", "exec"), {"__name__": "snippet"})
         elif language == "console":
@@ -84,9 +86,9 @@ def test_every_snippet_runs_in_the_order_of_its_page(page, place, monkeypatch, c
 
 @named(WRITTEN)
 def test_make_knows_every_target_that_is_named(page):
-    named_here = set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE))
-    known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert named_here <= known
+    mentioned = set(re.findall(r"(?:^    |`)make ([a-z]+)", page.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert mentioned <= targets
     for line in re.findall(r"^    (make [^#\n]*)", page.read_text(), re.MULTILINE):
         words = shlex.split(line)
         subprocess.run([*words, "-n", "-o", ".venv/installed"], cwd=ROOT, check=True, capture_output=True)
@@ -97,18 +99,38 @@ def test_make_knows_every_target_that_is_named(page):
 
 @named(WRITTEN)
 def test_every_name_of_the_code_exists(page):
-    for name in re.findall(r"`((?:curation|evaluation|pipelines|training)\.[\w.]+)(?:\(.*?\))?`", prose(page)):
-        parts = name.split(".")
-        module, found = parts, None
-        while found is None:
-            try:
-                found = importlib.import_module(".".join(module))
-            except ModuleNotFoundError:
-                module = module[:-1]
-                assert module, f"{page.name}: {name}"
-        for part in parts[len(module) :]:
-            assert hasattr(found, part) or part in getattr(found, "__annotations__", {}), f"{page.name}: {name}"
-            found = getattr(found, part, None)
+    packages = "|".join(PACKAGES)
+    text = re.sub(r"^\| `[^|]*", "", prose(page), flags=re.MULTILINE) if page.stem == "CHANGELOG" else prose(page)
+    for name in re.findall(rf"`((?:{packages})\.[\w.]+)(?:\(.*?\))?`", text):
+        assert_exists(name, page.name)
+
+
+def assert_exists(name: str, where: str) -> None:
+    """A dotted name is a module, or something in one."""
+    parts = name.split(".")
+    module, owner = parts, None
+    while owner is None:
+        try:
+            owner = importlib.import_module(".".join(module))
+        except ModuleNotFoundError:
+            module = module[:-1]
+            assert module, f"{where}: {name}"
+    for part in parts[len(module) :]:
+        assert hasattr(owner, part) or part in getattr(owner, "__annotations__", {}), f"{where}: {name}"
+        owner = getattr(owner, part, None)
+
+
+def test_the_changelogs_old_names_are_gone_and_its_new_ones_exist():
+    """Its table of moves, whose first column names what was there: ``test_every_name_of_the_code_exists`` skips that."""
+    moves = re.findall(r"^\| `([^|]*)` \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert len(moves) > 20
+    for old, new in moves:
+        module = ROOT / f"{old.replace('.', '/')}.py"
+        assert not module.exists(), f"{old} did not move"
+        names = re.findall(r"`([\w.]+)`", new)
+        assert names, old
+        for name in names:
+            assert_exists(name, f"CHANGELOG.md: {old}")
 
 
 @named([*PAGES, ROOT / "CONTRIBUTING.md"])
@@ -132,18 +154,69 @@ def test_every_link_leads_somewhere(page):
             assert anchor in slugs, f"{page.name}: {target}"
 
 
+# --- sections of the method ----------------------------------------------------------------------------------------------
+
+
+def cited_sections(text: str) -> set[int]:
+    """The sections of docs/method.md that a text cites, wherever its lines break."""
+    runs = re.findall(re.escape(CITED) + r"\d+(?:[\s#]*(?:,|and|to)[\s#]+§\d+)*", text)
+    return {int(number) for run in runs for number in re.findall(r"§(\d+)", run)}
+
+
+def missing_sections(text: str, page: str) -> set[int]:
+    """The sections that ``text`` cites and the page ``page`` does not have, as headings such as ``## 3. Ranking``."""
+    return cited_sections(text) - {int(number) for number in re.findall(r"^## (\d+)\. \S", page, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        (f"Ranking ({CITED}1): x", set()),
+        (f"Ranking ({CITED}3): x", {3}),
+        (f"{CITED}12", {12}),
+        (f"{CITED}1 and §2, and later §7 of another text", set()),
+        (f"what {CITED}1 to §4 say", {4}),
+        (f"{CITED}1, §3 and §5", {3, 5}),
+        (f"# wraps: {CITED}2\n# and §9", {9}),
+        ("§9 of another page", set()),
+    ],
+)
+def test_a_citation_of_a_section_that_does_not_exist_is_noticed(text, missing):
+    page = "# The method\n\n## 1. Concepts\n\n### 3. Not a section\n\n## 2. Expansion\n\n## 4.\n"
+    assert missing_sections(text, page) == missing
+
+
+def test_every_section_of_the_method_that_is_cited_exists():
+    page = METHOD.read_text()
+    written = [path for suffix in ("py", "md") for path in ROOT.glob(f"*.{suffix}")]
+    for folder in (*PACKAGES, "benchmarks", "docs", "examples", "experiments", "tests"):
+        written += [path for suffix in ("py", "md") for path in (ROOT / folder).rglob(f"*.{suffix}")]
+    cited = {path: cited_sections(path.read_text()) for path in written}
+    assert {1, 2, 3, 4, 5} <= set().union(*cited.values())  # so many are found, at least
+    for path in written:
+        missing = missing_sections(path.read_text(), page)
+        assert not missing, f"{path.relative_to(ROOT)}: {METHOD.name} has no section {missing}"
+
+
+def test_the_sections_of_the_method_are_numbered_in_order():
+    page = METHOD.read_text()
+    numbers = re.findall(r"^## (\d+)\. ", page, re.MULTILINE)
+    assert numbers == ["1", "2", "3", "4", "5", "6"]
+    assert set(re.findall(r"§(\d+)", page)) <= set(numbers)
+
+
 @lru_cache(maxsize=1)
 def messages() -> list[str]:
     """Every string of the code, with {} for what is filled in."""
-    found = []
+    strings = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-                found.append("".join(map(str, parts)))
+                strings.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+                strings.append(node.value)
+    return strings
 
 
 def test_every_message_of_troubleshooting_is_one_of_the_code():
@@ -151,7 +224,7 @@ def test_every_message_of_troubleshooting_is_one_of_the_code():
     quoted = [message for heading in headings for message in re.findall(r"`([^`]+)`", heading)]
     assert len(quoted) > 15
     for message in quoted:
-        assert message in OF_OTHERS or any(message in known for known in messages()), message
+        assert message in OF_OTHERS or any(message in string for string in messages()), message
 
 
 def test_arrow_says_what_the_pages_quote(tmp_path):
@@ -181,5 +254,6 @@ def test_the_citation_is_valid_and_of_this_version():
     setup = (ROOT / "setup.cfg").read_text()
     assert f"version = {citation['version']}\n" in setup
     assert f"license = {citation['license']}\n" in setup
-    assert f"## {citation['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    releases = re.findall(r"^## (\d\S*), (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == (citation["version"], str(citation["date-released"])), "the newest release of the changelog"
     assert citation["preferred-citation"]["authors"][0]["family-names"] == "Xing"

@@ -42,8 +42,8 @@ def test_image_embeddings_equal_open_clips(config, samples, by_hand):
     images = torch.stack([preprocess(Image.open(io.BytesIO(sample.image))) for sample in samples])
     with torch.no_grad():
         expected = model.encode_image(images, normalize=True).numpy()
-    found = np.concatenate([embeddings for _, embeddings in load(config).encode_samples(samples)])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    ours = np.concatenate([embeddings for _, embeddings in load(config).encode_samples(samples)])
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_text_embeddings_equal_open_clips(config, samples, by_hand):

@@ -100,7 +100,7 @@ def test_dask_starts_a_cluster_of_its_own(world, finished, tmp_path):
     assert "WARNING" not in output
     assert tables(tmp_path / "out") == tables(finished)
     again = curate(world, tmp_path / "out", "dask")
-    assert "finished already" in again.communicate(timeout=60)[0]
+    assert "already finished" in again.communicate(timeout=60)[0]
 
 
 def test_an_error_in_a_dask_worker_is_one_line(world, tiny_clip, tmp_path):

@@ -19,11 +19,12 @@ from curation.base.devices import choose_device
 from curation.base.errors import CocuError
 from evaluation import pictures
 from evaluation import segment as segmenter
-from evaluation.__main__ import main, name_of
+from evaluation.__main__ import main
 from evaluation.benchmark import packaged, read_benchmark
 from evaluation.evaluate import evaluate
-from evaluation.layout import list_samples, read_sample
+from evaluation.layout import list_images, read_labelled
 from evaluation.report import published_table
+from evaluation.suite import results_name
 from segmenters.checkpoint import load, save
 
 
@@ -42,19 +43,19 @@ def official(tmp_path_factory, huggingface):
 @pytest.mark.parametrize("name", list(worlds.OFFICIAL))
 def test_all_eight_benchmarks_run_from_official_folders(official, name):
     root, truth, results = official
-    found = results["benchmarks"][name]
+    result = results["benchmarks"][name]
     benchmark = read_benchmark(name, str(root / "data"))
-    assert found["status"] == "done"
-    assert found["images"] == {
+    assert result["status"] == "done"
+    assert result["images"] == {
         "evaluated": len(truth[name]),
         "found": len(truth[name]),
         "expected": benchmark.val_images,
     }
-    assert list(found["iou"]) == list(benchmark.classes)
+    assert list(result["iou"]) == list(benchmark.classes)
     # The numbers follow from the saved predictions and the labels.
     hit, union = np.zeros(len(benchmark.classes)), np.zeros(len(benchmark.classes))
-    for sample, labels in zip(list_samples(benchmark), truth[name], strict=True):
-        with Image.open(root / "predictions" / name / f"{sample.name}.png") as image:
+    for files, labels in zip(list_images(benchmark), truth[name], strict=True):
+        with Image.open(root / "predictions" / name / f"{files.name}.png") as image:
             assert image.mode == ("I;16" if len(benchmark.classes) > 256 else "L")
             predicted = np.array(image)
         assert predicted.shape == labels.shape
@@ -63,8 +64,8 @@ def test_all_eight_benchmarks_run_from_official_folders(official, name):
             hit[index] += (one & other).sum()
             union[index] += (one | other).sum()
     iou = 100 * hit[union > 0] / union[union > 0]
-    assert found["miou"] == pytest.approx(iou.mean(), abs=1e-4)
-    assert found["classes_that_occur"] == (union > 0).sum()
+    assert result["miou"] == pytest.approx(iou.mean(), abs=1e-4)
+    assert result["classes_that_occur"] == (union > 0).sum()
 
 
 def test_results_tell_where_they_come_from(official, huggingface):
@@ -117,8 +118,8 @@ def test_absent_benchmarks_are_named_others_go_on_and_the_exit_code_says_so(hugg
     out = capsys.readouterr().out
     assert "absent: voc: no folder nodata/VOCdevkit/VOC2012" in out
     assert "absent: ade20k: no folder nodata/ADEChallengeData2016" in out
-    found = json.loads((tmp_path / "r.json").read_text())["benchmarks"]
-    assert {name: part["status"] for name, part in found.items()} == {
+    results = json.loads((tmp_path / "r.json").read_text())["benchmarks"]
+    assert {name: part["status"] for name, part in results.items()} == {
         "voc": "absent",
         "mine": "done",
         "ade20k": "absent",
@@ -130,9 +131,9 @@ def test_a_benchmark_with_bad_files_fails_and_the_others_go_on(huggingface, mine
     (tmp_path / "data/images/i3.png").write_bytes(b"junk")
     assert run(huggingface, "--benchmarks", f"mine.yaml,{other}", "--output", "r.json") == 1
     assert "data/images/i3.png: image cannot be decoded" in capsys.readouterr().out
-    found = json.loads((tmp_path / "r.json").read_text())["benchmarks"]
-    assert (found["mine"]["status"], found["other"]["status"]) == ("failed", "done")
-    assert "i3.png" in found["mine"]["message"]
+    results = json.loads((tmp_path / "r.json").read_text())["benchmarks"]
+    assert (results["mine"]["status"], results["other"]["status"]) == ("failed", "done")
+    assert "i3.png" in results["mine"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_our_folder_gives_the_same_numbers_as_hugging_faces(huggingface, groupvi
 def test_only_ignored_labels_are_an_error(groupvit, tmp_path):
     path = worlds.own(tmp_path, 1)
     worlds.mask(tmp_path / "data/masks/i0.png", worlds.stripes([255], (100, 70)))
-    with pytest.raises(CocuError, match="mine: no pixel counts: every label of 1 images is ignored"):
+    with pytest.raises(CocuError, match="mine: nothing to evaluate: every label of 1 images is ignored"):
         evaluate(groupvit, read_benchmark(str(path), ""))
 
 
@@ -196,7 +197,7 @@ def test_published_numbers_stand_beside_ours(groupvit, tmp_path):
 def test_large_images_are_shrunk_and_predictions_fit_the_mask(official):
     root, truth, _ = official
     benchmark = read_benchmark("imagenet_s_50", str(root / "data"))
-    image, labels = read_sample(list_samples(benchmark)[1], benchmark)
+    image, labels = read_labelled(list_images(benchmark)[1], benchmark)
     assert image.size == (1200, 900)
     np.testing.assert_array_equal(labels, truth["imagenet_s_50"][1])
 
@@ -253,15 +254,15 @@ def test_heat_is_the_cosine_of_the_groups(groupvit):
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     view, classes = View(64, 2048, 64, 32), embed_classes(groupvit, ["dog", "grass"], None)
-    found = segmenter.heat(groupvit, classes, image, view)
+    fits = segmenter.heat(groupvit, classes, image, view)
     pixels, _ = prepare(image, view, 16)
     with torch.no_grad():
         encoding = groupvit.encode_groups(pixels[None])
     cosines = torch.nn.functional.normalize(encoding.groups[0], dim=-1) @ classes.text.T  # (G, C)
-    assert found.shape == (2, 64, 64)
+    assert fits.shape == (2, 64, 64)
     # In the middle of a corner patch bilinear resizing changes nothing.
     expected = (cosines * encoding.masks()[0, :, 0, 0, None]).sum(0)
-    np.testing.assert_allclose(found[:, 0, 0], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(fits[:, 0, 0], expected.numpy(), atol=1e-5)
 
 
 # --- README ----------------------------------------------------------------------------------------------------------
@@ -320,6 +321,6 @@ def test_what_is_not_evaluated_is_light_and_the_background_dark():
 
 
 def test_results_of_runs_do_not_share_a_folder():
-    assert name_of(Path("artifacts/training/cocu_demo/checkpoints/last.ckpt")) == "cocu_demo-last"
-    assert name_of(Path("checkpoints/best.ckpt").absolute()) != "best"
-    assert name_of(Path("models/groupvit-hf")) == "groupvit-hf"
+    assert results_name(Path("artifacts/training/cocu_demo/checkpoints/last.ckpt")) == "cocu_demo-last"
+    assert results_name(Path("checkpoints/best.ckpt").absolute()) != "best"
+    assert results_name(Path("models/groupvit-hf")) == "groupvit-hf"

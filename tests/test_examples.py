@@ -44,18 +44,18 @@ def test_sql_finds_what_captions_omit(finished, monkeypatch):
     results = []
     with duckdb.connect() as session:
         for statement in duckdb.extract_statements((EXAMPLES / "omitted.sql").read_text()):
-            found = session.execute(statement.query)
-            results += [found.fetchall()] if statement.type == duckdb.StatementType.SELECT else []
+            result = session.execute(statement.query)
+            results += [result.fetchall()] if statement.type == duckdb.StatementType.SELECT else []
     most, counts, pairs, certain = results
 
-    images, agree, missing, beside = Counter(), Counter(), Counter(), Counter()
+    images, agree, missing, beside = (Counter() for _ in range(4))
     for row in ConceptArchive.open(finished):
-        said = [name for name in (*COLOURS, *GROUNDS) if name in row["caption"]]  # no name is part of another one here
-        unsaid = [entry for entry in row["concepts"] if entry["concept"] not in said]
-        images.update(entry["concept"] for entry in unsaid)
-        agree.update(entry["concept"] for entry in unsaid if entry["support"] >= 2)
-        missing[len(unsaid)] += 1
-        beside.update((name, entry["concept"]) for name in said for entry in unsaid)
+        mentioned = [name for name in (*COLOURS, *GROUNDS) if name in row["caption"]]  # no name is part of another one
+        omitted = [entry for entry in row["concepts"] if entry["concept"] not in mentioned]
+        images.update(entry["concept"] for entry in omitted)
+        agree.update(entry["concept"] for entry in omitted if entry["support"] >= 2)
+        missing[len(omitted)] += 1
+        beside.update((name, entry["concept"]) for name in mentioned for entry in omitted)
     assert {name: count for name, count, *_ in most} == images
     assert {name: count for name, _, count, *_ in most if count} == agree
     assert [count for _, count, *_ in most] == sorted(images.values(), reverse=True)
@@ -92,7 +92,7 @@ def test_transformers_segments_as_our_model_does(example, groupvit, tmp_path, ca
     save(groupvit, tmp_path / "ours")
     photo(tmp_path / "picture.png", 3, (64, 64))
     words = ["sea", "snow"]  # this random model sees some of each in this picture
-    found = example("transformers_groupvit").main(
+    labels = example("transformers_groupvit").main(
         str(tmp_path / "ours"), str(tmp_path / "picture.png"), ", ".join(words), str(tmp_path / "out.png")
     )
     with Image.open(tmp_path / "picture.png") as picture, torch.no_grad():
@@ -102,9 +102,9 @@ def test_transformers_segments_as_our_model_does(example, groupvit, tmp_path, ca
     groups = torch.nn.functional.normalize(encoded.groups, dim=-1) @ torch.nn.functional.normalize(texts, dim=-1).T
     masks = torch.nn.functional.interpolate(encoded.masks(), (64, 64), mode="bilinear")
     expected = torch.einsum("bgc,bghw->bchw", groups, masks)[0].argmax(0)
-    assert found.shape == (64, 64)
+    assert labels.shape == (64, 64)
     assert len(expected.unique()) > 1
-    assert (found == expected).float().mean() > 0.999
+    assert (labels == expected).float().mean() > 0.999
     assert Image.open(tmp_path / "out.png").size == (64, 64)
     assert "of the picture" in capsys.readouterr().out
 
@@ -119,28 +119,21 @@ def test_embeddings_of_clip_retrieval_become_archives(finished, world, tiny_clip
         columns = pa.table({"key": table["key"], "caption": table["caption"]})
         pq.write_table(columns, folder / "metadata" / f"metadata_{number}.parquet")
     monkeypatch.setenv("EMBEDDINGS", str(folder))
-    more = [
-        "--encoder.model",
-        f"local-dir:{tiny_clip}",
-        "--encoder.pretrained",
-        "null",
-        "--encoder.precision",
-        "fp32",
-        "--retrieval.neighbors",
-        "4",
-    ]
-    more += ["--vocabulary.source", str(world.parent / "concepts.txt"), "--vocabulary.min_count", "0"]
-    arguments = [
-        "--data",
-        str(EXAMPLES / "clip_retrieval.yaml"),
-        "--output",
-        str(tmp_path / "out"),
-        "--runner",
-        "inprocess",
-    ]
-    assert curate([*arguments, *more]) == 0
-    found, base = ConceptArchive.open(tmp_path / "out"), ConceptArchive.open(finished)
-    assert len(found) == len(base)
+    options = {
+        "--data": EXAMPLES / "clip_retrieval.yaml",
+        "--output": tmp_path / "out",
+        "--runner": "inprocess",
+        "--encoder.model": f"local-dir:{tiny_clip}",
+        "--encoder.pretrained": "null",
+        "--encoder.precision": "fp32",
+        "--retrieval.neighbors": 4,
+        "--vocabulary.source": world.parent / "concepts.txt",
+        "--vocabulary.min_count": 0,
+    }
+    assert curate([str(item) for pair in options.items() for item in pair]) == 0
+    imported = ConceptArchive.open(tmp_path / "out")
+    base = ConceptArchive.open(finished)
+    assert len(imported) == len(base)
     for row in base:
-        theirs = {entry["concept"]: entry["score"] for entry in found[row["key"]]["concepts"]}
+        theirs = {entry["concept"]: entry["score"] for entry in imported[row["key"]]["concepts"]}
         assert theirs == pytest.approx({entry["concept"]: entry["score"] for entry in row["concepts"]}, rel=1e-3)

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import Entry, listed_archive, neighbours, retrieved_archive
 
-from curation.base.ragged import row_numbers
-from curation.expansion import Expansion, expand_listed, expand_retrieved, nearest_concepts
+from curation.base.embeddings import normalise
+from curation.base.ragged import Ragged
+from curation.expansion import Anchors, Expansion, expand_retrieved, listed, nearest_concepts
 from curation.index.build import exact_index
 from curation.index.neighbours import nearest
 from curation.index.open import searchable
 from curation.mentions import Mentions
 from curation.ranking import anchor_similarities, descending, rank
-from curation.similarity import normalise, pair_similarities
+from curation.similarity import pair_similarities
 
 RANKINGS = ["cocu", "similarity", "support", "calibrated", "none"]
 EXACT = ["similarity", "support", "none"]  # no rounding: the order is the oracle's to the letter
@@ -38,9 +39,13 @@ class Case:
 
     @property
     def mentions(self) -> Mentions:
-        offsets = np.cumsum([0, *map(len, self.captions)])
-        concepts = np.array([c for caption in self.captions for c in sorted(caption)], np.int32)
-        return Mentions(offsets, concepts, pair_similarities(self.vectors, self.texts, offsets, concepts))
+        concepts = Ragged.from_lists([sorted(caption) for caption in self.captions], np.int32)
+        return Mentions(concepts, pair_similarities(self.vectors, self.texts, concepts))
+
+    @property
+    def expansion(self) -> Expansion:
+        anchors = Anchors(self.images, self.anchors, Ragged.from_lists([[]] * len(self.images)), self.retrieved)
+        return expand_retrieved(anchors, self.mentions, self.texts, self.retrieved.shape[1])
 
     def slow(self, ranking: str, anchor_twice: bool = False) -> list[list[Entry]]:
         return [
@@ -51,8 +56,7 @@ class Case:
         ]
 
     def fast(self, ranking: str, anchor_twice: bool = False) -> list[list[Entry]]:
-        expansion = expand_retrieved(self.retrieved, self.anchors, self.mentions)
-        return archives(expansion, self.images, self.texts, ranking, anchor_twice, self.calibration)
+        return archives(self.expansion, self.images, self.texts, ranking, anchor_twice, self.calibration)
 
 
 def archives(
@@ -64,11 +68,12 @@ def archives(
     calibration: np.ndarray | None = None,
 ) -> list[list[Entry]]:
     """The sorted archives of a block, by the code under test."""
-    scores = rank(expansion, anchor_similarities(images, texts, expansion), ranking, anchor_twice, calibration)
-    order = descending(expansion, scores.score)
-    columns = (expansion.concepts, scores.score, scores.global_, scores.local, expansion.support)
+    concepts = expansion.concepts
+    scores = rank(expansion, anchor_similarities(images, texts, concepts), ranking, anchor_twice, calibration)
+    order = descending(concepts, scores.score)
+    columns = (concepts.values, scores.score, scores.global_, scores.local, expansion.support)
     rows = list(zip(*(column[order].tolist() for column in columns), strict=True))
-    bounds = expansion.offsets.tolist()
+    bounds = concepts.offsets.tolist()
     assert len(bounds) == len(images) + 1
     return [[Entry(*row) for row in rows[a:b]] for a, b in pairwise(bounds)]
 
@@ -180,12 +185,12 @@ def test_archives_are_finite_positive_and_sorted(case: Case, anchor_twice: bool,
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_support_counts_captions_and_entries_ascend_before_ranking(case: Case) -> None:
-    expansion = expand_retrieved(case.retrieved, case.anchors, case.mentions)
+    expansion = case.expansion
     for number, (row, anchor) in enumerate(zip(case.retrieved.tolist(), case.anchors.tolist(), strict=True)):
-        part = slice(expansion.offsets[number], expansion.offsets[number + 1])
+        part = slice(*expansion.concepts.offsets[number : number + 2])
         captions = [case.captions[j] for j in row if j >= 0]
         others = [case.captions[j] for j in row if j >= 0 and j != anchor]
-        found = expansion.concepts[part].tolist()
+        found = expansion.concepts.values[part].tolist()
         assert found == sorted(set().union(*captions))
         assert expansion.support[part].tolist() == [sum(c in caption for caption in captions) for c in found]
         assert expansion.reference_count[part].tolist() == [sum(c in caption for caption in others) for c in found]
@@ -330,10 +335,9 @@ def test_listed_concepts_equal_the_slow_formula(ranking: str, support: int, case
             max_size=len(case.images),
         )
     )
-    offsets = np.cumsum([0, *map(len, captions)])
-    expansion = expand_listed(offsets, np.array([c for caption in captions for c in caption], np.int32), support)
-    listed = [expansion.concepts[a:b].tolist() for a, b in pairwise(expansion.offsets)]
-    assert listed == [sorted(caption) for caption in captions]
+    expansion = listed(Ragged.from_lists(captions, np.int32), support)
+    ascending = [expansion.concepts.values[a:b].tolist() for a, b in pairwise(expansion.concepts.offsets)]
+    assert ascending == [sorted(caption) for caption in captions]
     slow = [
         listed_archive(image, caption, case.texts, support, ranking, case.calibration)
         for image, caption in zip(case.images, captions, strict=True)
@@ -346,8 +350,8 @@ def test_listed_concepts_equal_the_slow_formula(ranking: str, support: int, case
 @settings(max_examples=80, deadline=None)
 @given(case=cases(), size=st.integers(1, 9))
 def test_nearest_concepts_are_the_most_similar_with_ties_by_id(case: Case, size: int) -> None:
-    offsets, concepts = nearest_concepts(case.images, case.texts, size)
-    tagged = [concepts[a:b].tolist() for a, b in pairwise(offsets)]
+    nearest = nearest_concepts(case.images, case.texts, size)
+    tagged = [nearest.values[a:b].tolist() for a, b in pairwise(nearest.offsets)]
     expected = [[row for row, _ in neighbours(case.texts, image, -1, size, False) if row >= 0] for image in case.images]
     assert tagged == expected
 
@@ -359,19 +363,22 @@ def test_similarity_of_a_pair_is_the_same_in_every_block() -> None:
     random = np.random.default_rng(0)
     images, texts = (normalise(random.normal(size=(30, 100))) for _ in range(2))
     lengths = random.integers(0, 30, 30)
-    offsets, concepts = np.concatenate([[0], np.cumsum(lengths)]), random.integers(0, 30, lengths.sum())
-    whole = pair_similarities(images, texts, offsets, concepts)
-    rows = row_numbers(offsets)
+    lists = Ragged.from_lengths(lengths, random.integers(0, 30, lengths.sum()))
+    offsets, concepts = lists.offsets, lists.values
+    whole = pair_similarities(images, texts, lists)
+    rows = np.array([row for row, length in enumerate(lengths) for _ in range(length)])
     np.testing.assert_allclose(whole, (images @ texts.T)[rows, concepts], atol=1e-6)
     one = np.array([0, 1])
-    alone = [pair_similarities(images[[i]], texts[[c]], one, one[:1])[0] for i, c in zip(rows, concepts, strict=True)]
+    single = Ragged(one, one[:1])
+    alone = [pair_similarities(images[[i]], texts[[c]], single)[0] for i, c in zip(rows, concepts, strict=True)]
     assert (whole == alone).all()
     for first, last in ((3, 4), (0, 17), (11, 30)):  # other blocks, and other orders within a row
         part = slice(offsets[first], offsets[last])
-        found = pair_similarities(images[first:last], texts, offsets[first : last + 1] - offsets[first], concepts[part])
+        block = Ragged(offsets[first : last + 1] - offsets[first], concepts[part])
+        found = pair_similarities(images[first:last], texts, block)
         assert (found == whole[part]).all()
     turned = np.concatenate([concepts[a:b][::-1] for a, b in pairwise(offsets)])
-    found = pair_similarities(images, texts, offsets, turned)
+    found = pair_similarities(images, texts, Ragged(offsets, turned))
     assert (np.concatenate([found[a:b][::-1] for a, b in pairwise(offsets)]) == whole).all()
 
 
@@ -380,5 +387,5 @@ def test_no_pair_is_no_similarity(lengths: list[int]) -> None:
     offsets = np.cumsum([0, *lengths])
     images, texts = np.ones((len(lengths), 4), np.float32), np.ones((3, 4), np.float32)
     concepts = np.concatenate([np.zeros(0, np.int32), *(np.arange(length, dtype=np.int32) for length in lengths)])
-    found = pair_similarities(images, texts, offsets, concepts)
+    found = pair_similarities(images, texts, Ragged(offsets, concepts))
     assert found.tolist() == [4.0] * offsets[-1]

@@ -1,4 +1,4 @@
-"""The comparison of arms: tables by hand-computed numbers, and the whole program on a tiny world."""
+"""The comparison of arms: tables against numbers worked out by hand, and the whole program on a tiny world."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from benchmark_worlds import mask, photo, split
 from PIL import Image
 
 from curation.archive import ConceptArchive
-from curation.base.errors import CocuError
 from curation.samples import read_sidecars
 from experiments.__main__ import main
-from experiments.arms import Arm, ExperimentError, chosen, read_arms
-from experiments.distil import Window, cut, random_windows, window_segments
+from experiments.arms import Arm
+from experiments.distil import Window, crop_windows, random_windows, window_segments
+from experiments.findings import findings
 from experiments.omission import by_group, groups, omitted_shares
 from experiments.quality import read_truth
-from experiments.report import findings
 from experiments.scores import Curve, mean_losses, read_curve
-from experiments.summary import Runs, final_table, steps_to
+from experiments.summary import ArmRuns, final_table, steps_to
 
-ROOT = Path(__file__).parent.parent
 CLASSES = ("apple", "boat", "sand", "snow")
 
 
-def runs(name: str, *miou: list[float]) -> Runs:
+def runs(name: str, *miou: list[float]) -> ArmRuns:
     """Runs of an arm with these mIoU at steps 10, 20, ...: four classes, the last of which has all of it."""
     curves = []
     for values in miou:
@@ -37,53 +35,7 @@ def runs(name: str, *miou: list[float]) -> Runs:
         iou[:, 3] = 4 * np.array(values)
         steps = 10 * np.arange(1, len(values) + 1)
         curves.append(Curve(steps, np.array(values) + 1, iou, np.zeros((len(values), 3))))
-    return Runs(Arm(name, name), curves)
-
-
-# --- arms -----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_arms_that_the_project_compares():
-    arms = read_arms(ROOT / "experiments" / "arms.yaml")
-    assert [arm.name for arm in arms if arm.group == "arm"] == [
-        "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
-        "caption-outside", "caption-outside-32", "caption-outside-said", "caption-outside-tagging",
-        "caption-outside-truth", "cluster-outside-32", "sure-outside-32", "truth-outside",
-    ]  # fmt: skip
-    assert {arm.name for arm in arms if arm.seeds >= 3} >= {"caption", "cluster"}
-    assert {arm.archives for arm in arms} >= {
-        "base",
-        "truth",
-        "expansion=tagging",
-        "ranking=calibrated",
-        "neighbors=32",
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: {title: x, trian: {}}", r"arms.yaml: unknown key a.trian \(did you mean 'train'\?\)"),
-        ("a: {train: {}}", r"arms.yaml: a.title: missing"),
-        ("a: {title: x, curate: nothing}", "curate: 'nothing' is neither a mapping nor truth"),
-        ("a: {title: x, seeds: 0}", "seeds: 0 must be at least 1"),
-        ("[]", "expected keys and values at the top"),
-    ],
-)
-def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
-    path = tmp_path / "arms.yaml"
-    path.write_text(text)
-    with pytest.raises(CocuError, match=message) as error:
-        read_arms(path)
-    assert "\n" not in str(error.value)
-
-
-def test_arms_are_chosen_by_name():
-    arms = [Arm("caption", "x"), Arm("cluster", "y")]
-    assert chosen(arms, []) == arms
-    assert chosen(arms, ["cluster"]) == arms[1:]
-    with pytest.raises(ExperimentError, match=r"--only: no arm is called claster \(did you mean 'cluster'\?\)"):
-        chosen(arms, ["claster"])
+    return ArmRuns(Arm(name, name), curves)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------
@@ -98,39 +50,35 @@ def test_classes_are_grouped_by_omission():
 
 
 def test_final_scores_are_the_last_ones_over_seeds():
-    found = [
+    arms = [
         runs("caption", [1.0, 2.0, 4.0], [1.0, 2.0, 2.0]),
         runs("cluster", [2.0, 3.5, 9.0]),
         runs("top", [1.0, 1.0, 1.0]),
     ]
-    caption, cluster, top = final_table(found, np.array([0, 0, 0, 2]))
+    caption, cluster, top = final_table(arms, np.array([0, 0, 0, 2]))
     assert (caption["miou"], caption["miou min"], caption["miou max"], caption["seeds"]) == (3, 2, 4, 2)
     assert caption["pixel_accuracy"] == 4
     assert cluster["miou omitted above 80%"] == 36
     assert np.isnan(cluster["miou omitted 60 to 80%"])
     assert [line["steps to baseline"] for line in (caption, cluster, top)] == [30, 20, None]
-    assert steps_to(found[1], 3.5) == 20
+    assert steps_to(arms[1], 3.5) == 20
 
 
 def test_the_page_says_what_the_numbers_say():
-    from types import SimpleNamespace
-
-    found = [runs("caption", [1.0, 2.0], [1.0, 3.0]), runs("cluster", [2.5, 6.0], [2.0, 5.0])]
-    lines = final_table(found, np.array([0, 0, 0, 2]))
-    text = "\n".join(findings(SimpleNamespace(lines=lines, arms=found)))
+    group = np.array([0, 0, 0, 2])
+    arms = [runs("caption", [1.0, 2.0], [1.0, 3.0]), runs("cluster", [2.5, 6.0], [2.0, 5.0])]
+    text = "\n".join(findings(arms, final_table(arms, group)))
     assert "cluster ends at mIoU 5.50 (5.00 to 6.00), caption at 2.50 (2.00 to 3.00): a difference of +3.00" in text
     assert "ranges do not overlap" in text
     assert "cluster reaches the final mIoU of caption (2.50) after 20 of 20 steps." in text
-    third = [*found, runs("outside", [3.5, 7.0], [3.5, 7.0]), runs("lucky", [9.0, 9.0])]
-    third.append(Runs(Arm("truth", "", "truth"), third[-2].curves))
-    text = "\n".join(findings(SimpleNamespace(lines=final_table(third, np.array([0, 0, 0, 2])), arms=third)))
+    more = [*arms, runs("outside", [3.5, 7.0], [3.5, 7.0]), runs("lucky", [9.0, 9.0])]
+    more.append(ArmRuns(Arm("truth", "", "truth"), more[-2].curves))
+    text = "\n".join(findings(more, final_table(more, group)))
     assert "outside ends at mIoU 7.00 (7.00 to 7.00), caption at 2.50 (2.00 to 3.00): a difference of +4.50" in text
     assert "outside reaches the final mIoU of caption (2.50) after 10 of 20 steps." in text
     assert "truth ends" not in text and "lucky ends" not in text
-    worse = [found[1], runs("cluster", [1.0, 1.0])]
-    worse[0] = Runs(Arm("caption", ""), worse[0].curves)
-    lines = final_table(worse, np.array([0, 0, 0, 2]))
-    text = "\n".join(findings(SimpleNamespace(lines=lines, arms=worse)))
+    worse = [ArmRuns(Arm("caption", ""), arms[1].curves), runs("cluster", [1.0, 1.0])]
+    text = "\n".join(findings(worse, final_table(worse, group)))
     assert "a difference of -4.50; one seed does not tell it from chance." in text
     assert "at no validation within 20 steps" in text
 
@@ -146,10 +94,10 @@ def test_losses_are_means_between_validations(tmp_path):
         (folder / "metrics.csv").write_text(
             "step,train/caption_loss,train/prompt_loss,train/retrieval_accuracy\n" + "\n".join([*lines, "11,,,"]) + "\n"
         )
-    found = mean_losses(tmp_path, np.array([10, 20, 30]))
-    assert found[0].tolist() == pytest.approx([11 / 3, 11 / 3, 0.5])
-    assert np.isnan(found[1]).all()
-    assert found[2, 0] == 9
+    means = mean_losses(tmp_path, np.array([10, 20, 30]))
+    assert means[0].tolist() == pytest.approx([11 / 3, 11 / 3, 0.5])
+    assert np.isnan(means[1]).all()
+    assert means[2, 0] == 9
 
 
 def test_of_two_validations_at_one_step_the_later_counts(tmp_path):
@@ -181,14 +129,14 @@ def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
     ]
     (data / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)) + "\n")
     layout = {"root": "bench", "images": "images/{id}.jpg", "masks": "masks/{id}.png", "split": "val.txt"}
-    sizes = {"resize_short": 32, "crop": 32, "stride": 16}
-    benchmark = {"name": "tiny", "background": False, **sizes, "classes": list(CLASSES), "layout": layout}
+    view = {"resize_short": 32, "crop": 32, "stride": 16}
+    benchmark = {"name": "tiny", "background": False, **view, "classes": list(CLASSES), "layout": layout}
     (folder / "bench.yaml").write_text(yaml.safe_dump(benchmark))
-    model = {"image_size": 32, "patch_size": 8, "width": 16, "heads": 2, "mlp_width": 32, "depths": [1, 0], "groups": [2],
+    sizes = {"image_size": 32, "patch_size": 8, "width": 16, "heads": 2, "mlp_width": 32, "depths": [1, 0], "groups": [2],
              "assign_widths": [8, 32], "text_width": 16, "text_heads": 2, "text_mlp_width": 32, "text_layers": 1,
              "projection_hidden": 24, "projection": 8}  # fmt: skip
     recipe = {"trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
-              "model": {"model": model, "optimizer": {"reference_batch": 8}},
+              "model": {"sizes": sizes, "optimizer": {"reference_batch": 8}},
               "data": {"batch_size": 8, "workers": 0}, "save_every": 1}  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arms = {
@@ -263,7 +211,7 @@ def test_archives_of_the_truth_are_what_the_sidecars_say(compared, world):
     assert read_truth(folder / "out" / "archives" / "base") is not None
 
 
-def test_finished_runs_are_kept_and_an_interrupted_one_goes_on(compared):
+def test_finished_runs_are_kept_and_an_interrupted_one_resumes(compared):
     arguments, folder = compared
     runs_folder = folder / "out" / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs_folder.glob("*/*/scores.csv")}
@@ -288,7 +236,7 @@ def test_all_runs_may_start_from_what_the_encoder_knows(compared, capsys):
     """Learnt once; the runs of random weights stay where they are."""
     arguments, folder = compared
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    recipe["model"]["model"] |= {"projection": 32, "text_context": 16}  # the tiny CLIP's
+    recipe["model"]["sizes"] |= {"projection": 32, "text_context": 16}  # the tiny CLIP's
     (folder / "started.yaml").write_text(yaml.safe_dump(recipe))
     recipe["model"] |= {"windows": 2}
     (folder / "distil.yaml").write_text(yaml.safe_dump(recipe))
@@ -325,15 +273,15 @@ def test_windows_lie_on_the_grid_and_their_segments_are_means_over_patches():
     assert random_windows(random, 1, 3) == [Window(0, 0, 1)] * 3
     masks = torch.rand(2, 3, 4, 4).softmax(1)  # (B, G, h, w)
     segments = torch.randn(2, 3, 5)
-    found = window_segments(segments, masks, [Window(1, 0, 2), Window(0, 0, 4)])
-    for (top, left, side), values in zip([(1, 0, 2), (0, 0, 4)], found, strict=True):
+    means = window_segments(segments, masks, [Window(1, 0, 2), Window(0, 0, 4)])
+    for (top, left, side), values in zip([(1, 0, 2), (0, 0, 4)], means, strict=True):
         patches = [(row, column) for row in range(top, top + side) for column in range(left, left + side)]
         expected = sum(
             masks[:, group, row, column, None] * segments[:, group] for row, column in patches for group in range(3)
         )
         torch.testing.assert_close(values, expected / len(patches))
     pixels = torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
-    assert torch.equal(cut(pixels, [Window(2, 1, 2)], 2, (4, 4))[0], pixels[:, :, 4:8, 2:6])
+    assert torch.equal(crop_windows(pixels, [Window(2, 1, 2)], 2, (4, 4))[0], pixels[:, :, 4:8, 2:6])
 
 
 def test_errors_are_one_line(compared, capsys):

@@ -21,11 +21,13 @@ from curation.archive import read_archive
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import read_metadata
+from curation.base.ragged import Ragged
 from curation.concepts import Matcher, tokens
 from curation.index.build import exact_index, write_index
 from curation.index.open import open_index
 from curation.mentions import Mentions, open_mentions, write_mentions
-from curation.run.run import open_run, recorded
+from curation.run.records import recorded
+from curation.run.run import open_run
 from curation.samples import Reject, Sample, read_samples
 from curation.vocabulary import noun_phrases, read_concepts
 
@@ -107,7 +109,7 @@ def test_parquet_metadata_and_archives(parquet, tmp_path, data):
 def test_a_column_name_that_is_not_utf8_is_damage(parquet, tmp_path):
     """Found by fuzzing: Arrow raises UnicodeDecodeError here."""
     (tmp_path / "a.parquet").write_bytes(parquet.replace(b"support", b"supp\x80rt"))
-    with pytest.raises(CocuError, match="not a whole Parquet file"):
+    with pytest.raises(CocuError, match="not a complete Parquet file"):
         read_metadata(str(tmp_path / "a.parquet"))
 
 
@@ -153,7 +155,9 @@ def test_a_cut_index_is_refused_by_its_size(tmp_path):
 
     vectors = np.eye(8, dtype=np.float32)
     write_index(exact_index(vectors), str(tmp_path / "i.faiss"))
-    write_mentions(Mentions(np.arange(9), np.zeros(8, np.int32), np.ones(8, np.float32)), str(tmp_path / "m.arrow"))
+    write_mentions(
+        Mentions(Ragged(np.arange(9), np.zeros(8, np.int32)), np.ones(8, np.float32)), str(tmp_path / "m.arrow")
+    )
     whole = (tmp_path / "i.faiss").stat().st_size
     for name, read in (("i.faiss", lambda path: open_index(path, size=whole)), ("m.arrow", open_mentions)):
         content = (tmp_path / name).read_bytes()

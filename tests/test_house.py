@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from curation.archive.sampling import KINDS
+from curation.archive.sampling import SAMPLERS
 from curation.samples import list_shards
 from evaluation.benchmark import packaged as benchmarks
-from pipelines.curate import packaged, parser, read_config
+from pipelines.curate import build_parser, packaged, read_config
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks")
@@ -102,6 +102,12 @@ def test_the_archive_module_is_light_to_import():
     assert not {"apache_beam", "torch", "open_clip", "faiss", "webdataset", "spacy"} & set(loaded.split())
 
 
+def test_configurations_and_tables_need_no_torch():
+    code = "import sys, curation.config, curation.expansion, curation.ranking; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "faiss", "open_clip", "spacy", "apache_beam"} & set(loaded.split())
+
+
 def test_a_file_has_one_noun():
     for path in [*sources(), *(ROOT / "tests").glob("*.py")]:
         assert path.stem not in ("utils", "helpers", "common", "misc"), path
@@ -120,7 +126,7 @@ def test_packaged_configurations_are_valid(name, monkeypatch, tmp_path):
 
 
 def test_every_packaged_configuration_is_named_in_help_and_readme():
-    text = parser().format_help()
+    text = build_parser().format_help()
     for name in packaged():
         assert name in text
         assert f"`{name}`" in (ROOT / "README.md").read_text()
@@ -153,7 +159,7 @@ def test_every_configuration_key_of_the_readme_exists():
     keys = {key for key, _, _ in options()}
     named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 10
-    assert named <= keys | set(benchmarks()) | set(KINDS) | {"data.sampler.kind"}
+    assert named <= keys | set(benchmarks()) | set(SAMPLERS) | {"data.sampler.kind"}
 
 
 def test_make_targets_are_listed_by_help():

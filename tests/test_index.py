@@ -39,7 +39,7 @@ def flat(vectors: np.ndarray, bf16: bool | None = None) -> SearchIndex:
 
 @st.composite
 def searches(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Indexed vectors with many duplicates, anchors held and not, and L, which may exceed the index."""
+    """Indexed vectors with many duplicates, anchors indexed and not, and L, which may exceed the index."""
     units = st.integers(0, draw(st.integers(0, 23)))
     vectors = UNITS[draw(st.lists(units, min_size=1, max_size=12))]
     anchors = np.array(draw(st.lists(st.integers(-1, len(vectors) - 1), min_size=1, max_size=4)))
@@ -58,7 +58,7 @@ def sorted_search(cosines: np.ndarray, tie_break: np.ndarray, columns: int) -> t
 
 
 def assert_neighbours(
-    found: tuple[np.ndarray, np.ndarray],
+    results: tuple[np.ndarray, np.ndarray],
     vectors: np.ndarray,
     queries: np.ndarray,
     anchors: np.ndarray,
@@ -67,7 +67,7 @@ def assert_neighbours(
     cut: bool,
 ) -> None:
     """Equal to brute force; with ``cut``, of images that tie at the L-th place any may have been returned."""
-    ids, cosines = found
+    ids, cosines = results
     assert (ids.shape, ids.dtype, cosines.dtype) == ((len(anchors), size), np.int64, np.float32)
     for row, values, query, anchor in zip(ids.tolist(), cosines.tolist(), queries, anchors.tolist(), strict=True):
         expected = slow_neighbours(vectors, query, anchor, size, include_anchor)
@@ -75,13 +75,13 @@ def assert_neighbours(
         if not cut:
             assert row == [number for number, _ in expected]
             continue
-        held = [number for number in row if number >= 0]
-        assert len(set(held)) == len(held) == sum(number >= 0 for number, _ in expected)
-        assert row[len(held) :] == [-1] * (size - len(held))
-        assert values[: len(held)] == [float(vectors[number] @ query) for number in held]
+        present = [number for number in row if number >= 0]
+        assert len(set(present)) == len(present) == sum(number >= 0 for number, _ in expected)
+        assert row[len(present) :] == [-1] * (size - len(present))
+        assert values[: len(present)] == [float(vectors[number] @ query) for number in present]
         first = anchor >= 0 and include_anchor
-        assert held[:1] == [anchor] if first else anchor not in held
-        rest = list(zip((-value for value in values), held, strict=False))[first:]
+        assert present[:1] == [anchor] if first else anchor not in present
+        rest = list(zip((-value for value in values), present, strict=False))[first:]
         assert rest == sorted(rest)
         above = [item for item in expected if item[1] > expected[-1][1]]
         assert {number for number, _ in above} <= set(row)
@@ -96,8 +96,8 @@ def test_choice_from_a_whole_search_equals_brute_force(
     vectors, queries, anchors, size = search
     tie_break = np.array(data.draw(st.permutations(range(len(vectors)))))
     ids, cosines = sorted_search(queries @ vectors.T, tie_break, max(len(vectors), size + 1))
-    found = choose_neighbours(ids, cosines, anchors, size, include_anchor)
-    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=False)
+    results = choose_neighbours(ids, cosines, anchors, size, include_anchor)
+    assert_neighbours(results, vectors, queries, anchors, size, include_anchor, cut=False)
 
 
 @pytest.mark.parametrize("include_anchor", [False, True])
@@ -109,8 +109,8 @@ def test_choice_from_a_cut_search_has_the_anchor_and_the_best_cosines(
     vectors, queries, anchors, size = search
     tie_break = np.array(data.draw(st.permutations(range(len(vectors)))))  # may leave the anchor beyond the cut
     ids, cosines = sorted_search(queries @ vectors.T, tie_break, size + (not include_anchor))
-    found = choose_neighbours(ids, cosines, anchors, size, include_anchor)
-    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=True)
+    results = choose_neighbours(ids, cosines, anchors, size, include_anchor)
+    assert_neighbours(results, vectors, queries, anchors, size, include_anchor, cut=True)
 
 
 @pytest.mark.parametrize("include_anchor", [False, True])
@@ -119,8 +119,8 @@ def test_choice_from_a_cut_search_has_the_anchor_and_the_best_cosines(
 @given(search=searches())
 def test_nearest_in_a_flat_index_equals_brute_force(include_anchor: bool, bf16: bool, search: tuple) -> None:
     vectors, queries, anchors, size = search
-    found = nearest(flat(vectors, bf16), queries, anchors, size, include_anchor)
-    assert_neighbours(found, vectors, queries, anchors, size, include_anchor, cut=True)
+    results = nearest(flat(vectors, bf16), queries, anchors, size, include_anchor)
+    assert_neighbours(results, vectors, queries, anchors, size, include_anchor, cut=True)
 
 
 def test_choice_leaves_the_search_results_as_they_were() -> None:
@@ -149,7 +149,7 @@ def test_anchor_left_out_is_replaced_by_a_copy(anchor: int) -> None:
     assert (cosines == 1).all()
 
 
-def test_anchor_that_is_not_held_gets_no_place_of_its_own() -> None:
+def test_anchor_that_is_not_indexed_gets_no_place_of_its_own() -> None:
     vectors = UNITS[[0, 1, 0, 4]]
     for include_anchor in (False, True):
         ids, cosines = nearest(flat(vectors), UNITS[:1], np.array([-1]), 3, include_anchor)
@@ -177,9 +177,9 @@ def build(vectors: np.ndarray, factory: str) -> faiss.Index:
     return index
 
 
-def overlap(found: np.ndarray, expected: np.ndarray) -> float:
+def overlap(ids: np.ndarray, expected: np.ndarray) -> float:
     """The share of expected neighbours that were found."""
-    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), expected.tolist(), strict=True)])
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ids.tolist(), expected.tolist(), strict=True)])
 
 
 def test_position_in_a_flat_index_is_the_row_whatever_the_blocks(vectors: np.ndarray) -> None:
@@ -243,7 +243,7 @@ def test_search_of_one_list_still_has_the_anchor_and_pads(vectors: np.ndarray) -
 def test_index_filled_in_parts_is_the_one_that_faiss_fills(
     factory: str, cuts: tuple[int, ...], vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = empty_index(factory, 8), None
+    ours = empty_index(factory, 8)
     train(ours, vectors, factory)
     theirs = faiss.clone_index(ours)
     monkeypatch.setattr("curation.index.build.MERGED_AT_ONCE", 500)

@@ -62,13 +62,13 @@ def test_choice(rows: int, dimension: int, memory: str, recall: float, gpu: bool
 def test_more_memory_never_gives_a_coarser_index(rows: int, dimension: int, memory: int, recall: float) -> None:
     order = ["Flat", "IVF,Flat", "IVF,SQfp16", "IVF,SQ8", "IVF,SQ4"]
 
-    def place(memory: int) -> int:
+    def fineness(memory: int) -> int:
         try:
             return order.index(re.sub(r"\d+,", ",", choose_index(rows, dimension, memory, recall).factory))
         except CocuError:
             return len(order)
 
-    assert place(2 * memory) <= place(memory)
+    assert fineness(2 * memory) <= fineness(memory)
 
 
 @pytest.mark.parametrize(("suffix", "bytes_each"), [("Flat", 4), ("SQfp16", 2), ("SQ8", 1), ("SQ4", 0.5)])
@@ -98,6 +98,6 @@ def test_sizes_are_read(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen"])
-def test_what_is_no_size_is_an_error(text: str) -> None:
-    with pytest.raises(CocuError, match=r"^retrieval\.memory: .* is no size; write 16G"):
+def test_what_is_not_a_size_is_an_error(text: str) -> None:
+    with pytest.raises(CocuError, match=r"^retrieval\.memory: .* is not a size; write 16G"):
         parse_bytes(text)

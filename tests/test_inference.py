@@ -120,17 +120,17 @@ def test_scores_and_labels_equal_the_literal_protocols(huggingface, groupvit, si
     pixels, target = prepare(image, view, 16)
     kept = []
     monkeypatch.setattr(inference, "decide", lambda regions, size: kept.append(regions) or decide(regions, size))
-    ((item, found),) = segment(groupvit, classes, [("x", pixels, target)], view, 4, with_groups=True)
+    ((item, segmentation),) = segment(groupvit, classes, [("x", pixels, target)], view, 4, with_groups=True)
     assert item == "x"
-    assert found.labels.shape == expected.shape[1:]
+    assert segmentation.labels.shape == expected.shape[1:]
     dense = kept[0].scores[kept[0].ids].permute(2, 0, 1)[None]  # (1, C, h, w)
     scores = F.interpolate(dense, size=target, mode="bilinear", align_corners=False)[0]
     assert ((scores - expected).abs().amax(0) < 1e-4).float().mean() > 0.999  # a pixel may lie between two groups
     # Where scores tie, either class is right.
-    at_ours = expected.gather(0, found.labels[None])[0]
+    at_ours = expected.gather(0, segmentation.labels[None])[0]
     assert (expected.amax(0) - at_ours).max() < 1e-5
-    assert (found.labels == expected.argmax(0)).float().mean() > 0.999
-    assert found.groups.shape == pixels.shape[1:]
+    assert (segmentation.labels == expected.argmax(0)).float().mean() > 0.999
+    assert segmentation.groups.shape == pixels.shape[1:]
 
 
 def test_the_literal_comparison_has_something_to_compare(huggingface, groupvit):
@@ -215,10 +215,10 @@ def test_the_background_rule_on_numbers():
     best = (p * p).amax(1)  # with two classes nothing is masked: Q = P
     assert best[0] > best[1]
     for threshold in (0.0, best[1].item() - 1e-3, best[1].item() + 1e-3, 0.99):
-        found = group_scores(encoding, inference.Classes(text, threshold), scale)[0]
-        torch.testing.assert_close(found[:, 1:], p * p)  # foreground scores stay
+        scores = group_scores(encoding, inference.Classes(text, threshold), scale)[0]
+        torch.testing.assert_close(scores[:, 1:], p * p)  # foreground scores stay
         # The group with the window's highest score is never background.
-        assert found[:, 0].tolist() == [0.0, float(best[1] < min(threshold, best[0].item()))]
+        assert scores[:, 0].tolist() == [0.0, float(best[1] < min(threshold, best[0].item()))]
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------
@@ -227,11 +227,11 @@ def test_the_background_rule_on_numbers():
 @given(st.integers(1, 300), st.integers(1, 200), st.integers(1, 200))
 def test_windows_cover_everything_and_stay_inside(length, crop, stride):
     stride = min(stride, crop)
-    found = starts(length, crop, stride)
-    assert len(found) == math.ceil(max(length - crop, 0) / stride) + 1
-    covered = {place for start in found for place in range(start, start + min(crop, length))}
+    begins = starts(length, crop, stride)
+    assert len(begins) == math.ceil(max(length - crop, 0) / stride) + 1
+    covered = {position for begin in begins for position in range(begin, begin + min(crop, length))}
     assert covered == set(range(length))
-    assert found == sorted(found)
+    assert begins == sorted(begins)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_resizing_keeps_the_ratio(size, expected):
 
 
 def test_resizing_never_gets_below_a_patch():
-    assert resized(10, 5000, 448, 2048, least=16) == (16, 2048)
+    assert resized(10, 5000, 448, 2048, smallest=16) == (16, 2048)
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,17 +254,17 @@ def test_stitching_and_deciding_equal_dense_computation(data):
     stride = data.draw(st.integers(max(1, crop // 4), crop))
     size = data.draw(st.sampled_from([(height, width), (2 * height + 1, width), (max(1, height // 2), 3 * width)]))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    places = boxes(height, width, crop, stride)
+    windows = boxes(height, width, crop, stride)
     groups, scores = [], []
     dense, cover = torch.zeros(5, height, width), torch.zeros(height, width)
-    for box in places:
+    for box in windows:
         tall, wide = box.bottom - box.top, box.right - box.left
         coarse = torch.randint(0, 3, (1, 1, 2, 2), generator=generator).float()
         groups.append(F.interpolate(coarse, size=(tall, wide), mode="nearest")[0, 0].to(torch.uint8))
         scores.append(torch.rand(3, 5, generator=generator))
         dense[:, box.top : box.bottom, box.left : box.right] += scores[-1][groups[-1].long()].permute(2, 0, 1)
         cover[box.top : box.bottom, box.left : box.right] += 1
-    regions = stitch(places, groups, scores)
+    regions = stitch(windows, groups, scores)
     torch.testing.assert_close(regions.scores[regions.ids].permute(2, 0, 1), dense / cover)
     final = F.interpolate((dense / cover)[None], size=size, mode="bilinear", align_corners=False)[0]
     labels = decide(regions, size)
@@ -273,9 +273,9 @@ def test_stitching_and_deciding_equal_dense_computation(data):
 
 
 def test_the_table_of_scores_has_one_row_a_combination_that_occurs():
-    places = [Box(0, 0, 4, 4), Box(0, 2, 4, 6)]
+    windows = [Box(0, 0, 4, 4), Box(0, 2, 4, 6)]
     groups = [torch.zeros(4, 4, dtype=torch.uint8), torch.ones(4, 4, dtype=torch.uint8)]
-    regions = stitch(places, groups, [torch.rand(8, 171), torch.rand(8, 171)])
+    regions = stitch(windows, groups, [torch.rand(8, 171), torch.rand(8, 171)])
     assert regions.scores.shape == (3, 171)
 
 
@@ -290,9 +290,9 @@ def test_deciding_on_a_large_image_needs_no_map_a_class():
 
 
 def test_votes_give_each_pixel_its_most_frequent_group():
-    places = [Box(0, 0, 2, 3), Box(0, 1, 2, 4), Box(0, 1, 2, 4)]
+    windows = [Box(0, 0, 2, 3), Box(0, 1, 2, 4), Box(0, 1, 2, 4)]
     groups = [torch.full((2, 3), value, dtype=torch.uint8) for value in (5, 2, 2)]
-    assert votes(places, groups, 8).tolist() == [[5, 2, 2, 2]] * 2
+    assert votes(windows, groups, 8).tolist() == [[5, 2, 2, 2]] * 2
 
 
 def test_the_view_is_the_benchmarks(tmp_path):

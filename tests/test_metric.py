@@ -33,24 +33,26 @@ pixels = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(pixels, min_size=1, max_size=4))
 def test_the_sum_over_images_is_scikit_learns_matrix(images):
-    matrix = sum(confusion(torch.tensor(labels), torch.tensor(found), 7, 255) for labels, found in images)
+    matrix = sum(confusion(torch.tensor(labels), torch.tensor(predicted), 7, 255) for labels, predicted in images)
     labels = np.concatenate([labels.ravel() for labels, _ in images])
-    found = np.concatenate([found.ravel() for _, found in images])
+    predicted = np.concatenate([predicted.ravel() for _, predicted in images])
     kept = labels != 255
-    expected = confusion_matrix(labels[kept], found[kept], labels=range(7)) if kept.any() else np.zeros((7, 7))
+    expected = confusion_matrix(labels[kept], predicted[kept], labels=range(7)) if kept.any() else np.zeros((7, 7))
     np.testing.assert_array_equal(matrix.numpy(), expected)
     if kept.any():
         result = scores(matrix)
-        assert result.pixel_accuracy == pytest.approx(100 * (labels[kept] == found[kept]).mean())
+        assert result.pixel_accuracy == pytest.approx(100 * (labels[kept] == predicted[kept]).mean())
         # scikit-learn's macro average is over the classes in labels or predictions: class 6 and others never occur.
-        assert result.miou == pytest.approx(100 * jaccard_score(labels[kept], found[kept], average="macro"))
-        occurring = {*labels[kept].tolist(), *found[kept].tolist()}
+        assert result.miou == pytest.approx(100 * jaccard_score(labels[kept], predicted[kept], average="macro"))
+        occurring = {*labels[kept].tolist(), *predicted[kept].tolist()}
         assert [not math.isnan(iou) for iou in result.iou] == [index in occurring for index in range(7)]
 
 
 def test_miou_is_not_a_mean_over_images():
     images = [([0, 0, 0, 1], [0, 0, 0, 0]), ([1, 1], [1, 1])]
-    result = scores(sum(confusion(torch.tensor(labels), torch.tensor(found), 2, None) for labels, found in images))
+    result = scores(
+        sum(confusion(torch.tensor(labels), torch.tensor(predicted), 2, None) for labels, predicted in images)
+    )
     assert result.iou == pytest.approx([75.0, 100 * 2 / 3])
     assert result.miou == pytest.approx((75 + 200 / 3) / 2)
 
@@ -77,8 +79,8 @@ def test_two_processes_count_exactly_what_one_counts(huggingface, tmp_path, monk
     alone = evaluate(load(huggingface[1]).model, read_benchmark(str(path), ""), batch_size=16)
     mp.spawn(evaluate_share, (2, str(tmp_path), str(huggingface[1]), str(path)), nprocs=2)
     for number in range(2):
-        found = json.loads((tmp_path / f"{number}.json").read_text())
-        assert found["confusion"] == alone.confusion.tolist()
-        assert found["miou"] == alone.scores.miou
-        assert found["evaluated"] == 5
+        share = json.loads((tmp_path / f"{number}.json").read_text())
+        assert share["confusion"] == alone.confusion.tolist()
+        assert share["miou"] == alone.scores.miou
+        assert share["evaluated"] == 5
     assert len(set(map(tuple, alone.confusion.tolist()))) > 1

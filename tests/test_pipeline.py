@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import duckdb
 import faiss
@@ -19,8 +20,9 @@ from curation.archive import SCHEMA, archive_batch, read_archive, read_shard
 from curation.base.errors import CocuError
 from curation.base.parquet import parquet_writer
 from curation.config import load
+from curation.run.manifest import finish
 from curation.run.progress import clear_progress, read_progress
-from curation.run.run import Run, open_run
+from curation.run.run import Run, open_run, plan_run
 from curation.run.stages import plan, run_stage
 from curation.samples import Shard
 from curation.tools import verify
@@ -152,7 +154,7 @@ def test_the_manifest_has_no_absolute_path_and_opens_the_run_again(finished, wor
     text = (finished / "manifest.json").read_text()
     assert f'"{world.parent}' not in text
     assert f":{world.parent}" not in text
-    assert open_run(str(finished)).shards == Run(load(str(world)), str(finished)).shards
+    assert open_run(str(finished)).shards == plan_run(load(str(world)), str(finished)).shards
 
 
 # --- runners, runs, kills ---
@@ -197,7 +199,7 @@ def test_archives_in_several_row_groups_with_names_of_their_own_are_read(tmp_pat
 def test_a_finished_run_is_found_finished(world, finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert curate(world, finished) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -208,7 +210,8 @@ def computed(outputs: Run) -> dict[str, list[str]]:
     for stage in plan(outputs):
         for shard in outputs.shards if stage.per_shard else [None]:
             run_stage(stage, outputs, shard)
-        made[stage.name] = [note["part"] for note in read_progress(outputs, stage.name) if note["state"] == "computed"]
+        made[stage.name] = [note.part for note in read_progress(outputs, stage.name) if note.state == "computed"]
+    finish(outputs)
     return {name: parts for name, parts in made.items() if parts}
 
 
@@ -217,7 +220,7 @@ def test_only_what_depends_on_a_change_is_computed_again(world, finished, tiny_c
 
     def again(**changes: object) -> dict[str, list[str]]:
         path = write_world(world.parent / f"{tmp_path.name}.yaml", tiny_clip, **changes)
-        return computed(Run(load(str(path)), str(folder)))
+        return computed(plan_run(load(str(path)), str(folder)))
 
     assert again() == {}
     assert again(archive={"ranking": "similarity"}) == {"archive": NAMES}
@@ -239,7 +242,7 @@ def test_an_approximate_index_is_filled_in_parts_tuned_and_kept(world, finished,
     retrieval = {"neighbors": 4, "index": "IVF2,SQfp16"}
     path = write_world(world.parent / f"{tmp_path.name}.yaml", tiny_clip, retrieval=retrieval)
     folder = copy(finished, tmp_path)
-    made = computed(Run(load(str(path)), str(folder)))
+    made = computed(plan_run(load(str(path)), str(folder)))
     assert made == {
         "train index": ["all"],
         "fill index": NAMES,
@@ -255,16 +258,16 @@ def test_an_approximate_index_is_filled_in_parts_tuned_and_kept(world, finished,
     assert json.loads((folder / "manifest.json").read_text())["index"]["index"]["factory"] == "IVF2,SQfp16"
     assert not (folder / "image-codes").exists()  # they are in the index now
     (folder / "archives" / f"{NAMES[1]}.parquet").unlink()
-    assert computed(Run(load(str(path)), str(folder))) == {"archive": [NAMES[1]]}
+    assert computed(plan_run(load(str(path)), str(folder))) == {"archive": [NAMES[1]]}
     (folder / "index" / "image.faiss").unlink()
-    again = computed(Run(load(str(path)), str(folder)))
+    again = computed(plan_run(load(str(path)), str(folder)))
     assert again == {"fill index": NAMES, "index": ["all"]}
     assert verify.main([str(folder)]) == 0
 
 
 def test_a_missing_or_damaged_file_is_made_again_and_nothing_else(world, finished, tmp_path):
     folder = copy(finished, tmp_path)
-    outputs = Run(load(str(world)), str(folder))
+    outputs = plan_run(load(str(world)), str(folder))
     (folder / "archives" / "00001.parquet").unlink()
     path = folder / "archives" / "00002.parquet"
     path.write_bytes(path.read_bytes()[:200])
@@ -275,7 +278,7 @@ def test_a_missing_or_damaged_file_is_made_again_and_nothing_else(world, finishe
 def test_a_touched_shard_is_kept_and_a_changed_one_is_not(world, finished, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(world.parent, data)
-    outputs = Run(load(str(data / world.name)), str(copy(finished, tmp_path)))
+    outputs = plan_run(load(str(data / world.name)), str(copy(finished, tmp_path)))
     os.utime(data / "00000.tar")
     assert computed(outputs) == {}
     write_tar(data / "00000.tar", [("x.jpg", jpeg(ground="red")), ("x.txt", b"an apple")])
@@ -344,7 +347,7 @@ def test_an_unknown_data_set_lists_the_packaged_ones(capfd):
 
 
 def test_an_error_inside_a_stage_names_the_shard(world, tmp_path):
-    outputs = Run(load(str(world)), str(tmp_path))
-    failing = plan(outputs)[0]._replace(work=lambda outputs, shard: 1 / 0)
+    outputs = plan_run(load(str(world)), str(tmp_path))
+    failing = replace(plan(outputs)[0], compute=lambda run, shard, record, progress: 1 / 0)
     with pytest.raises(CocuError, match=r"00000\.tar: stage embed failed: ZeroDivisionError"):
         run_stage(failing, outputs, Shard(0, "00000", str(world.parent / "00000.tar")))

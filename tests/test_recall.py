@@ -8,19 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.index.build import (
-    empty_index,
-    train,
-)
+from curation.base.embeddings import normalise
+from curation.index.build import empty_index, train
 from curation.index.open import effort
 from curation.index.recall import exact_neighbours, recall, tune
-from curation.similarity import normalise
-
-# --- recall --------------------------------------------------------------------------------------------------------------
 
 
 def test_training_gives_the_same_bits_with_any_number_of_threads() -> None:
-    sample, trained = normalise(np.random.default_rng(0).normal(size=(3000, 24))), []
+    sample = normalise(np.random.default_rng(0).normal(size=(3000, 24)))
+    trained = []
     before = faiss.omp_get_max_threads()
     for threads in (1, 2, 5):
         faiss.omp_set_num_threads(threads)
@@ -40,8 +36,9 @@ def test_exact_neighbours_do_not_depend_on_the_blocks(vectors: np.ndarray) -> No
 
 
 def test_recall_counts_the_expected_that_were_found() -> None:
-    expected, found = np.array([[1, 2], [3, -1]]), np.array([[2, 9, 8], [-1, -1, 3]])
-    assert recall(found, expected) == pytest.approx(2 / 3)
+    expected = np.array([[1, 2], [3, -1]])
+    ids = np.array([[2, 9, 8], [-1, -1, 3]])
+    assert recall(ids, expected) == pytest.approx(2 / 3)
 
 
 @given(reached=st.integers(1, 300), largest=st.integers(1, 300))
@@ -53,11 +50,11 @@ def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: i
         assert 1 <= setting <= largest
         return 0.95 if setting >= reached else 0.5
 
-    setting, found = tune(measure, 0.95, largest)
+    setting, measured = tune(measure, 0.95, largest)
     if reached > largest:
-        assert (setting, found) == (largest, 0.5)
+        assert (setting, measured) == (largest, 0.5)
     else:
-        assert found == 0.95
+        assert measured == 0.95
         assert reached <= setting <= reached * 17 / 16 + 1
     assert len(asked) < 20
 

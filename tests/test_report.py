@@ -24,7 +24,7 @@ from curation.samples import read_members
 from curation.tools import report
 from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples
-from curation.tools.report import survey
+from curation.tools.report import record, survey
 from curation.tools.report.charts import folded
 from curation.tools.report.markup import text
 from curation.tools.report.pictures import read_fields, thumbnail
@@ -307,12 +307,12 @@ def test_only_as_much_is_read_as_allowed(finished, monkeypatch):
     with_image = {picture.shard.name for picture in pictures if picture.image}
     assert len(with_image) == 1
     assert all(bool(picture.image) == (picture.shard.name in with_image) for picture in pictures)
-    assert "are not shown, because too much would have to be read" in found.notes[-1]
+    assert "are not shown, because they would take too long to read" in found.notes[-1]
 
 
 def test_many_rows_are_sampled(finished, monkeypatch):
     monkeypatch.setattr(survey, "ENOUGH", ROWS)
-    monkeypatch.setattr(report, "EXAMPLE_SHARDS", 1)
+    monkeypatch.setattr(record, "EXAMPLE_SHARDS", 1)
     found = report.collect(open_run(str(finished)))
     assert found.survey.rows == ROWS
     assert len({example.picture.shard for example in found.examples}) == 1
@@ -343,7 +343,7 @@ def test_a_run_without_its_page_gets_it_and_a_failure_loses_nothing(finished, wo
     (folder / "vocabulary.csv").rename(folder / "gone.csv")
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "finished already" in " ".join(out.split())
+    assert "already finished" in " ".join(out.split())
     assert f"try again with python -m curation.tools.report {folder}" in out
     assert program.main([str(folder)]) == 1
     assert "vocabulary.csv: no such file" in capsys.readouterr().err

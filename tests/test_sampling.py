@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from curation.archive import Sampler, prompts, seeds, templates
 from curation.base.errors import CocuError
+from curation.base.ragged import Ragged
 
 SCORES = np.array([1.9, 1.7, 1.6, 1.2, 1.1], np.float32)
 CLUSTERS = np.array([0, 1, 0, 2, 1], np.int16)
@@ -27,7 +28,7 @@ def many(sampler):
     """The same archive sampled under many keys: (DRAWS, M)."""
     numbers = seeds([str(key) for key in range(DRAWS)], 0, 0)
     offsets = np.arange(DRAWS + 1) * len(SCORES)
-    drawn = sampler.draw(numbers, offsets, np.tile(SCORES, DRAWS), np.tile(CLUSTERS, DRAWS))
+    drawn = sampler.draw(numbers, Ragged(offsets, np.tile(SCORES, DRAWS)), np.tile(CLUSTERS, DRAWS))
     return drawn - offsets[:-1, None]
 
 
@@ -131,11 +132,11 @@ SAMPLERS = [
 @given(blocks(), st.sampled_from(SAMPLERS))
 def test_a_draw_depends_on_its_own_key_and_archive_only(block, sampler):
     keys, offsets, score, cluster = block
-    together = sampler.draw(seeds(keys, 1, 2), offsets, score, cluster)
+    together = sampler.draw(seeds(keys, 1, 2), Ragged(offsets, score), cluster)
     for row, key in enumerate(keys):
         part = slice(offsets[row], offsets[row + 1])
         length = part.stop - part.start
-        alone = sampler.draw(seeds([key], 1, 2), np.array([0, length]), score[part], cluster[part])[0]
+        alone = sampler.draw(seeds([key], 1, 2), Ragged(np.array([0, length]), score[part]), cluster[part])[0]
         found = np.where(together[row] < 0, -1, together[row] - offsets[row])
         assert found.tolist() == alone.tolist()
         held = found[found >= 0]

@@ -12,11 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.base.embeddings import normalise
 from curation.index import search
 from curation.index.build import empty_index
 from curation.index.open import searchable, set_search
-from curation.index.search import BF16, SUMMING, Lists, Products, by_list, descending, rounds, search_lists
-from curation.similarity import normalise
+from curation.index.search import (
+    BF16_ERROR,
+    SUM_ERROR,
+    Lists,
+    Products,
+    by_list,
+    descending,
+    rounds,
+    search_lists,
+)
 
 HALVES = normalise(np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T)  # products are multiples of 1/2: many ties
 
@@ -33,12 +42,12 @@ def in_lists(vectors: np.ndarray, member: np.ndarray, count: int) -> Lists:
 
 def brute_force(vectors: np.ndarray, member: np.ndarray, queries: np.ndarray, probes: np.ndarray, size: int) -> list:
     """(cosine, id) of the best vectors in the probed lists, one query at a time."""
-    found = []
+    results = []
     for query, probed in zip(queries, probes, strict=True):
         rows = np.flatnonzero(np.isin(member, probed[probed >= 0]))
         ranked = sorted((-float(np.dot(vectors[row], query)), int(row)) for row in rows)[:size]
-        found.append([(-cosine, row) for cosine, row in ranked] + [(-np.inf, -1)] * (size - len(ranked)))
-    return found
+        results.append([(-cosine, row) for cosine, row in ranked] + [(-np.inf, -1)] * (size - len(ranked)))
+    return results
 
 
 @settings(max_examples=150, deadline=None)
@@ -54,12 +63,12 @@ def test_equals_brute_force_with_ties_duplicates_and_empty_lists(data: st.DataOb
     probes[random.random(probes.shape) < 0.1] = -1
     size = data.draw(st.integers(1, 10))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROWS", "COLUMNS", "FEW", "WAITING"):
+        for name in ("QUERY_BLOCK", "VECTOR_BLOCK", "BF16_QUERIES", "MOST_PENDING"):
             patch.setattr(search, name, data.draw(st.sampled_from([1, 3, 1000]), name))
         cosines, ids = search_lists(asked, probes, in_lists(vectors, member, count), size, bf16)
     expected = brute_force(vectors, member, asked, probes, size)
-    assert ids.tolist() == [[row for _, row in found] for found in expected]
-    assert cosines.tolist() == [[cosine for cosine, _ in found] for found in expected]
+    assert ids.tolist() == [[row for _, row in results] for results in expected]
+    assert cosines.tolist() == [[cosine for cosine, _ in results] for results in expected]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -111,8 +120,8 @@ def test_result_sets_are_those_of_faiss_at_the_same_probes(factory: str, probes:
         assert ours.lists is not None
         cosines, ids = ours.search(vectors[:500], 8)
         assert (np.sort(ids) == np.sort(expected)).mean() > 0.999  # the last bit of a cosine may decide
-        held = expected >= 0
-        np.testing.assert_allclose(cosines[held], expected_cosines[held], atol=2e-6)
+        present = expected >= 0
+        np.testing.assert_allclose(cosines[present], expected_cosines[present], atol=2e-6)
 
 
 def test_a_mapped_file_is_searched_by_lists_too(tmp_path) -> None:
@@ -148,23 +157,24 @@ def check_coarse_products(queries: np.ndarray, vectors: np.ndarray) -> None:
     exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     everything = np.arange(len(queries))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "FEW", 1)
-        products = Products(torch.from_numpy(queries), bf16=True)
-        products.hold(torch.from_numpy(vectors), {}, (0, 0))
-        coarse, lost = products.coarse(everything)
+        patch.setattr(search, "BF16_QUERIES", 1)
+        products = Products(torch.from_numpy(queries), bf16=True, roundings={})
+        products.load(torch.from_numpy(vectors), (0, 0))
+        coarse, margin = products.coarse(everything)
     assert coarse.dtype == torch.bfloat16
-    assert lost.max() < 3 * BF16  # no product of unit vectors can lose more
-    # Rounding keeps order, so that a product that was within ``lost`` lies between the rounded ends.
-    low, high = (torch.from_numpy(exact + sign * lost[:, None]).bfloat16() for sign in (-1, 1))
+    assert margin.max() < 3 * BF16_ERROR  # no product of unit vectors can be farther off
+    # Rounding keeps order, so that a product that was within the margin lies between the rounded ends.
+    low, high = (torch.from_numpy(exact + sign * margin[:, None]).bfloat16() for sign in (-1, 1))
     assert ((low <= coarse) & (coarse <= high)).all()
-    fine = Products(torch.from_numpy(queries), bf16=False)
-    fine.hold(torch.from_numpy(vectors), {}, (0, 0))
-    assert np.abs(fine.coarse(everything)[0].numpy() - exact).max() < SUMMING
+
+    fine = Products(torch.from_numpy(queries), bf16=False, roundings={})
+    fine.load(torch.from_numpy(vectors), (0, 0))
+    assert np.abs(fine.coarse(everything)[0].numpy() - exact).max() < SUM_ERROR
 
 
 @settings(deadline=None)
 @given(rows=st.integers(1, 40), columns=st.integers(1, 70), dimension=st.integers(1, 600), seed=st.integers(0, 99))
-def test_coarse_products_stay_within_what_they_say(rows: int, columns: int, dimension: int, seed: int) -> None:
+def test_coarse_products_stay_within_their_margin(rows: int, columns: int, dimension: int, seed: int) -> None:
     check_coarse_products(random_units(rows, dimension, seed), random_units(columns, dimension, seed + 1))
 
 
@@ -185,9 +195,9 @@ def test_rounds_cover_every_probe_once() -> None:
 def test_by_list_names_every_probing_row_once(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 5))
     probes = np.array(data.draw(st.lists(st.permutations(range(-1, count)), min_size=1, max_size=6)))[:, :3]
-    found = {number: rows.tolist() for number, rows in by_list(probes, count)}
+    probing = {number: rows.tolist() for number, rows in by_list(probes, count)}
     expected = {number: np.flatnonzero((probes == number).any(axis=1)).tolist() for number in range(count)}
-    assert found == {number: rows for number, rows in expected.items() if rows}
+    assert probing == {number: rows for number, rows in expected.items() if rows}
 
 
 @given(
@@ -209,5 +219,5 @@ def test_faiss_exact_search_is_the_oracle_of_the_flat_index() -> None:
     vectors = random_units(9000, 16)  # more than one chunk of columns
     index = faiss.IndexFlatIP(16)
     index.add(vectors)
-    found = searchable(index, bf16=True).search(vectors[:40], 6)[1]
-    assert (found == index.search(vectors[:40], 6)[1]).all()
+    ids = searchable(index, bf16=True).search(vectors[:40], 6)[1]
+    assert (ids == index.search(vectors[:40], 6)[1]).all()

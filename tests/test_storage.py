@@ -278,7 +278,7 @@ def test_a_folder_for_copies_that_others_may_write_is_refused(tmp_path, monkeypa
     (tmp_path / f"cocu-{os.getuid()}").mkdir()
     (tmp_path / f"cocu-{os.getuid()}").chmod(0o777)
     write("memory://cocu-local-copy/a.bin", b"x")
-    with pytest.raises(OutputError, match="not this user's alone"):
+    with pytest.raises(OutputError, match="not owned by this user alone"):
         files.local_path("memory://cocu-local-copy/a.bin")
 
 

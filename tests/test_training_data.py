@@ -59,6 +59,7 @@ def copy(finished, world, tmp_path):
     manifest = tmp_path / "out" / "manifest.json"
     values = json.loads(manifest.read_text())
     values["config"]["shards"] = ["../data/{00000..00002}.tar"]
+    values["paths"] = [f"../data/{name}.tar" for name in values["shards"]]
     manifest.write_text(json.dumps(values))
     return tmp_path / "data", tmp_path / "out"
 

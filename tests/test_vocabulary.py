@@ -1,6 +1,5 @@
-"""The vocabulary: nouns of captions, visualness and calibration against slow formulas, files that people edit."""
+"""The vocabulary: nouns of captions, and files that people edit."""
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -11,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation import vocabulary
+from curation.base.embeddings import embedding_array, embedding_matrix, normalise
 from curation.base.errors import CocuError
 from curation.concepts import Matcher
 from curation.config import VocabularyConfig
-from curation.similarity import normalise
 from curation.vocabulary import Vocabulary
 
 # --- nouns -------------------------------------------------------------------------------------------------------------
@@ -40,7 +39,7 @@ def phrases(text):
             {"chocolate", "birthday", "cake", "chocolate birthday", "birthday cake", "chocolate birthday cake"},
         ),
         ("wine/n glasses/n", {"wine", "glass", "wine glass"}),
-        ("a/n dog/n", {"dog"}),  # one letter is no noun, and it ends a run
+        ("a/n dog/n", {"dog"}),  # one letter is not a noun, and it ends a run
         ("dog/n x/n cat/n", {"dog", "cat"}),
         ("2024/n ½/n dog/n", {"dog"}),
         ("cat/n !!!/n dog/n", {"cat", "dog"}),
@@ -52,9 +51,9 @@ def test_nouns_and_compounds_of_tagged_tokens(text, expected):
 
 
 def test_compounds_have_four_words_at_most():
-    found = phrases("stone/n wall/n garden/n gate/n lock/n")
+    compounds = phrases("stone/n wall/n garden/n gate/n lock/n")
     words = ["stone", "wall", "garden", "gate", "lock"]
-    assert found == {" ".join(words[a:b]) for a in range(5) for b in range(a + 1, min(a + 4, 5) + 1)}
+    assert compounds == {" ".join(words[a:b]) for a in range(5) for b in range(a + 1, min(a + 4, 5) + 1)}
 
 
 @settings(max_examples=80, deadline=None)
@@ -66,9 +65,9 @@ def test_compounds_have_four_words_at_most():
     )
 )
 def test_every_phrase_is_found_again_in_its_own_caption(tagged):
-    found = sorted(vocabulary.noun_phrases(tagged))
-    matched = Matcher(found).match(" ".join(text for text, _ in tagged))
-    assert {found[identifier] for identifier in matched} == set(found)
+    nouns = sorted(vocabulary.noun_phrases(tagged))
+    matched = Matcher(nouns).match(" ".join(text for text, _ in tagged))
+    assert {nouns[identifier] for identifier in matched} == set(nouns)
 
 
 def test_count_nouns_counts_captions_not_mentions():
@@ -106,138 +105,6 @@ def test_candidates_are_frequent_first_then_alphabetical():
     assert vocabulary.choose_candidates(counts, 5) == ["cat", "ant", "bee", "zebra"]
     assert vocabulary.choose_candidates(Counter(dict(reversed(counts.items()))), 5) == ["cat", "ant", "bee", "zebra"]
     assert vocabulary.choose_candidates(counts, 10) == []
-
-
-# --- visualness --------------------------------------------------------------------------------------------------------
-
-
-def make_block(seed, images=40, texts=7, dimensions=5, sampled=15):
-    """Random images, texts, CSR concepts and a random sample. No caption mentions the last concept."""
-    random = np.random.default_rng(seed)
-    lists = [random.permutation(texts - 1)[: random.integers(0, texts - 1)] for _ in range(images)]
-    offsets = np.concatenate([[0], np.cumsum([len(found) for found in lists])]).astype(np.int64)
-    concepts = np.concatenate(lists).astype(np.int32)
-    sample = np.sort(random.choice(images, sampled, replace=False))
-    return (
-        normalise(random.standard_normal((images, dimensions))),
-        normalise(random.standard_normal((texts, dimensions))),
-        offsets,
-        concepts,
-        sample,
-    )
-
-
-def values_of(images, texts, offsets, concepts, sample):
-    """For each concept: cosines of [images that mention it, sampled images, both], by a loop."""
-    chosen = set(sample.tolist())
-    found = [[[], [], []] for _ in texts]
-    for row, image in enumerate(images.astype(np.float64)):
-        mentioned = concepts[offsets[row] : offsets[row + 1]].tolist()
-        for concept, text in enumerate(texts.astype(np.float64)):
-            cosine = float(image @ text)
-            for kind, holds in enumerate((concept in mentioned, row in chosen, concept in mentioned and row in chosen)):
-                if holds:
-                    found[concept][kind].append(cosine)
-    return found
-
-
-def slow_sums(block):
-    return np.array([[[len(v), sum(v), sum(x * x for x in v)] for v in kinds] for kinds in values_of(*block)])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_sums_are_those_of_a_slow_loop(seed):
-    block = make_block(seed)
-    sums = vocabulary.image_text_sums(*block)
-    assert sums.shape == (7, 3, 3)
-    assert sums.dtype == np.float64
-    np.testing.assert_allclose(sums, slow_sums(block), atol=1e-5)
-
-
-@pytest.mark.parametrize("cut", [0, 1, 17, 40])
-def test_sums_of_blocks_add_up(cut):
-    images, texts, offsets, concepts, sample = make_block(3)
-    at = offsets[cut]
-    first = vocabulary.image_text_sums(images[:cut], texts, offsets[: cut + 1], concepts[:at], sample[sample < cut])
-    second = vocabulary.image_text_sums(
-        images[cut:], texts, offsets[cut:] - at, concepts[at:], sample[sample >= cut] - cut
-    )
-    whole = vocabulary.image_text_sums(images, texts, offsets, concepts, sample)
-    np.testing.assert_allclose(first + second, whole, atol=1e-5)
-
-
-def cohens_d(mentioned, others):
-    if min(len(mentioned), len(others)) < 2:
-        return math.nan
-    pooled = math.sqrt((np.var(mentioned, ddof=1) + np.var(others, ddof=1)) / 2)
-    return (np.mean(mentioned) - np.mean(others)) / pooled
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_effect_size_is_cohens_d_of_the_raw_values(seed):
-    block = make_block(seed, images=60, sampled=30)
-    images, texts, offsets, concepts, sample = block
-    mentions = np.zeros((len(images), len(texts)), bool)
-    mentions[np.repeat(np.arange(len(images)), np.diff(offsets)), concepts] = True
-    cosines = images.astype(np.float64) @ texts.astype(np.float64).T
-    chosen = np.isin(np.arange(len(images)), sample)
-    expected = [cohens_d(cosines[mentions[:, c], c], cosines[chosen & ~mentions[:, c], c]) for c in range(len(texts))]
-    found = vocabulary.effect_sizes(vocabulary.image_text_sums(*block))
-    assert found.dtype == np.float32
-    assert np.isfinite(found[:-1]).all()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
-
-
-def sums_of(mentioned, sampled, both):
-    return np.array([[[len(v), sum(v), sum(x * x for x in v)] for v in (mentioned, sampled, both)]], float)
-
-
-@pytest.mark.parametrize(
-    ("mentioned", "sampled", "both", "known"),
-    [
-        ([], [0.1, 0.2, 0.3], [], False),
-        ([0.5], [0.1, 0.2, 0.3], [], False),
-        ([0.5, 0.6], [0.1], [], False),
-        ([0.5, 0.6], [], [], False),
-        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], False),  # every sampled image mentions it
-        ([0.1, 0.2, 0.5], [0.1, 0.2, 0.3], [0.1, 0.2], False),  # one other image
-        ([0.5, 0.6], [0.1, 0.2], [], True),
-        ([0.1, 0.5], [0.1, 0.2, 0.3], [0.1], True),
-    ],
-)
-def test_effect_size_is_nan_where_a_side_has_fewer_than_two_images(mentioned, sampled, both, known):
-    (found,) = vocabulary.effect_sizes(sums_of(mentioned, sampled, both))
-    assert np.isfinite(found) == known
-    if known:
-        assert found == pytest.approx(cohens_d(mentioned, [v for v in sampled if v not in both]), rel=1e-5)
-
-
-def test_effect_size_without_any_variance_is_finite():
-    assert np.isfinite(vocabulary.effect_sizes(sums_of([0.5, 0.5], [0.25, 0.25], []))).all()
-    assert vocabulary.effect_sizes(sums_of([0.5, 0.5], [0.5, 0.5], [])) == 0
-
-
-def test_calibration_is_mean_and_deviation_over_the_sample():
-    images, texts, _, _, sample = block = make_block(5)
-    cosines = (images[sample].astype(np.float64) @ texts.astype(np.float64).T).T
-    found = vocabulary.calibration(vocabulary.image_text_sums(*block))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.stack([cosines.mean(1), cosines.std(1)], axis=1), rtol=1e-4, atol=1e-6)
-
-
-def test_calibration_never_divides_by_zero():
-    found = vocabulary.calibration(np.concatenate([sums_of([], [], []), sums_of([], [0.3, 0.3], [])]))
-    assert np.isfinite(found).all()
-    assert (found[:, 1] > 0).all()
-
-
-def test_keep_needs_the_count_and_the_visualness():
-    counts = np.array([10, 9, 10, 10, 10])
-    visualness = np.array([0.3, 9, 0.2, np.nan, -1], np.float32)
-    assert vocabulary.keep(counts, visualness, 10, 0.25).tolist() == [True, False, False, False, False]
-    assert vocabulary.keep(counts, visualness, 10, -2).tolist() == [True, False, True, False, True]
-    assert vocabulary.keep(counts, visualness, 10, None).tolist() == [True, False, True, True, True]
-    assert vocabulary.keep(counts, visualness, 0, None).dtype == bool
 
 
 # --- files of concepts -------------------------------------------------------------------------------------------------
@@ -298,7 +165,7 @@ def test_null_concepts_of_a_parquet_file_are_blank_lines(tmp_path):
         ("c.txt", "dog\none two three four five\n", "entry 2, 'one two three four five'"),
         ("c.txt", "...\n", "1 to 4 words"),
         ("c.txt", b"caf\xe9\n", "UTF-8"),
-        ("c.parquet", b"junk", "parquet"),
+        ("c.parquet", b"junk", "not a Parquet file"),
         ("c.csv", b"concept,kept\nd\rog,true\n", "not a csv table"),  # found by fuzzing
     ],
 )
@@ -371,7 +238,7 @@ def test_missing_vocabulary_is_an_error_naming_it(tmp_path):
 
 def test_embeddings_of_a_slice_and_of_several_chunks_are_read_in_order():
     embeddings = np.eye(5, dtype=np.float32)
-    column = vocabulary.embedding_array(embeddings)
-    np.testing.assert_array_equal(vocabulary.embedding_matrix(column[1:3]), embeddings[1:3])
+    column = embedding_array(embeddings)
+    np.testing.assert_array_equal(embedding_matrix(column[1:3]), embeddings[1:3])
     chunked = pa.chunked_array([column[3:], column[:2]])
-    np.testing.assert_array_equal(vocabulary.embedding_matrix(chunked), embeddings[[3, 4, 0, 1]])
+    np.testing.assert_array_equal(embedding_matrix(chunked), embeddings[[3, 4, 0, 1]])

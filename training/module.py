@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from curation.base.errors import CocuError
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
 from evaluation.evaluate import Share, evaluate
-from evaluation.layout import list_samples
-from evaluation.metric import Scores
+from evaluation.layout import list_images
+from evaluation.metric import SegmentationScores
 from segmenters.checkpoint import CheckpointError, load
 from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.batches import Batch
@@ -139,14 +139,14 @@ class GroupViTModule(LightningModule):
         self.encode_image = self.model.encode_image
         self.encode_texts = self.model.encode_texts
         self.benchmark: Benchmark | None = None
-        self.scores: Scores | None = None  # of the last validation, class by class
+        self.scores: SegmentationScores | None = None  # of the last validation, class by class
 
     def setup(self, stage: str) -> None:
         """Find the benchmark before the first step. Raises CocuError or AbsentError when it is not there."""
         if self.validation.benchmark and self.benchmark is None:
             try:
                 self.benchmark = read_benchmark(self.validation.benchmark, self.validation.data_root)
-                list_samples(self.benchmark)
+                list_images(self.benchmark)
             except AbsentError as error:
                 raise AbsentError(f"model.validation.benchmark: {error}; set it to null to train without") from None
         if self.compiled and stage == "fit":

@@ -117,7 +117,7 @@ class Stream:
         """What is drawn for all samples of a shard; None where it has no archives."""
         if shard.archive is None:
             return None
-        archives = shard.archive.read(shard.source.name, self.sampler.kind == "caption")
+        archives = shard.archive.read(shard.source.name, self.sampler.method.of_caption)
         draw = archives.draw(self.sampler, self.seed, epoch)
         if self.negatives.held is None:
             return DrawnShard(archives.keys, draw, None)

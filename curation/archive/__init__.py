@@ -1,6 +1,7 @@
 """Concept archives: how they lie on disk, and how to read, sample and join them. Light to import: no Beam, no torch.
 
-folder.py      ConceptArchive: the archives of a run by shard and by key, filtered, sampled, joined, for other tools
+folder.py      ConceptArchive: what is read, handed to other tools
+reader.py      the archives of a run by shard and by key, filtered, selected, as prompts
 parquet.py     the files: one Parquet file per shard, one row per sample
 source.py      the tars that archives were made from
 keys.py        where the archive of a key lies

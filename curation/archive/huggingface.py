@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from curation.archive.folder import ConceptArchive
+from curation.archive.reader import ArchiveReader
 
 NUMBERS = {"score": "float32", "global": "float32", "local": "float32", "cluster": "int16", "support": "int16"}
 FEATURES = datasets.Features(
@@ -23,15 +22,18 @@ FEATURES = datasets.Features(
 )
 
 
-def dataset(archive: ConceptArchive, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
-    """The archives as a map-style data set in memory, or as one that reads shard by shard."""
-    if streaming:
-        shards = {"archive": archive, "shards": archive.shards}  # datasets splits the list over workers
-        return datasets.IterableDataset.from_generator(_rows, features=FEATURES, gen_kwargs=shards)
-    plain = archive.to_arrow().cast(FEATURES.arrow_schema)  # concept names as plain strings
+def whole(archives: pa.Table) -> datasets.Dataset:
+    """All archives, as a map-style data set in memory."""
+    plain = archives.cast(FEATURES.arrow_schema)  # concept names as plain strings
     return datasets.Dataset(datasets.table.InMemoryTable(pa.table(plain.columns, schema=FEATURES.arrow_schema)))
 
 
-def _rows(archive: ConceptArchive, shards: list[str]) -> Iterator[dict[str, Any]]:
+def stream(archive: ArchiveReader) -> datasets.IterableDataset:
+    """The archives as a data set that reads shard by shard."""
+    shards = {"archive": archive, "shards": archive.shards}  # datasets splits the list over workers
+    return datasets.IterableDataset.from_generator(_rows, features=FEATURES, gen_kwargs=shards)
+
+
+def _rows(archive: ArchiveReader, shards: list[str]) -> Iterator[dict[str, Any]]:
     for name in shards:
         yield from archive.table(name).to_pylist()

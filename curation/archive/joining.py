@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curation.archive.entries import whole
+from curation.archive.entries import one_chunk
+from curation.archive.reader import ArchiveReader
 from curation.archive.sampling import Sampler
 from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.errors import CocuError
 
-if TYPE_CHECKING:
-    from curation.archive.folder import ConceptArchive
-
 NO_ARCHIVE, REJECTED = -1, -2  # in place of the row of an archive
 SHARDS_KEPT = 8  # in memory at once by attach: a shuffle before it mixes the samples of several
 
-Sample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
+RawSample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
 
 
-def read_tar(path: str, fields: Iterable[str]) -> Iterator[Sample]:
+def read_tar(path: str, fields: Iterable[str]) -> Iterator[RawSample]:
     """The samples of a tar, in order, with the named fields: what webdataset's own readers give.
 
     Of two members of one name the first counts. Raises InputError when the file is missing.
@@ -45,13 +43,13 @@ def _is_repeated(error: Exception) -> bool:
 
 
 def join(
-    samples: Iterable[Sample],
-    archive: ConceptArchive,
+    samples: Iterable[RawSample],
+    archive: ArchiveReader,
     source: Source,
     keys: list[str],
     required: bool = True,
     with_rejected: bool = False,
-) -> Iterator[tuple[Sample, int]]:
+) -> Iterator[tuple[RawSample, int]]:
     """Each sample of a tar with the row of its archive; NO_ARCHIVE for one that has none, where ``required`` is false.
 
     keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out, or, where they
@@ -86,7 +84,7 @@ def join(
     if row < len(keys):
         raise CocuError(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
-            f"cut off or is not the one that was curated into {archive.folder}"
+            f"truncated or is not the one that was curated into {archive.folder}"
         )
 
 
@@ -97,13 +95,13 @@ class _Shard(NamedTuple):
 
 
 def attach(
-    samples: Iterable[Sample],
-    archive: ConceptArchive,
+    samples: Iterable[RawSample],
+    archive: ArchiveReader,
     sampler: Sampler | None = None,
     seed: int = 0,
     epoch: int | Callable[[], int] = 0,
     required: bool = True,
-) -> Iterator[Sample]:
+) -> Iterator[RawSample]:
     """Webdataset samples, in any order, with what their archives say, found by ``__url__`` and ``__key__``.
 
     Each gets ``concepts``, a list of {concept, score, global, local, cluster, support}; with a ``sampler``, ``prompts``
@@ -116,33 +114,34 @@ def attach(
     @lru_cache(SHARDS_KEPT)
     def read(name: str, number: int) -> _Shard:
         table = archive.table(name)
-        drawn = archive.read(name, sampler.kind == "caption").prompts(sampler, seed, number) if sampler else []
+        drawn = archive.read(name, sampler.method.of_caption).prompts(sampler, seed, number) if sampler else []
         rows = {key: row for row, key in enumerate(table["key"].to_pylist())}
-        return _Shard(rows, whole(table["concepts"]), drawn)
+        return _Shard(rows, one_chunk(table["concepts"]), drawn)
 
     rejected = lru_cache(SHARDS_KEPT)(archive.rejected)
     known = set(archive.shards)
     for sample in samples:
         key, name = sample["__key__"], shard_name(sample["__url__"])
-        found = read(name, epoch() if callable(epoch) else epoch) if name in known else None
-        if found and key in found.rows:
-            row = found.rows[key]
-            more: Sample = {"concepts": found.concepts[row].as_py()}
+        archives = read(name, epoch() if callable(epoch) else epoch) if name in known else None
+        if archives and key in archives.rows:
+            row = archives.rows[key]
+            more: RawSample = {"concepts": archives.concepts[row].as_py()}
             if sampler:
-                more["prompts"] = found.prompts[row]
-        elif found and key in rejected(name):
+                more["prompts"] = archives.prompts[row]
+        elif archives and key in rejected(name):
             continue
         elif required:
             where = archive.path("archives", name)
             raise CocuError(
-                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to go on without"
+                f"{sample['__url__']}: {key} has no archive in {where}; set required to false to leave such samples "
+                "without concepts"
             )
         else:
             more = {"concepts": []} | ({"prompts": [_caption(sample, archive)] * sampler.concepts} if sampler else {})
         yield sample | more
 
 
-def _caption(sample: Sample, archive: ConceptArchive) -> str:
+def _caption(sample: RawSample, archive: ArchiveReader) -> str:
     fields = archive.manifest["config"].get("caption", "").lower().split(";")
     caption = next((sample[field] for field in fields if field in sample), "")
     return caption.decode("utf-8", "replace").strip() if isinstance(caption, bytes) else str(caption)

@@ -59,10 +59,10 @@ def locate(keys: list[str], footers: list[Footer], column: Callable[[int], pa.Ar
     wanted = pa.array(keys, pa.string())
     shards, rows = np.full(len(keys), -1), np.full(len(keys), -1)
     for shard, footer in enumerate(footers):
-        open_ = np.flatnonzero((shards < 0) & footer.may_hold(wanted).to_numpy(zero_copy_only=False))
-        if len(open_) == 0:
+        unresolved = np.flatnonzero((shards < 0) & footer.may_hold(wanted).to_numpy(zero_copy_only=False))
+        if len(unresolved) == 0:
             continue
-        place = pc.index_in(wanted.take(pa.array(open_)), column(shard)).fill_null(-1).to_numpy()
-        shards[open_[place >= 0]] = shard
-        rows[open_] = place
+        position = pc.index_in(wanted.take(pa.array(unresolved)), column(shard)).fill_null(-1).to_numpy()
+        shards[unresolved[position >= 0]] = shard
+        rows[unresolved] = position
     return shards, rows

@@ -7,17 +7,19 @@ the samples nor the number of processes. Draws without replacement use the Gumbe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 
+from curation.base.configuration import require_one_of
 from curation.base.errors import CocuError
-from curation.base.ragged import row_numbers
+from curation.base.ragged import Ragged
 from curation.base.random_numbers import GOLDEN, mix, unit
 
-KINDS = ("cluster", "top", "weighted", "caption")
 STREAM = np.uint64(32)  # bits of a counter within one stream of random numbers
 TEMPLATE_STREAM = 1 << 20  # apart from the streams of every draw
 
@@ -44,57 +46,67 @@ class Sampler:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.kind not in KINDS:
-            raise CocuError(f"sampler.kind: {self.kind!r} is not one of {', '.join(KINDS)}")
+        require_one_of("sampler.kind", self.kind, SAMPLERS)
         if self.concepts < 1:
             raise CocuError(f"sampler.concepts: {self.concepts} must be at least 1")
         if not self.temperature > 0:
-            raise CocuError(f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best ones")
-        if self.kind == "top" and self.replacement:
-            raise CocuError("sampler.replacement: the best concepts are not drawn; leave it out with kind top")
+            raise CocuError(
+                f"sampler.temperature: {self.temperature} must be above 0; kind top takes the best concepts"
+            )
+        if self.replacement and not self.method.random:
+            raise CocuError(
+                f"sampler.replacement: kind {self.kind} draws nothing at random; leave replacement out, or choose "
+                "another kind"
+            )
         if self.prompt is not None and "{c}" not in self.prompt:
             raise CocuError(f"sampler.prompt: {self.prompt!r} has no {{c}} for the concept")
 
-    def draw(self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    @property
+    def method(self) -> SamplingMethod:
+        """The row of :data:`SAMPLERS` that ``kind`` names."""
+        return SAMPLERS[self.kind]
+
+    def draw(self, seeds: np.ndarray, scores: Ragged, cluster: np.ndarray) -> np.ndarray:
         """Entries drawn from each archive: positions (B, M) int64 into the entries, -1 where an archive has too few.
 
-        seeds (B,) uint64 from :func:`seeds`; offsets (B + 1,), score (P,) float32, cluster (P,) int: the archives as CSR,
-        in descending score. For kind caption the entries are the caption's concepts, and their scores do not matter.
+        seeds (B,) uint64 from :func:`seeds`; scores: B lists of P scores in all, float32, in descending order; cluster
+        (P,) int. For kind caption the entries are the caption's concepts, and their scores do not matter.
         """
-        archives = _Archives(seeds, offsets, score, cluster, self.temperature)
-        if self.kind == "top":
-            order = np.arange(len(score))
-        elif self.replacement:
-            return np.stack(
-                [_first(self._ordered(archives, index), archives, 1)[:, 0] for index in range(self.concepts)], 1
-            )
-        else:
-            order = self._ordered(archives, 0)
-        return _first(order, archives, self.concepts)
-
-    def _ordered(self, archives: _Archives, index: int) -> np.ndarray:
-        """The entries of each archive in the order in which draw number ``index`` takes them."""
-        if self.kind == "cluster":
-            return _by_cluster(archives, index)
-        logits = archives.score / self.temperature if self.kind == "weighted" else 0
-        return np.lexsort((-(logits + archives.gumbel(2 * index)), archives.owner))
+        archives = _Archives(seeds, scores, cluster, self.temperature)
+        if self.replacement:
+            draws = [_first(self.method.order(archives, index), archives, 1)[:, 0] for index in range(self.concepts)]
+            return np.stack(draws, 1)
+        return _first(self.method.order(archives, 0), archives, self.concepts)
 
 
 class _Archives:
-    """A block of archives as CSR, with what the draws share."""
+    """A block of archives, with what the draws share."""
 
-    def __init__(
-        self, seeds: np.ndarray, offsets: np.ndarray, score: np.ndarray, cluster: np.ndarray, temperature: float
-    ) -> None:
-        self.offsets, self.score, self.cluster = offsets, score.astype(np.float64), cluster
-        self.owner = row_numbers(offsets)  # (P,)
+    def __init__(self, seeds: np.ndarray, scores: Ragged, cluster: np.ndarray, temperature: float) -> None:
+        self.score = scores.values.astype(np.float64)  # (P,)
+        self.cluster = cluster  # (P,)
+        self.owners = scores.owners  # (P,)
+        self.positions = scores.positions  # (P,): within the archive
+        self.count = len(scores)  # B
         self.seeds, self.temperature = seeds, temperature
-        self.place = (np.arange(len(score)) - offsets[self.owner]).astype(np.uint64)  # within the archive
 
     def gumbel(self, stream: int) -> np.ndarray:
         """Gumbel noise (P,) for every entry."""
-        noise: np.ndarray = -np.log(-np.log(uniform(self.seeds[self.owner], stream, self.place)))
-        return noise
+        uniforms = uniform(self.seeds[self.owners], stream, self.positions.astype(np.uint64))
+        return -np.log(-np.log(uniforms))
+
+
+def _first(order: np.ndarray, archives: _Archives, count: int) -> np.ndarray:
+    """The first ``count`` entries (B, count) of every archive; order (P,) keeps archives together."""
+    positions = archives.positions  # archives stay together, so these are the positions in the new order too
+    drawn = positions < count
+    entries = np.full((archives.count, count), -1, np.int64)
+    entries[archives.owners[drawn], positions[drawn]] = order[drawn]
+    return entries
+
+
+# --- orders of drawing ----------------------------------------------------------------------------------------------------
+# Each gives the entries of every archive in the order in which draw number ``index`` takes them: (P,) int64.
 
 
 def _by_cluster(archives: _Archives, index: int) -> np.ndarray:
@@ -103,30 +115,54 @@ def _by_cluster(archives: _Archives, index: int) -> np.ndarray:
     Each cluster puts its entries into a random order; the first ones of all clusters come before the second ones. Among
     entries of equal place, the order is that of clusters drawn by their mean score.
     """
-    owner, cluster, score = archives.owner, archives.cluster, archives.score
+    owners, cluster, score = archives.owners, archives.cluster, archives.score
     if not len(score):
         return np.zeros(0, np.int64)
     within = score / archives.temperature + archives.gumbel(2 * index)
-    order = np.lexsort((-within, cluster, owner))
-    new = np.diff(owner[order], prepend=-1) != 0
+    order = np.lexsort((-within, cluster, owners))
+    new = np.diff(owners[order], prepend=-1) != 0
     new |= np.diff(cluster[order], prepend=-1) != 0
     starts = np.flatnonzero(new)
     lengths = np.diff(starts, append=len(order))
-    mean = np.add.reduceat(score[order], starts) / lengths
-    rank, of_cluster = np.empty(len(order), np.int64), np.empty(len(order))
+
+    rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(starts, lengths)
-    of_cluster[order] = np.repeat(mean, lengths)
-    between = of_cluster / archives.temperature + archives.gumbel(2 * index + 1)
-    return np.lexsort((-between, rank, owner))
+    mean = np.empty(len(order))
+    mean[order] = np.repeat(np.add.reduceat(score[order], starts) / lengths, lengths)
+    between = mean / archives.temperature + archives.gumbel(2 * index + 1)
+    return np.lexsort((-between, rank, owners))
 
 
-def _first(order: np.ndarray, archives: _Archives, count: int) -> np.ndarray:
-    """The first ``count`` entries (B, count) of every archive; order (P,) keeps archives together."""
-    place = archives.place.astype(np.int64)  # owners are in place already, so position = place in the new order
-    taken = place < count
-    found = np.full((len(archives.offsets) - 1, count), -1, np.int64)
-    found[archives.owner[taken], place[taken]] = order[taken]
-    return found
+def _as_ranked(archives: _Archives, index: int) -> np.ndarray:
+    """Entries as they are: in descending score."""
+    return np.arange(len(archives.score))
+
+
+def _by_score(archives: _Archives, index: int) -> np.ndarray:
+    """Entries in the order of draws by softmax(score / temperature)."""
+    return np.lexsort((-(archives.score / archives.temperature + archives.gumbel(2 * index)), archives.owners))
+
+
+def _uniformly(archives: _Archives, index: int) -> np.ndarray:
+    """Entries in a random order."""
+    return np.lexsort((-archives.gumbel(2 * index), archives.owners))
+
+
+class SamplingMethod(NamedTuple):
+    """One way of drawing concepts."""
+
+    order: Callable[[_Archives, int], np.ndarray]
+    sentence: str
+    random: bool = True
+    of_caption: bool = False  # draws from the concepts that the caption mentions, in place of the archive
+
+
+SAMPLERS = {
+    "cluster": SamplingMethod(_by_cluster, "a cluster by its mean score, then a concept within it"),
+    "top": SamplingMethod(_as_ranked, "the best ones", random=False),
+    "weighted": SamplingMethod(_by_score, "by score, over all concepts of the archive"),
+    "caption": SamplingMethod(_uniformly, "uniformly, from what the caption mentions: the baseline", of_caption=True),
+}
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.archive.entries import entries, offsets_of, whole
+from curation.archive.entries import entries, one_chunk
 from curation.archive.parquet import read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
-from curation.base.ragged import gather_rows
+from curation.base.ragged import Ragged
 
 
 class Draw(NamedTuple):
@@ -27,13 +27,12 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardArchives:
-    """N archives as CSR arrays, in the order of the tar. ``names``: concept names, by concept id."""
+    """N archives in the order of the tar. ``names``: concept names, by concept id."""
 
     keys: list[str]
     captions: list[str]
     names: list[str]
-    offsets: np.ndarray  # (N + 1,) int64
-    concepts: np.ndarray  # (P,) int32, in descending score within an archive
+    lists: Ragged  # N lists of concept ids, int32, in descending score; P in all
     score: np.ndarray  # (P,) float32
     cluster: np.ndarray  # (P,) int16
     support: np.ndarray  # (P,) int16
@@ -42,15 +41,27 @@ class ShardArchives:
         """N."""
         return len(self.keys)
 
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each archive begins in :attr:`concepts`, (N + 1,) int64."""
+        return self.lists.offsets
+
+    @property
+    def concepts(self) -> np.ndarray:
+        """The concept ids of all archives, one after another, (P,) int32."""
+        return self.lists.values
+
     def take(self, rows: np.ndarray) -> ShardArchives:
         """The archives of these rows (B,), in their order; a row may come twice."""
-        entry, lengths = gather_rows(self.offsets, rows)
+        indices, _ = self.lists.gather(rows)
         return ShardArchives(
             [self.keys[row] for row in rows],
             [self.captions[row] for row in rows],
             self.names,
-            np.concatenate([[0], np.cumsum(lengths)]),
-            *(values[entry] for values in (self.concepts, self.score, self.cluster, self.support)),
+            self.lists.take(rows),
+            self.score[indices],
+            self.cluster[indices],
+            self.support[indices],
         )
 
     def draw(self, sampler: Sampler, seed: int, epoch: int) -> Draw:
@@ -59,7 +70,7 @@ class ShardArchives:
             return Draw(np.zeros(0, np.uint64), np.zeros((0, sampler.concepts), np.int64), [])
 
         numbers = seeds(self.keys, seed, epoch)  # (N,)
-        concepts = sampler.draw(numbers, self.offsets, self.score, self.cluster)  # (N, M): entries, -1 for none
+        concepts = sampler.draw(numbers, self.lists.with_values(self.score), self.cluster)  # (N, M): entries
         if len(self.concepts):
             concepts = np.where(concepts < 0, -1, self.concepts[concepts])
         return Draw(numbers, concepts, prompts(sampler, numbers, concepts, self.names, self.captions))
@@ -75,15 +86,14 @@ class ShardArchives:
 
 def shard_archives(table: pa.Table) -> ShardArchives:
     """A table of archives as arrays."""
-    offsets, flat = entries(table)
-    names = flat.field("concept")
+    archives, structs = entries(table)
+    names = structs.field("concept")
     return ShardArchives(
         table["key"].to_pylist(),
         table["caption"].to_pylist(),
         names.dictionary.to_pylist(),
-        offsets,
-        names.indices.to_numpy(),
-        *(flat.field(name).to_numpy() for name in ("score", "cluster", "support")),
+        archives.with_values(names.indices.to_numpy()),
+        *(structs.field(name).to_numpy() for name in ("score", "cluster", "support")),
     )
 
 
@@ -108,16 +118,9 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
         table = file.read(["key", "concepts"])
     if table["key"].to_pylist() != archives.keys:
         raise CocuError(f"{embeddings}: its keys are not those of the archives; run make curate again")
-    lists = whole(table["concepts"])
-    concepts = lists.flatten().to_numpy()
-    nothing = np.zeros(len(concepts), np.int16)
+
+    concepts = Ragged.from_arrow(one_chunk(table["concepts"]))
+    nothing = np.zeros(len(concepts.values), np.int16)
     return ShardArchives(
-        archives.keys,
-        archives.captions,
-        names,
-        offsets_of(lists),
-        concepts,
-        nothing.astype(np.float32),
-        nothing,
-        nothing,
+        archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,8 +76,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CocuError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     require(isinstance(values, dict), f"{path}: expected keys and values at the top")
-    mapping: dict[str, Any] = values
-    return mapping
+    return values
 
 
 def read_overrides(overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def read_overrides(overrides: Mapping[str, str]) -> dict[str, Any]:
         section = values
         for name in sections:
             section = section.setdefault(name, {})
-            require(isinstance(section, dict), f"{dotted}: {name} is given a value of its own too")
+            require(isinstance(section, dict), f"{dotted}: {name} is also set as a whole")
         try:
             section[last] = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -171,3 +172,29 @@ def options(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             factory = item.default_factory
             default = item.default if factory is dataclasses.MISSING else factory()
             yield prefix + item.name, default, item.metadata["help"]
+
+
+def attribute_docs(cls: type) -> dict[str, str]:
+    """What the docstring of a class says of each of its attributes, in a section ``Attributes:``, by name.
+
+    >>> class Crop:
+    ...     '''A crop.
+    ...
+    ...     Attributes:
+    ...         size: pixels of
+    ...             its side.
+    ...     '''
+    >>> attribute_docs(Crop)
+    {'size': 'pixels of its side.'}
+    """
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    texts: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        begins = re.match(r"    (\w+): (.*)", line)
+        if begins:
+            name = begins[1]
+            texts[name] = begins[2]
+        elif name and line.startswith("        "):
+            texts[name] += " " + line.strip()
+    return texts

@@ -68,8 +68,8 @@ def expand(pattern: str) -> list[str]:
     for braced in braceexpand(pattern):
         if any(character in braced for character in "*?["):
             filesystem, inner = url_to_fs(braced)
-            found = sorted(filesystem.glob(inner))
-            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in found]
+            matches = sorted(filesystem.glob(inner))
+            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in matches]
         else:
             paths.append(braced)
     return paths
@@ -93,8 +93,11 @@ def open_file(path: str) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str) -> Iterator[IO[bytes]]:
-    """A binary stream whose content appears at ``path`` when the block ends without an exception, or not at all."""
+def atomic_write(path: str, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary stream whose content appears at ``path`` when the block ends without an exception, or not at all.
+
+    ``durable``: wait until the disk has it, so that it survives a loss of power.
+    """
     filesystem, inner = url_to_fs(path)
     folder, name = os.path.split(inner)
     temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
@@ -103,7 +106,7 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
         with filesystem.open(temporary, "wb") as stream:
             yield stream
             stream.flush()
-            if not is_remote(path):
+            if durable and not is_remote(path):
                 os.fsync(stream.fileno())
         if is_remote(path):
             filesystem.mv(temporary, inner)
@@ -157,9 +160,9 @@ def local_path(path: str) -> str:
         return str(inner)
     folder = os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.stat(folder)
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:  # anyone may make a folder of that name there
-        raise OutputError(f"{folder}: not this user's alone; remove it, or set TMPDIR")
+    status = os.stat(folder)
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:  # anyone may make a folder of that name there
+        raise OutputError(f"{folder}: not owned by this user alone; remove it, or set TMPDIR")
     prefix = digest(path) + "-"
     copy = os.path.join(folder, prefix + digest(version(path)) + "-" + os.path.basename(inner))
     if not os.path.exists(copy):
@@ -174,22 +177,22 @@ def local_path(path: str) -> str:
     return copy
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    with atomic_write(path) as stream:
+def write_json(path: str, value: Any, durable: bool = True) -> None:
+    """Write ``value`` as indented JSON, as :func:`atomic_write` does. Raises ValueError for NaN and infinity."""
+    with atomic_write(path, durable) as stream:
         stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: str, remedy: str = "delete it to have it written again") -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises CocuError when it is missing, or, with the remedy, holds anything else."""
+def read_json(path: str, remedy: str = "delete it and it will be written again") -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises CocuError when it is missing, and, with ``remedy``, for any other."""
     with open_file(path) as stream:
         try:
-            found = json.loads(stream.read().decode("utf-8"))
+            content = json.loads(stream.read().decode("utf-8"))
         except ValueError as error:
             raise CocuError(f"{path}: not valid JSON ({error}); {remedy}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise CocuError(f"{path}: not a JSON object; {remedy}")
-    return found
+    return content
 
 
 def read_note(path: str) -> dict[str, Any]:

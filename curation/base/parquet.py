@@ -60,17 +60,17 @@ def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
             if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
                 raise
             reason = " ".join(str(error).split())
-            raise CocuError(f"{path}: not a whole Parquet file ({reason}); delete it and run again") from None
+            raise CocuError(f"{path}: not a complete Parquet file ({reason}); delete it and run again") from None
 
 
 def read_metadata(path: str) -> dict[str, Any]:
     """What the run that wrote a Parquet file says of it, without reading its rows; empty for a file that is not ours."""
     with open_parquet(path) as file:
-        found = file.metadata.metadata or {}
+        metadata = file.metadata.metadata or {}
     try:
-        return {**json.loads(found.get(METADATA_KEY, b"{}")), **json.loads(found.get(ENDING_KEY, b"{}"))}
+        return {**json.loads(metadata.get(METADATA_KEY, b"{}")), **json.loads(metadata.get(ENDING_KEY, b"{}"))}
     except (ValueError, TypeError):
-        raise CocuError(f"{path}: its metadata are damaged; delete it and run again") from None
+        raise CocuError(f"{path}: its metadata is damaged; delete it and run again") from None
 
 
 def row_count(path: str) -> int:

@@ -42,9 +42,12 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
         return INTERRUPTED
 
 
-def plain_table(columns: Iterable[str], left: Iterable[str] = (), title: str | None = None) -> Table:
-    """A table without lines whose columns are numbers, but for those named in ``left``; add rows to it and print it."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold")
+def plain_table(columns: Iterable[str], left: Iterable[str] = (), title: str | None = None, gap: int = 1) -> Table:
+    """A table without lines whose columns are numbers, but for those named in ``left``; add rows to it and print it.
+
+    ``gap``: spaces between columns.
+    """
+    table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), header_style="bold")
     aligned_left = set(left)
     for column in columns:
         table.add_column(column, justify="left" if column in aligned_left else "right", no_wrap=True)

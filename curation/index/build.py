@@ -21,7 +21,7 @@ def empty_index(factory: str, dimension: int) -> faiss.Index:
     except RuntimeError as error:
         raise _rejected(factory, dimension, error) from None
     if isinstance(index, faiss.IndexIVFScalarQuantizer):
-        index.by_residual = False  # a code is then the vector itself, and our search can read it
+        index.by_residual = False  # a code is then the vector itself, which our search can read
     return index
 
 
@@ -33,7 +33,7 @@ def exact_index(vectors: np.ndarray) -> faiss.Index:
 
 
 def train(index: faiss.Index, sample: np.ndarray, factory: str) -> None:
-    """Train an index on a random sample (n, D) float32, where it needs that. Raises CocuError for too few rows."""
+    """Train an index on a random sample (n, D) float32, if it needs that. Raises CocuError for too few rows."""
     if index.is_trained:
         return
     try:
@@ -51,17 +51,23 @@ def _rejected(factory: str, dimension: int, error: RuntimeError, rows: int | Non
 def sample_rows(rows: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Random rows to train on, and others held out as queries; both ascending.
 
-    Where there are too few rows for both to be apart, the queries are among those trained on.
+    Where there are too few rows to keep the two apart, the queries are among those trained on.
     """
     order = np.random.default_rng(TRAIN_SEED).permutation(rows)
-    held_out, rest = order[:queries], order[queries:]
+    held_out = order[:queries]
+    rest = order[queries:]
     trained = rest[:size] if len(rest) >= size else order[:size]
     return np.sort(trained), np.sort(held_out)
 
 
 def pick(blocks: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Ascending rows (R,) of vectors that come in (n, D) blocks."""
-    parts, start = [], 0
+    """Ascending rows (R,) of vectors that come in (n, D) blocks.
+
+    >>> pick([np.eye(3)[:2], np.eye(3)[2:]], np.array([0, 2])).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    parts = []
+    start = 0
     for block in blocks:
         first, last = np.searchsorted(rows, [start, start + len(block)])
         parts.append(block[rows[first:last] - start])
@@ -75,66 +81,73 @@ def pick(blocks: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
 def fills_in_parts(index: faiss.Index) -> bool:
     """Whether vectors can be encoded apart from the index and put into its lists later."""
     inverted = faiss.try_extract_index_ivf(index)
-    return inverted is not None and isinstance(
-        faiss.downcast_InvertedLists(inverted.invlists), faiss.ArrayInvertedLists
-    )
+    if inverted is None:
+        return False
+    return isinstance(faiss.downcast_InvertedLists(inverted.invlists), faiss.ArrayInvertedLists)
 
 
 def encode(index: faiss.Index, vectors: np.ndarray) -> np.ndarray:
     """The list number and code of each vector (n, D): (n, bytes) uint8, as FAISS' codecs write them."""
-    codes: np.ndarray = index.sa_encode(np.ascontiguousarray(vectors, np.float32))
-    return codes
+    return index.sa_encode(np.ascontiguousarray(vectors, np.float32))
 
 
 def fill(index: faiss.Index, parts: Callable[[], Iterable[np.ndarray]]) -> None:
-    """Put the codes of :func:`encode` into an empty index; position = row. ``parts()`` may be called twice."""
+    """Put the codes of :func:`encode` into an empty index; position = row. ``parts()`` is called twice."""
     inverted = faiss.extract_index_ivf(index)
-    lists = inverted.invlists
-    width = index.sa_code_size() - inverted.code_size  # of the list number
+    width = index.sa_code_size() - inverted.code_size  # bytes of the list number
+
     sizes = np.zeros(inverted.nlist, np.int64)
     for codes in parts():
-        sizes += np.bincount(_numbers(codes, width), minlength=inverted.nlist)
+        sizes += np.bincount(_list_numbers(codes, width), minlength=inverted.nlist)
     for number in np.flatnonzero(sizes):
-        lists.resize(int(number), int(sizes[number]))
-    filled, row = np.zeros(inverted.nlist, np.int64), 0
-    for codes in _gathered(parts(), MERGED_AT_ONCE):
-        numbers = _numbers(codes, width)
+        inverted.invlists.resize(int(number), int(sizes[number]))
+
+    filled = np.zeros(inverted.nlist, np.int64)
+    row = 0
+    for codes in _merged(parts(), MERGED_AT_ONCE):
+        numbers = _list_numbers(codes, width)
         order = np.argsort(numbers, kind="stable")
         bounds = np.searchsorted(numbers[order], np.arange(inverted.nlist + 1))
         for number in np.flatnonzero(np.diff(bounds)):
-            chosen = order[bounds[number] : bounds[number + 1]]
-            to = slice(filled[number], filled[number] + len(chosen))
-            held, ids = list_content(inverted, int(number))
-            held[to], ids[to] = codes[chosen, width:], row + chosen
-            filled[number] = to.stop
+            members = order[bounds[number] : bounds[number + 1]]
+            target = slice(filled[number], filled[number] + len(members))
+            list_codes, list_ids = list_content(inverted, int(number))
+            list_codes[target] = codes[members, width:]
+            list_ids[target] = row + members
+            filled[number] = target.stop
         row += len(codes)
     index.ntotal = inverted.ntotal = row
 
 
-def _numbers(codes: np.ndarray, width: int) -> np.ndarray:
+def _list_numbers(codes: np.ndarray, width: int) -> np.ndarray:
     """List numbers (n,) int64: the first ``width`` bytes of each code, the lowest byte first."""
     return codes[:, :width].astype(np.int64) @ (1 << 8 * np.arange(width))
 
 
-def _gathered(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def _merged(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Join small parts into ones of ``size`` bytes or a little more."""
-    held: list[np.ndarray] = []
+    small: list[np.ndarray] = []
     for part in parts:
-        held.append(part)
-        if sum(item.nbytes for item in held) >= size:
-            yield np.concatenate(held)
-            held = []
-    if held:
-        yield np.concatenate(held)
+        small.append(part)
+        if sum(item.nbytes for item in small) >= size:
+            yield np.concatenate(small)
+            small = []
+    if small:
+        yield np.concatenate(small)
 
 
 def list_content(inverted: faiss.IndexIVF, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes (n, bytes) uint8 and ids (n,) int64 of an inverted list: views into the index."""
-    lists, size = inverted.invlists, inverted.invlists.list_size(number)
+    lists = inverted.invlists
+    size = lists.list_size(number)
     if not size:
         return np.zeros((0, inverted.code_size), np.uint8), np.zeros(0, np.int64)
     codes = faiss.rev_swig_ptr(lists.get_codes(number), size * inverted.code_size)
-    return codes.reshape(size, -1), faiss.rev_swig_ptr(lists.get_ids(number), size)
+    ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
+    return codes.reshape(size, -1), ids
+
+
+# --- on disk --------------------------------------------------------------------------------------------------------------
 
 
 def write_index(index: faiss.Index, path: str) -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from curation.base.errors import CocuError
 
 EXACT_UP_TO = {False: 200_000, True: 4_000_000}  # rows whose all-pairs search takes minutes, by "on a GPU"
-TRAINING_ROWS = 40  # vectors in the training sample for each list; FAISS asks for 39
+TRAINING_ROWS = 40  # vectors in the training sample for each list
+LEAST_ROWS = 39  # vectors for each list, below which FAISS warns that the index cannot be trained well
 WORKING = 256 << 20  # bytes of a worker's blocks and buffers
 
 
@@ -24,7 +25,7 @@ class Codec(NamedTuple):
 CODECS = (Codec("Flat", 4, 1.0), Codec("SQfp16", 2, 1.0), Codec("SQ8", 1, 0.99), Codec("SQ4", 0.5, 0.9))
 
 
-class Choice(NamedTuple):
+class IndexChoice(NamedTuple):
     """An index: its FAISS factory string, search parameters to start from, and memory in bytes while it is built."""
 
     factory: str
@@ -32,16 +33,19 @@ class Choice(NamedTuple):
     bytes: int
 
 
-def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: bool = False) -> Choice:
+def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: bool = False) -> IndexChoice:
     """The most accurate index for ``rows`` vectors that fits into ``memory`` bytes and can reach ``recall``.
 
     Exact search up to EXACT_UP_TO rows, or where recall is 1; else inverted lists, with vectors as fine as memory allows.
     Raises CocuError with the bytes that are needed when nothing fits.
+
+    >>> choose_index(1_000_000, 512, parse_bytes("2G"), recall=0.95).factory
+    'IVF4096,SQfp16'
     """
-    exact = Choice("Flat", None, 4 * rows * dimension + WORKING)
+    exact = IndexChoice("Flat", None, 4 * rows * dimension + WORKING)
     lists = list_count(rows)
     inverted = [
-        Choice(
+        IndexChoice(
             f"IVF{lists},{codec.suffix}",
             f"nprobe={max(1, lists // 32)}",
             index_bytes(rows, dimension, lists, codec.bytes_each) + WORKING,
@@ -49,18 +53,24 @@ def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: boo
         for codec in CODECS
         if codec.ceiling >= recall
     ]
-    # A few hundred vectors cannot train an index, and are small in any form.
-    choices = [exact, *inverted] if rows <= EXACT_UP_TO[gpu] and rows >= 39 * lists else inverted
-    if recall == 1 or rows < 39 * lists:
+
+    if (
+        recall == 1 or rows < LEAST_ROWS * lists
+    ):  # a few hundred vectors cannot train an index, and are small in any form
         choices = [exact]
+    elif rows <= EXACT_UP_TO[gpu]:
+        choices = [exact, *inverted]
+    else:
+        choices = inverted
+
     for choice in choices:
         if choice.bytes <= memory:
             return choice
     least = min(choices, key=lambda choice: choice.bytes)
     raise CocuError(
         f"retrieval.memory: {rows:,} vectors of {dimension} dimensions need {least.bytes} bytes "
-        f"({least.bytes / 2**30:.1f}G, {least.factory}) for a recall of {recall}, and {memory} are given; "
-        "give more, or lower retrieval.recall"
+        f"({least.bytes / 2**30:.1f}G, {least.factory}) for a recall of {recall}, but it allows {memory}; "
+        "raise it, or lower retrieval.recall"
     )
 
 
@@ -77,8 +87,12 @@ def index_bytes(rows: int, dimension: int, lists: int, bytes_each: float) -> int
 
 
 def parse_bytes(text: str) -> int:
-    """ "16G", "512M", "1.5T" or plain bytes, in powers of 1024. Raises CocuError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
-        raise CocuError(f"retrieval.memory: {text!r} is no size; write 16G, 512M or 1.5T")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    """The bytes of a size such as 16G, 512M, 1.5T or 1000, in powers of 1024. Raises CocuError for anything else.
+
+    >>> parse_bytes("1.5T") == 1536 * 2**30
+    True
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if size is None or float(size[1]) <= 0:
+        raise CocuError(f"retrieval.memory: {text!r} is not a size; write 16G, 512M or 1.5T")
+    return int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))

@@ -1,4 +1,4 @@
-"""The neighbours R_i of anchors (docs/method.md §2): what a search found, with the anchor first or left out."""
+"""The neighbours R_i of anchors (docs/method.md §2): the results of a search, with the anchor first or left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def nearest(
     queries (B, D): unit rows; anchors (B,) int64: the anchors' own rows in the index, -1 where it does not hold them.
     Returns ids (B, L) int64, -1 where there are fewer than L, and cosines (B, L) float32.
     """
-    # One more than L where the anchor is to be dropped from the answer.
+    # One more than L where the anchor is to be dropped from the results.
     cosines, ids = index.search(queries, neighbors + (not include_anchor))
     return choose_neighbours(ids, cosines, anchors, neighbors, include_anchor)
 
@@ -27,18 +27,27 @@ def choose_neighbours(
 
     An anchor that the index holds is its own first neighbour even when more than L copies of it tie with it. Shapes as
     in :func:`nearest`, with K columns in, K >= L (K > L to leave the anchor out).
+
+    >>> ids, cosines = np.array([[7, 4, 5]]), np.array([[1.0, 0.5, 0.5]])
+    >>> choose_neighbours(ids, cosines, anchors=np.array([7]), neighbors=2, include_anchor=False)[0].tolist()
+    [[4, 5]]
     """
-    held = anchors >= 0
-    own = (ids == anchors[:, None]) & held[:, None]  # -1 is no anchor
+    indexed = anchors >= 0
+    is_anchor = (ids == anchors[:, None]) & indexed[:, None]  # -1 is not an anchor
     if include_anchor:
-        missing = held & ~own.any(axis=1)
-        ids, cosines = ids.copy(), cosines.copy()
-        ids[missing, -1], cosines[missing, -1] = anchors[missing], 1.0
-        own = (ids == anchors[:, None]) & held[:, None]
+        missing = indexed & ~is_anchor.any(axis=1)
+        ids = ids.copy()
+        cosines = cosines.copy()
+        ids[missing, -1] = anchors[missing]
+        cosines[missing, -1] = 1.0
+        is_anchor = (ids == anchors[:, None]) & indexed[:, None]
+
     rank = np.where(ids < 0, np.inf, -cosines)
-    rank[own] = -np.inf if include_anchor else np.inf
+    rank[is_anchor] = -np.inf if include_anchor else np.inf
     order = np.lexsort((ids, rank), axis=1)
-    ids, cosines, own = (np.take_along_axis(values, order, axis=1) for values in (ids, cosines, own))
+    ids, cosines, is_anchor = (np.take_along_axis(values, order, axis=1) for values in (ids, cosines, is_anchor))
+
     if not include_anchor:
-        ids = np.where(own, -1, ids)
-    return ids[:, :neighbors].astype(np.int64), np.where(ids < 0, 0, cosines)[:, :neighbors].astype(np.float32)
+        ids = np.where(is_anchor, -1, ids)
+    cosines = np.where(ids < 0, 0, cosines)
+    return ids[:, :neighbors].astype(np.int64), cosines[:, :neighbors].astype(np.float32)

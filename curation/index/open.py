@@ -17,7 +17,7 @@ from curation.base import files
 from curation.base.devices import has_fast_bf16
 from curation.base.errors import CocuError
 from curation.index.build import fills_in_parts, list_content
-from curation.index.search import COLUMNS, Lists, search_lists
+from curation.index.search import VECTOR_BLOCK, Lists, search_lists
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class SearchIndex:
     def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""
         queries = np.ascontiguousarray(queries, np.float32)
-        inverted = faiss.try_extract_index_ivf(self.faiss)
         if self.lists is None:
-            cosines, ids = self.faiss.search(queries, size)
-            return cosines, ids
+            return self.faiss.search(queries, size)
+
+        inverted = faiss.try_extract_index_ivf(self.faiss)
         if inverted is None:
             probes = np.broadcast_to(np.arange(self.lists.count), (len(queries), self.lists.count))
         else:
@@ -49,34 +49,47 @@ class SearchIndex:
 
 
 def searchable(index: faiss.Index, device: str = "cpu", bf16: bool | None = None) -> SearchIndex:
-    """An index ready for searching on ``device``. ``bf16``: compute products so; by default where a CPU is fast at it."""
+    """An index ready for searching on ``device``. ``bf16``: compute products in it; by default on CPUs that are fast at it.
+
+    >>> index = faiss.IndexFlatIP(2)
+    >>> index.add(np.eye(2, dtype=np.float32))
+    >>> searchable(index).search(np.array([[0.6, 0.8]]), 2)[1].tolist()
+    [[1, 0]]
+    """
     # On GPUs the sums of bf16 products may be rounded too, beyond the margin of our search.
     fast = device == "cpu" and has_fast_bf16(device) if bf16 is None else bf16
-    return SearchIndex(index, _lists(index, device, fast), fast, device)
-
-
-def _lists(index: faiss.Index, device: str, bf16: bool) -> Lists | None:
     if isinstance(index, faiss.IndexFlat):
-        if not index.ntotal or (device == "cpu" and not bf16):
-            return None  # FAISS' own exact search in fp32 is as fast as matrix products can be
-        size = index.ntotal * index.d
-        vectors = torch.from_numpy(faiss.rev_swig_ptr(index.get_xb(), size).reshape(-1, index.d))
-        ids = np.arange(index.ntotal)
+        # FAISS' own exact search in fp32 is as fast as matrix products can be.
+        lists = _chunks(index) if index.ntotal and (fast or device != "cpu") else None
+    else:
+        lists = _inverted_lists(index)
+    return SearchIndex(index, lists, fast, device)
 
-        def chunk(number: int) -> tuple[torch.Tensor, np.ndarray]:
-            part = slice(number * COLUMNS, (number + 1) * COLUMNS)
-            return vectors[part], ids[part]
 
-        return Lists(-(-index.ntotal // COLUMNS), chunk)
+def _chunks(index: faiss.IndexFlat) -> Lists:
+    """The vectors of a flat index, cut into lists that are all to be probed."""
+    size = index.ntotal * index.d
+    vectors = torch.from_numpy(faiss.rev_swig_ptr(index.get_xb(), size).reshape(-1, index.d))  # (N, D)
+    ids = np.arange(index.ntotal)
+
+    def read(number: int) -> tuple[torch.Tensor, np.ndarray]:
+        chunk = slice(number * VECTOR_BLOCK, (number + 1) * VECTOR_BLOCK)
+        return vectors[chunk], ids[chunk]
+
+    return Lists(-(-index.ntotal // VECTOR_BLOCK), read)
+
+
+def _inverted_lists(index: faiss.Index) -> Lists | None:
+    """The inverted lists of an index; None where our search cannot read them."""
     dtype = _vector_type(index)
     if dtype is None or not fills_in_parts(index):
         return None
 
-    def inverted_list(number: int) -> tuple[torch.Tensor, np.ndarray]:
+    def read(number: int) -> tuple[torch.Tensor, np.ndarray]:
         codes, ids = list_content(index, number)
         return torch.from_numpy(codes.view(dtype)), ids
 
-    return Lists(index.nlist, inverted_list)
+    return Lists(index.nlist, read)
 
 
 def _vector_type(index: faiss.Index) -> type | None:
@@ -86,6 +99,9 @@ def _vector_type(index: faiss.Index) -> type | None:
     if isinstance(index, faiss.IndexIVFScalarQuantizer) and not index.by_residual:
         return np.float16 if index.sq.qtype == faiss.ScalarQuantizer.QT_fp16 else None
     return None
+
+
+# --- search parameters ----------------------------------------------------------------------------------------------------
 
 
 def effort(index: faiss.Index) -> tuple[str, int]:
@@ -108,43 +124,11 @@ def set_search(index: faiss.Index, search: str | None) -> None:
             raise RuntimeError("nprobe must be at least 1")
         faiss.ParameterSpace().set_index_parameters(index, search)
     except RuntimeError as error:
-        raise CocuError(
-            f"retrieval.search: {search!r} does not fit the index ({str(error).splitlines()[-1]})"
-        ) from None
+        reason = str(error).splitlines()[-1]
+        raise CocuError(f"retrieval.search: {search!r} does not fit the index ({reason})") from None
 
 
 # --- on disk --------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=2)
-def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
-    reason = ""
-    for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
-        try:
-            index = faiss.read_index(files.local_path(path), flags)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-        else:
-            if flags:
-                _read_ahead(files.local_path(path))
-            set_search(index, search)
-            return searchable(index, device)
-    raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
-
-
-def _read_ahead(path: str) -> None:
-    """Let the kernel read a file that FAISS has mapped in large pieces; nothing happens where there is no /proc.
-
-    FAISS asks for single pages, in random order, but our search reads whole lists: five to thirty times slower by pages.
-    """
-    if not os.path.exists("/proc/self/maps"):
-        return
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
-        mapped = [line.rstrip("\n").split(maxsplit=5) for line in stream]
-    for start, end in (fields[0].split("-") for fields in mapped if fields[5:] == [os.path.realpath(path)]):
-        size = int(end, 16) - int(start, 16)
-        # Only advice: where it is not taken, reading is slow, and right all the same.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(int(start, 16)), ctypes.c_size_t(size), mmap.MADV_NORMAL)
 
 
 def open_index(path: str, search: str | None = None, size: int | None = None, device: str = "cpu") -> SearchIndex:
@@ -157,3 +141,37 @@ def open_index(path: str, search: str | None = None, size: int | None = None, de
     if size is not None and version["size"] != size:
         raise CocuError(f"{path}: has {version['size']} bytes, not {size}; delete it and run again")
     return _open(path, str(version), search, device)
+
+
+@lru_cache(maxsize=2)
+def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
+    local = files.local_path(path)
+    reason = ""
+    for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
+        try:
+            index = faiss.read_index(local, flags)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1]
+            continue
+        if flags:
+            _read_ahead(local)
+        set_search(index, search)
+        return searchable(index, device)
+    raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
+
+
+def _read_ahead(path: str) -> None:
+    """Let the kernel read a file that FAISS has mapped in large pieces; nothing happens where there is no /proc.
+
+    FAISS asks for single pages, in random order, but our search reads whole lists: five to thirty times slower by pages.
+    """
+    if not os.path.exists("/proc/self/maps"):
+        return
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+        mappings = [line.rstrip("\n").split(maxsplit=5) for line in stream]
+
+    for start, end in (fields[0].split("-") for fields in mappings if fields[5:] == [os.path.realpath(path)]):
+        address = int(start, 16)
+        length = int(end, 16) - address
+        # Only advice: where the kernel ignores it, reading is slow but correct.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.MADV_NORMAL)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from curation.base.errors import CocuError
+from curation.run.progress import WHOLE
+from curation.run.records import Record, read_record
 from curation.run.run import Run
-from curation.run.stages import Stage, plan, run_stage
-from curation.run.stages.work import Forecast
+from curation.run.stages import Stage, compare, plan
 from curation.samples import Shard
 
 
@@ -24,34 +24,43 @@ class Step(NamedTuple):
 def forecast(run: Run) -> list[Step]:
     """What a run would do now, in its order; nothing is written.
 
-    Where a stage before is computed again, what reads it counts as computed too. In one case that is too much: a
+    Where a stage before is computed again, what reads its record counts as computed too. In one case that is too much: a
     vocabulary that is chosen again may come out the same.
     """
-    asking = replace(run, forecast=True)
     steps: list[Step] = []
-    pending: dict[str, set[str]] = {}  # stage -> parts that would be computed
-    for stage in plan(asking)[:-1]:  # the manifest is always written
-        parts = asking.shards if stage.per_shard else [None]
-        found = [_step(stage, asking, shard, _pending_needs(stage, shard, pending)) for shard in parts]
-        pending[stage.name] = {step.part for step in found if not step.kept}
-        steps += found
+    pending: set[tuple[str, str]] = set()  # files and stages whose record there would change
+    for stage in plan(run):
+        for shard in run.shards if stage.per_shard else [None]:
+            step = _step(stage, run, shard, pending)
+            steps.append(step)
+            if not step.kept:
+                where = (run, shard) if shard else (run,)
+                pending.add((stage.output(*where), stage.name))
     return steps
 
 
-def _pending_needs(stage: Stage, shard: Shard | None, pending: dict[str, set[str]]) -> list[str]:
-    """The stages that this part reads and that would be computed."""
-    reads = {"all", shard.name} if shard else None  # a stage that runs once reads every part
-    return [name for name in stage.needs if (pending.get(name, set()) & reads if reads else pending.get(name))]
+def _step(stage: Stage, run: Run, shard: Shard | None, pending: set[tuple[str, str]]) -> Step:
+    """What happens to one part, where the ``pending`` records would change before."""
+    part = shard.name if shard else WHOLE
+    needs: dict[str, None] = {}  # pending stages whose records were read, in order
 
+    def read(path: str, name: str) -> Record:
+        if (path, name) in pending:
+            needs[name] = None
+            return _PENDING
+        return read_record(path, name)
 
-def _step(stage: Stage, run: Run, shard: Shard | None, needs: list[str]) -> Step:
-    part = shard.name if shard else "all"
-    if needs:
-        return Step(stage.name, part, False, f"{' and '.join(needs)} computed")
     try:
-        run_stage(stage, run, shard)
-    except Forecast as found:
-        return Step(stage.name, part, found.fresh, found.reason)
-    except CocuError as error:
-        return Step(stage.name, part, False, str(error))
-    raise AssertionError(f"stage {stage.name} did not compare its output with what it would be")
+        comparison = compare(stage, run, shard, read)
+    except (CocuError, KeyError) as error:
+        return Step(stage.name, part, False, _computed(needs) or str(error))
+    if needs:
+        return Step(stage.name, part, False, _computed(needs))
+    return Step(stage.name, part, comparison.is_fresh, comparison.reason)
+
+
+_PENDING: Record = {"fingerprint": "pending", "content": "pending"}
+
+
+def _computed(needs: dict[str, None]) -> str:
+    return f"{' and '.join(needs)} computed" if needs else ""

@@ -65,8 +65,7 @@ def _holder(run: Run) -> str:
 def read_name(manifest: str) -> str | None:
     """The data set of a manifest; None when the manifest is damaged, so that the run is made again."""
     try:
-        name: str = files.read_json(manifest)["config"]["name"]
-        return name
+        return files.read_json(manifest)["config"]["name"]
     except (CocuError, KeyError, TypeError):
         return None
 

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from curation.base import files
-from curation.base.errors import CocuError, InputError
+from curation.base.errors import InputError
 from curation.base.parquet import FORMAT, read_metadata, row_count
 from curation.base.versions import versions
+from curation.run.cleaning import remove_stale
 from curation.run.progress import WHOLE, read_progress, stages_begun
-from curation.run.run import SHARD_FOLDERS, Run, open_run, portable
+from curation.run.run import Run, open_run, portable, relative_paths
 from curation.samples import metadata_path
 
 PACKAGES = [
@@ -49,9 +50,9 @@ def request(run: Run) -> str:
     if run.config.retrieval.data:
         inputs.append(open_run(run.config.retrieval.data).manifest)
     with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
-        versions: list[dict[str, Any] | None] = list(pool.map(files.version, inputs))
-        versions += pool.map(_version_if_there if run.config.on_error == "skip" else files.version, shards)
-    return files.digest(FORMAT, portable(run.config, run.folder), versions)
+        stamps: list[dict[str, Any] | None] = list(pool.map(files.version, inputs))
+        stamps += pool.map(_version_if_there if run.config.on_error == "skip" else files.version, shards)
+    return files.digest(FORMAT, portable(run.config, run.folder), stamps)
 
 
 def _version_if_there(path: str) -> dict[str, Any] | None:
@@ -73,23 +74,26 @@ def finished(run: Run) -> dict[str, Any] | None:
     return manifest if complete and manifest.get("fingerprint") == asked else None
 
 
-def write_manifest(run: Run) -> None:
-    """Add up the counts of all shards, take away files of shards that are no longer asked for, write the manifest."""
+def finish(run: Run) -> None:
+    """Take away files of shards that are no longer asked for, add up the counts of all shards, and write the manifest.
+
+    For the holder of the output folder, when all stages are done.
+    """
     remove_stale(run)
     counts: dict[str, int] = {"shards": len(run.shards)}
     seconds: dict[str, float] = {}
     for shard in run.shards:
         embedded = read_metadata(run.of_shard("embeddings", shard))
         archived = read_metadata(run.of_shard("archives", shard))
-        for found in (embedded["embed"], embedded["concepts"], archived["archive"]):
-            for name, count in found["counts"].items():
+        for written in (embedded["embed"], embedded["concepts"], archived["archive"]):
+            for name, count in written["counts"].items():
                 counts[name] = counts.get(name, 0) + count
         for stage, spent in files.read_note(run.stats(shard)).get("seconds", {}).items():
             seconds[stage] = seconds.get(stage, 0) + spent
     for stage in stages_begun(run):
         for note in read_progress(run, stage):
-            if note["part"] == WHOLE:
-                seconds[stage] = note["seconds"]
+            if note.part == WHOLE:
+                seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
     index = files.read_note(run.index_json)
     manifest = {
@@ -98,6 +102,7 @@ def write_manifest(run: Run) -> None:
         "config": portable(run.config, run.folder),
         "vocabulary": run.config.vocabulary.source if run.config.vocabulary.built else "file",
         "shards": [shard.name for shard in run.shards],
+        "paths": relative_paths((shard.path for shard in run.shards), run.folder),
         "counts": counts,
         "index": {
             name: {"factory": index[name]["parameters"]["factory"], **_tuned(index, name)}
@@ -112,29 +117,3 @@ def write_manifest(run: Run) -> None:
 
 def _tuned(index: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: index[f"tune {name}"][key] for key in ("search", "recall")}
-
-
-def remove_stale(run: Run) -> None:
-    """Take away our files of shards that are no longer asked for."""
-    names = {shard.name for shard in run.shards}
-    for folder, suffix in [*((folder, ".parquet") for folder in SHARD_FOLDERS), ("stats", ".json")]:
-        for name in files.files_in(run.path(folder)):
-            path = run.path(folder, name)
-            ours = folder == "stats" or _is_ours(path)
-            if name.endswith(suffix) and name.removesuffix(suffix) not in names and ours:
-                files.remove(path)
-
-
-def _is_ours(path: str) -> bool:
-    try:
-        return bool(read_metadata(path))
-    except CocuError:
-        return False
-
-
-def remove_temporary(run: Run) -> None:
-    """Take away what a killed run left half written. Only for the holder of the folder."""
-    for folder in ("", "index", "stats", *SHARD_FOLDERS):
-        for name in files.files_in(run.path(folder) if folder else run.folder):
-            if name.startswith(files.TEMPORARY):
-                files.remove(run.path(folder, name) if folder else run.path(name))

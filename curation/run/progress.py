@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from typing import Any
+from typing import NamedTuple
 
 from curation.base import files
 from curation.run.run import Run
@@ -14,11 +13,23 @@ INTERVAL = 0.5  # seconds between two notes of one worker
 WHOLE = "all"  # the part of a stage that runs once
 
 
+class Note(NamedTuple):
+    """How far a stage is with one part of its work."""
+
+    part: str  # a shard's name, or WHOLE
+    state: str  # running, computed or kept
+    samples: int
+    seconds: float
+    at: float  # when this was noted, in seconds since 1970
+    reason: str  # why it was computed again; empty when it was new
+
+
 class Progress:
     """Notes how far one stage is with one part of its work: a shard, or all of it. Local output folders only."""
 
     def __init__(self, run: Run, stage: str, part: str) -> None:
         self._path = None if files.is_remote(run.folder) else run.path(".progress", stage, part + ".json")
+        self._part = part
         self._samples = 0
         self._last = self._start = time.monotonic()
         self._note("running", "")
@@ -40,21 +51,9 @@ class Progress:
 
     def _note(self, state: str, reason: str) -> None:
         self._last = time.monotonic()
-        if self._path is None:
-            return
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        part = os.path.basename(self._path).removesuffix(".json")
-        note = {
-            "part": part,
-            "state": state,
-            "samples": self._samples,
-            "seconds": self.seconds,
-            "at": time.time(),
-            "reason": reason,
-        }
-        with open(f"{self._path}.{os.getpid()}", "w", encoding="utf-8") as stream:
-            json.dump(note, stream)
-        os.replace(f"{self._path}.{os.getpid()}", self._path)
+        if self._path is not None:
+            note = Note(self._part, state, self._samples, self.seconds, time.time(), reason)
+            files.write_json(self._path, note._asdict(), durable=False)
 
 
 def stages_begun(run: Run) -> list[str]:
@@ -63,17 +62,13 @@ def stages_begun(run: Run) -> list[str]:
     return [] if files.is_remote(folder) or not os.path.isdir(folder) else sorted(os.listdir(folder))
 
 
-def read_progress(run: Run, stage: str) -> list[dict[str, Any]]:
+def read_progress(run: Run, stage: str) -> list[Note]:
     """The notes of a stage, one for each part that was begun."""
     folder = run.path(".progress", stage)
     if files.is_remote(folder) or not os.path.isdir(folder):
         return []
-    notes = []
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".json"):
-            with open(os.path.join(folder, name), encoding="utf-8") as stream:
-                notes.append(json.load(stream))
-    return notes
+    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".json") and not name.startswith(".")]
+    return [Note(**files.read_json(os.path.join(folder, name))) for name in names]
 
 
 def clear_progress(run: Run) -> None:

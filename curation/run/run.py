@@ -1,17 +1,15 @@
-"""The output folder: where every file of a run lies, what each depends on, and whether it is still good."""
+"""A run: its configuration, its shards, and where every one of its files lies."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from curation.archive import ConceptArchive
 from curation.base import files
-from curation.base.errors import CocuError
-from curation.base.parquet import FORMAT, read_metadata
 from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
 
@@ -20,11 +18,11 @@ SHARD_FOLDERS = ("archives", "captions", "embeddings", "image-codes", "nouns", "
 
 @dataclass(frozen=True)
 class Run:
-    """A run's configuration and the paths of its files. Small: it travels to the workers."""
+    """What a run is made of, decided once, by :func:`plan_run` or :func:`open_run`. Small: it travels to the workers."""
 
     config: CurationConfig
     folder: str
-    forecast: bool = False  # stages find out what they would do, and do nothing
+    shards: tuple[Shard, ...]
 
     def path(self, *parts: str) -> str:
         """A file of the output folder."""
@@ -33,6 +31,10 @@ class Run:
     def of_shard(self, kind: str, shard: Shard) -> str:
         """The Parquet file of a shard: ``kind`` is one of SHARD_FOLDERS."""
         return self.path(kind, shard.name + ".parquet")
+
+    def of_shards(self, kind: str) -> list[str]:
+        """The Parquet files of all shards, in order."""
+        return [self.of_shard(kind, shard) for shard in self.shards]
 
     def stats(self, shard: Shard) -> str:
         """``stats/<shard>.json``: counts and seconds of a shard."""
@@ -68,35 +70,57 @@ class Run:
         """What the captions of the indexed images mention, in this run's vocabulary."""
         return self.path("index", "mentions.arrow")
 
-    def index(self, kind: str) -> str:
-        """The FAISS index of images (``image``, another run's with ``retrieval.data``) or of captions (``text``)."""
-        return files.join(self.config.retrieval.data or self.folder, "index", f"{kind}.faiss")
+    @property
+    def indexed(self) -> str:
+        """The folder of the run whose images are retrieved: another one's with ``retrieval.data``."""
+        return self.config.retrieval.data or self.folder
 
-    @cached_property
-    def shards(self) -> list[Shard]:
-        """The input shards, in order."""
-        return list_imports(self.config.embeddings) if self.config.embeddings else list_shards(self.config.shards)
+    def index(self, kind: str) -> str:
+        """The FAISS index of images (``image``) or of captions (``text``)."""
+        return files.join(self.indexed, "index", f"{kind}.faiss")
+
+
+def plan_run(config: CurationConfig, folder: str) -> Run:
+    """The run that a configuration asks for, over the shards that are there now.
+
+    Raises CocuError when a pattern of shards matches nothing.
+    """
+    shards = list_imports(config.embeddings) if config.embeddings else list_shards(config.shards)
+    return Run(config, folder, tuple(shards))
 
 
 def open_run(folder: str) -> Run:
-    """A finished run. Raises CocuError when the folder holds none."""
-    values = ConceptArchive.open(folder).manifest["config"]
+    """A finished run, with the shards that it recorded. Raises CocuError when the folder holds none."""
+    archive = ConceptArchive.open(folder)
+    values = archive.manifest["config"]
     resolve_paths(values, files.base(folder))
-    return Run(from_mapping(values, files.join(folder, "manifest.json")), folder)
+    config = from_mapping(values, files.join(folder, "manifest.json"))
+    if "paths" not in archive.manifest:  # runs before 0.2 did not record them
+        return plan_run(config, folder)
+
+    paths = [files.resolve(path, files.base(folder)) for path in archive.manifest["paths"]]
+    return Run(
+        config, folder, tuple(Shard(*item) for item in zip(range(len(paths)), archive.shards, paths, strict=True))
+    )
+
+
+def indexed_run(run: Run) -> Run:
+    """The run whose images are retrieved: ``run`` itself, or the one that ``retrieval.data`` names."""
+    return open_run(run.config.retrieval.data) if run.config.retrieval.data else run
+
+
+# --- the configuration as a run records it ------------------------------------------------------------------------------
 
 
 def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
     """The configuration as JSON, local input paths relative to the output folder: what :func:`open_run` reads back."""
 
     def relative(path: str) -> str:
-        local = not files.is_remote(path) and not files.is_remote(folder)
-        return os.path.relpath(path, files.base(folder)) if local else path
+        return relative_paths([path], folder)[0]
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
     if config.shards:
-        values["shards"] = [
-            relative(item) for item in ([config.shards] if isinstance(config.shards, str) else config.shards)
-        ]
+        values["shards"] = relative_paths([config.shards] if isinstance(config.shards, str) else config.shards, folder)
     if config.embeddings:
         values["embeddings"] = relative(config.embeddings)
     if config.retrieval.data:
@@ -110,35 +134,8 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
     return values
 
 
-# --- what an output depends on -----------------------------------------------------------------------------------------
-
-
-def record(parameters: dict[str, Any], inputs: Any) -> dict[str, Any]:
-    """What an output carries about itself: its parameters, and a fingerprint of all that decides its content.
-
-    ``inputs``: fingerprints or content hashes of what it was computed from.
-    """
-    return {"fingerprint": files.digest(FORMAT, parameters, inputs), "parameters": parameters}
-
-
-def recorded(path: str, stage: str) -> dict[str, Any]:
-    """The record of ``stage`` in a Parquet file or in index.json; empty when there is none.
-
-    A damaged file counts as absent, so that it is written again.
-    """
-    if not files.exists(path):
-        return {}
-    try:
-        found = (files.read_note(path) if path.endswith(".json") else read_metadata(path)).get(stage)
-    except CocuError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Why an output with record ``old`` has to be computed again as ``new``, in one line; empty when it is still good."""
-    if not old or old["fingerprint"] == new["fingerprint"]:
-        return ""
-    before, after = old["parameters"], new["parameters"]
-    changed = [f"{key}: {before.get(key)} -> {value}" for key, value in after.items() if before.get(key) != value]
-    return "; ".join(changed) or "its inputs changed"
+def relative_paths(paths: Iterable[str], folder: str) -> list[str]:
+    """Local paths relative to an output folder, so that both can move together; URLs stay."""
+    start = files.base(folder)
+    local = not files.is_remote(folder)
+    return [os.path.relpath(path, start) if local and not files.is_remote(path) else path for path in paths]

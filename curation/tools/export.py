@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
-import math
 import os
 import sys
 import tarfile
+import typing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from fsspec.core import url_to_fs
 from rich.console import Console
 from rich.progress import track
 
-from curation.archive import ConceptArchive, read_tar
+from curation.archive import ConceptArchive, Filter, read_tar
 from curation.base import files
+from curation.base.configuration import attribute_docs
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 
@@ -32,7 +34,7 @@ EPILOG = """\
 formats:
   webdataset  <shard>.concepts.tar for every tar of images: <key>.concepts.json, a list of concepts in descending score, in
               the order of the tar; joins with the images by shard and key
-  jsonl       <shard>.jsonl: a line {"key", "caption", "concepts"} a sample
+  jsonl       <shard>.jsonl: one line {"key", "caption", "concepts"} per sample
   csv         train.csv, tab-separated, with the columns filepath and title, as open_clip's trainer reads it
               (--dataset-type csv); images are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
 
@@ -145,32 +147,45 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m curation.tools.export",
-        description="Write concept archives in other formats. The archives themselves stay as they are.",
+        description="Write concept archives in other formats. The archives themselves are not changed.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("folder", metavar="OUT", help="output folder of a finished curation, local or a URL")
-    made.add_argument("--format", required=True, choices=FORMATS)
-    made.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
-    made.add_argument("--score", type=float, default=-math.inf, help="leave out concepts with a lower score")
-    made.add_argument("--support", type=int, default=0, help="leave out concepts that fewer retrieved captions mention")
-    made.add_argument("--top", type=int, help="the best concepts only, so many of each archive")
-    made.add_argument("--omitted", action="store_true", help="only concepts that the caption does not mention")
-    made.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")
-    made.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    return made
+    parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
+    add_filter_options(parser)
+    parser.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    return parser
+
+
+def add_filter_options(parser: argparse.ArgumentParser) -> None:
+    """An option for every condition of a filter."""
+    texts = attribute_docs(Filter)
+    kinds = typing.get_type_hints(Filter)
+    for field in dataclasses.fields(Filter):
+        if kinds[field.name] is bool:
+            parser.add_argument(f"--{field.name}", action="store_true", help=texts[field.name])
+        else:
+            kind = next(
+                kind for kind in (float, int) if kind in (typing.get_args(kinds[field.name]) or [kinds[field.name]])
+            )
+            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=texts[field.name])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    args = parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
+
+    conditions = {field.name: getattr(args, field.name) for field in dataclasses.fields(Filter)}
 
     def work() -> None:
-        archive = ConceptArchive.open(args.folder).filter(args.score, args.support, args.top, args.omitted)
+        archive = ConceptArchive.open(args.folder).filter(**conditions)
         folder = args.to or files.join(args.folder, "export", args.format)
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))

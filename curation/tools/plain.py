@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 
+from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import open_parquet, row_count
 from curation.concepts import Matcher
-from curation.run.run import Run, open_run
-from curation.run.stages.archives import open_searched, read_calibration
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.expansion import EXPANSIONS, PlainAnchor
+from curation.ranking import RANKINGS, PlainEntry
+from curation.run.curator import read_calibration
+from curation.run.indexes import open_searched
+from curation.run.run import Run, indexed_run
+from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
-INDEXES = {"vision": "image", "text": "text"}
 SHARDS_IN_MEMORY = 8
 
 
@@ -22,69 +23,67 @@ class PlainCurator:
     """Computes single archives of a finished run from its embeddings, captions and vocabulary."""
 
     def __init__(self, run: Run) -> None:
-        self._outputs, self._config = run, run.config
+        self._run, self._config = run, run.config
         self._vocabulary = read_vocabulary(run.vocabulary)
         self._texts = self._vocabulary.embeddings.astype(np.float64)
         self._matcher = Matcher(self._vocabulary.concepts)
         self._calibration = read_calibration(run)
-        self._indexed = _Rows(open_run(self._config.retrieval.data) if self._config.retrieval.data else run)
+        self._indexed = _IndexedRows(indexed_run(run))
 
-    def archive(self, image: np.ndarray, anchor: int, own: list[int]) -> tuple[dict[str, float], bool]:
+    def archive(self, image: np.ndarray, row: int, caption: list[int]) -> tuple[dict[str, float], bool]:
         """The scores of one archive by concept, and whether its neighbours are certain (no tie at the L-th place).
 
-        image (D,) float64: unit; anchor: its row in the index, -1 for none; own: the concepts of its caption.
+        image (D,) float64: unit; row: the anchor's in the index, -1 for none; caption: the concepts of its caption.
         """
-        expansion, ranking = self._config.archive.expansion, self._config.archive.ranking_name
-        neighbours, certain = self._neighbours(image, anchor)
-        found = {row: self._indexed.get(row) for row in neighbours}
-        mentions = {row: self._matcher.match(caption) for row, (_, caption) in found.items()}
-        if expansion == "caption":
-            archive = set(own)
-        elif expansion == "tagging":
-            nearest = np.argsort(-(self._texts @ image), kind="stable")
-            archive = set(nearest[: self._config.retrieval.neighbors].tolist())
-        else:
-            archive = {c for row in mentions for c in mentions[row]}
-        similarity = {c: self._similarity(c, image) for c in archive}
+        config = self._config
+        neighbours, certain = self._neighbours(image, row)
+        indexed = {neighbour: self._indexed.get(neighbour) for neighbour in neighbours}
+        retrieved = {neighbour: set(self._matcher.match(text)) for neighbour, (_, text) in indexed.items()}
+        anchor = PlainAnchor(image, row, set(caption), retrieved, self._texts, config.retrieval.neighbors)
+        concepts, captions = EXPANSIONS[config.archive.expansion].plain(anchor)
+
+        similarity = {c: self._similarity(c, image) for c in concepts}
         references: dict[int, list[float]] = {}
-        for c in archive:
-            others = [self._similarity(c, found[row][0]) for row in mentions if c in mentions[row] and row != anchor]
-            said = c in mentions.get(anchor, own if expansion == "caption" else [])
-            times = 2 if self._config.archive.anchor_twice and said else 1
-            references[c] = others + [similarity[c]] * times
-        largest = max((value for c in archive for value in references[c]), default=1.0)
-        formulas: dict[str, Callable[[int], float]] = {
-            "cocu": lambda c: similarity[c] / largest + similarity[c] / (sum(references[c]) / len(references[c])),
-            "similarity": lambda c: similarity[c],
-            "support": lambda c: sum(c in said for said in mentions.values()) + (expansion == "caption"),
-            "calibrated": lambda c: (similarity[c] - self._calibration[c][0]) / self._calibration[c][1],
-            "none": lambda c: 1,
-        }
-        return {self._vocabulary.concepts[c]: float(formulas[ranking](c)) for c in archive}, certain
+        for c in concepts:
+            others = [j for j, mentioned in captions.items() if c in mentioned and j != row]
+            times = 2 if config.archive.anchor_twice and c in captions.get(row, ()) else 1
+            references[c] = [self._similarity(c, indexed[j][0]) for j in others] + [similarity[c]] * times
+
+        largest = max((value for c in concepts for value in references[c]), default=1.0)
+        score = RANKINGS[config.archive.ranking_name].plain
+        scores = {}
+        for c in concepts:
+            support = sum(c in mentioned for mentioned in captions.values())
+            mean, deviation = self._calibration[c]
+            scores[self._vocabulary.concepts[c]] = float(
+                score(PlainEntry(similarity[c], references[c], largest, support, (mean, deviation)))
+            )
+        return scores, certain
 
     def _similarity(self, concept: int, image: np.ndarray) -> float:
         return max(float(self._texts[concept] @ image), FLOOR)
 
-    def _neighbours(self, image: np.ndarray, anchor: int) -> tuple[list[int], bool]:
-        config, kind = self._config.retrieval, INDEXES.get(self._config.archive.expansion)
-        if kind is None:
+    def _neighbours(self, image: np.ndarray, row: int) -> tuple[list[int], bool]:
+        config = self._config.retrieval
+        retrieves = EXPANSIONS[self._config.archive.expansion].retrieves
+        if retrieves is None:
             return [], True
-        index = open_searched(self._outputs).faiss
-        cosines, ids = index.search(image[None].astype(np.float32), config.neighbors + 2)
-        ranked = [(int(row), float(cosine)) for row, cosine in zip(ids[0], cosines[0], strict=True) if row >= 0]
-        if anchor >= 0 and not config.include_anchor:
-            ranked = [(row, cosine) for row, cosine in ranked if row != anchor]
-        elif anchor >= 0 and kind == "image":
-            ranked = [(anchor, 1.0)] + [(row, cosine) for row, cosine in ranked if row != anchor]
+
+        cosines, ids = open_searched(self._run).faiss.search(image[None].astype(np.float32), config.neighbors + 2)
+        ranked = [(int(j), float(cosine)) for j, cosine in zip(ids[0], cosines[0], strict=True) if j >= 0]
+        if row >= 0 and not config.include_anchor:
+            ranked = [(j, cosine) for j, cosine in ranked if j != row]
+        elif row >= 0 and retrieves == "image":
+            ranked = [(row, 1.0)] + [(j, cosine) for j, cosine in ranked if j != row]
         chosen, rest = ranked[: config.neighbors], ranked[config.neighbors :]
-        return [row for row, _ in chosen], not rest or chosen[-1][1] - rest[0][1] > 1e-5
+        return [j for j, _ in chosen], not rest or chosen[-1][1] - rest[0][1] > 1e-5
 
 
-class _Rows:
+class _IndexedRows:
     """Embeddings and captions of single rows of an index, read from the shards as they are needed."""
 
     def __init__(self, source: Run) -> None:
-        self._paths = [source.of_shard("embeddings", shard) for shard in source.shards]
+        self._paths = source.of_shards("embeddings")
         self._ends = np.cumsum([row_count(path) for path in self._paths])
         self._tables: dict[int, pa.Table] = {}
 

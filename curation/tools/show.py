@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from curation.archive import read_archive
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.terminal import run_command
-from curation.run.run import Run, open_run
-from curation.run.stages.archives import first_row, open_curator
+from curation.run.curator import Curator, open_curator
+from curation.run.indexes import first_row
+from curation.run.run import Run, indexed_run, open_run
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar
@@ -31,57 +32,59 @@ def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
 
     Raises CocuError for a key that no shard holds.
     """
-    found: dict[str, tuple[Shard, int]] = {}
+    by_key: dict[str, tuple[Shard, int]] = {}
     for shard in run.shards:
         with open_parquet(run.of_shard("archives", shard)) as file:
             column = file.read(["key"])["key"].combine_chunks()
         if keys:
             rows = pc.index_in(column, value_set=pa.array(keys)).to_numpy(zero_copy_only=False)
-            found |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
+            by_key |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
         else:
-            found |= {column[row].as_py(): (shard, row) for row in range(min(count - len(found), len(column)))}
-        if len(found) == (len(set(keys)) or count):
+            by_key |= {column[row].as_py(): (shard, row) for row in range(min(count - len(by_key), len(column)))}
+        if len(by_key) == (len(set(keys)) or count):
             break
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in by_key]
     if missing:
         raise CocuError(f"{run.folder}: no sample has the key {missing[0]}; rejected samples are in rejects/")
-    return [found[key] for key in keys] if keys else list(found.values())
+    return [by_key[key] for key in keys] if keys else list(by_key.values())
 
 
 def show(run: Run, keys: list[str], count: int, console: Console) -> None:
     """Print caption, neighbours' captions, and concepts with scores and clusters."""
     curator = open_curator(run)
-    source = open_run(run.config.retrieval.data) if run.config.retrieval.data else run
-    retrieves = run.config.archive.expansion in ("vision", "text")
     for shard, row in find(run, keys, count):
         sample = read_archive(run.of_shard("archives", shard)).slice(row, 1).to_pylist()[0]
         console.rule(f"[bold]{escape(sample['key'])}[/]  [dim]{shard.name}, row {row}", align="left")
         console.print(f"caption     {escape(sample['caption'])}", highlight=False)
-        if retrieves:
-            with open_parquet(run.of_shard("embeddings", shard)) as file:
-                image = embedding_matrix(file.read(["embedding"])["embedding"].slice(row, 1))
-            start = first_row(run, shard)
-            anchor = -1 if start is None else start + row
-            ids, cosines = curator.neighbours(image, np.array([anchor]))
-            for number, (neighbour, cosine) in enumerate(zip(ids[0], cosines[0], strict=True)):
-                if neighbour >= 0:
-                    caption = ("(itself) " if neighbour == anchor else "") + caption_of(source, run, int(neighbour))
-                    console.print(
-                        f"{'neighbours' if number == 0 else '':<11} [dim]{cosine:.3f}[/]  {escape(caption)}",
-                        highlight=False,
-                        soft_wrap=True,
-                    )
+        if curator.method.retrieves:
+            print_neighbours(run, curator, shard, row, console)
         console.print(concept_table(sample["concepts"]))
 
 
-def caption_of(source: Run, run: Run, row: int) -> str:
-    """The caption of a row of the index."""
-    for shard in source.shards:
-        with open_parquet(source.of_shard("embeddings", shard)) as file:
+def print_neighbours(run: Run, curator: Curator, shard: Shard, row: int, console: Console) -> None:
+    """Print the captions that were retrieved for a sample, with cosines."""
+    with open_parquet(run.of_shard("embeddings", shard)) as file:
+        image = embedding_matrix(file.read(["embedding"])["embedding"].slice(row, 1))
+    first = first_row(run, shard)
+    anchor = -1 if first is None else first + row
+    source = indexed_run(run)
+    ids, cosines = curator.neighbours(image, np.array([anchor]))
+    title = "neighbours"
+    for neighbour, cosine in zip(ids[0], cosines[0], strict=True):
+        if neighbour >= 0:
+            caption = ("(itself) " if neighbour == anchor else "") + caption_of(source, int(neighbour))
+            console.print(f"{title:<11} [dim]{cosine:.3f}[/]  {escape(caption)}", highlight=False, soft_wrap=True)
+            title = ""
+
+
+def caption_of(source: Run, row: int) -> str:
+    """The caption of a row of the index, which holds the images of ``source``."""
+    for path in source.of_shards("embeddings"):
+        with open_parquet(path) as file:
             if row < file.metadata.num_rows:
                 return str(file.read(["caption"])["caption"][row])
             row -= file.metadata.num_rows
-    raise CocuError(f"{run.index_json}: row {row} lies past the last shard")
+    raise CocuError(f"{source.folder}: the index has more rows than the shards; run make curate again")
 
 
 def concept_table(concepts: list[dict[str, Any]]) -> Table:
@@ -110,11 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m curation.tools.show",
         description="Print archives: caption, captions of the visual neighbours, concepts as bars coloured by cluster.",
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
     parser.add_argument("--count", type=int, default=3, help="how many when no key is given (default: 3)")
-    given = parser.parse_args(arguments)
-    return run_command(lambda: show(open_run(given.folder), given.keys, given.count, Console()))
+    args = parser.parse_args(arguments)
+    return run_command(lambda: show(open_run(args.folder), args.keys, args.count, Console()))
 
 
 if __name__ == "__main__":

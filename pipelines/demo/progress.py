@@ -1,4 +1,4 @@
-"""Making the demo world where somebody watches."""
+"""Making the demo world with a progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.demo.world import WorldConfig, ensure_world
 
 
 def make_with_progress(folder: str, console: Console, config: WorldConfig | None = None, processes: int = 2) -> bool:
-    """Make the world unless it is there, with a progress bar; whether it had to be made. Raises CocuError."""
+    """Make the world unless it is there, with a progress bar; returns whether it had to be made. Raises CocuError."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("scenes", visible=False)

@@ -17,7 +17,7 @@ LEAST_AREA = 0.015  # share of the picture below which a concept does not count 
 
 
 @dataclass(frozen=True)
-class Place:
+class Setting:
     """What occurs together: stuff from top to bottom, things that stand on the lower, and things that fly."""
 
     stuff: tuple[tuple[str, ...], ...]
@@ -26,46 +26,49 @@ class Place:
     straight: bool = False  # the border between the stuff is a straight line
 
 
-PLACES = (
-    Place(
+SETTINGS = (
+    Setting(
         (("sky", "grass"), ("sky", "grass"), ("grass",)),
         ("cow", "pig", "sheep", "duck", "tractor", "sunflower", "cow", "pig", "sheep", "house"),
         ("balloon", "butterfly"),
     ),
-    Place(
+    Setting(
         (("sky", "grass"), ("night", "grass"), ("grass",)),
         ("bear", "fox", "mushroom", "tree", "sunflower"),
         ("butterfly",),
     ),
-    Place(
+    Setting(
         (("sky", "snow"), ("night", "snow"), ("snow",)),
         ("penguin", "snowman", "bear", "fox", "tree", "house", "penguin", "snowman"),
         ("airplane", "balloon"),
     ),
-    Place(
+    Setting(
         (("sky", "road"), ("brick", "road"), ("night", "road"), ("road",)),
         ("car", "bus", "house", "tree", "umbrella", "tractor", "car", "bus"),
         ("airplane", "balloon"),
         straight=True,
     ),
-    Place(
+    Setting(
         (("sky", "water"), ("night", "water"), ("water",)),
         ("whale", "octopus", "turtle", "fish", "duck", "whale"),
         ("airplane", "balloon"),
     ),
-    Place(
+    Setting(
         (("sky", "sand"), ("water", "sand"), ("sand",)),
         ("turtle", "umbrella", "watermelon", "octopus", "car"),
         ("butterfly", "airplane"),
     ),
-    Place(
+    Setting(
         (("brick", "wood"), ("wood",), ("brick",)),
         ("apple", "banana", "eggplant", "watermelon", "pumpkin", "mushroom"),
         ("butterfly",),
         straight=True,
     ),
 )
-STRAY = 0.15  # chance of each thing to be one that does not belong to the place
+STRAY = 0.15  # chance of each thing to be one that does not belong to the setting
+FLYING = 0.15  # chance of each of the others to be one that flies
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -89,29 +92,34 @@ def draw(rng: np.random.Generator, things: int | None = None, scale: float = 1.0
 
 def _compose(rng: np.random.Generator, count: int, scale: float) -> Scene | None:
     """One attempt; None when a thing or the stuff came to lie out of sight."""
-    place = PLACES[rng.integers(len(PLACES))]
-    grounds = place.stuff[rng.integers(len(place.stuff))]
+    setting = SETTINGS[rng.integers(len(SETTINGS))]
+    grounds = setting.stuff[rng.integers(len(setting.stuff))]
+    horizon = int(SIZE * rng.uniform(0.36, 0.6)) if len(grounds) == 2 else 0
     picture = np.zeros((SIZE, SIZE, 3), np.float32)
     mask = np.full((SIZE, SIZE), MIXED, np.uint8)
-    horizon = int(SIZE * rng.uniform(0.36, 0.6)) if len(grounds) == 2 else 0
-    _blend(picture, mask, TEXTURES[grounds[0]](rng, SIZE), np.ones((SIZE, SIZE), np.float32), grounds[0])
+    everywhere = np.ones((SIZE, SIZE), np.float32)
+    _blend(picture, mask, TEXTURES[grounds[0]](rng, SIZE), everywhere, grounds[0])
     if horizon:
-        _blend(picture, mask, TEXTURES[grounds[1]](rng, SIZE), _below(rng, horizon, place.straight), grounds[1])
-    drawn = []
-    taken: list[tuple[int, int, int, int]] = []
-    for thing in _choose(rng, place, count):
-        stamp = _vary(rng, thing, SIZE * scale * rng.uniform(0.92, 1.12) * {1: 0.62, 2: 0.5, 3: 0.43}.get(count, 0.38))
-        box = _put(rng, stamp.size, taken, horizon, thing in place.flying)
-        taken.append(box)
-        drawn.append((box, thing, stamp))
-    for box, thing, stamp in sorted(drawn, key=lambda item: item[0][3]):  # what stands lower is nearer
+        _blend(picture, mask, TEXTURES[grounds[1]](rng, SIZE), _below(rng, horizon, setting.straight), grounds[1])
+
+    things = _choose_things(rng, setting, count)
+    drawings = []
+    boxes: list[Box] = []
+    for thing in things:
+        side = SIZE * scale * rng.uniform(0.92, 1.12) * {1: 0.62, 2: 0.5, 3: 0.43}.get(count, 0.38)
+        stamp = _vary(rng, thing, side)
+        boxes.append(_choose_box(rng, stamp.size, boxes, horizon, thing in setting.flying))
+        drawings.append(stamp)
+
+    for number in sorted(range(count), key=lambda number: boxes[number][3]):  # what stands lower is nearer
         layer = Image.new("RGBA", (SIZE, SIZE))
-        layer.paste(stamp, box[:2])
+        layer.paste(drawings[number], boxes[number][:2])
         pixels = np.asarray(layer, np.float32)
-        _blend(picture, mask, pixels[..., :3], pixels[..., 3] / 255, thing)
+        _blend(picture, mask, pixels[..., :3], pixels[..., 3] / 255, things[number])
+
     share = np.bincount(mask.ravel(), minlength=256)[: len(CLASSES)] / mask.size
     area = {CLASSES[i]: round(float(share[i]), 4) for i in np.argsort(-share, kind="stable") if share[i] >= LEAST_AREA}
-    if set(area) != {*grounds, *(thing for _, thing, _ in drawn)}:
+    if set(area) != {*grounds, *things}:
         return None
     objects = tuple(name for name in area if name in DRAWINGS)
     stuff = tuple(name for name in area if name in TEXTURES)
@@ -119,7 +127,7 @@ def _compose(rng: np.random.Generator, count: int, scale: float) -> Scene | None
 
 
 def _blend(picture: np.ndarray, mask: np.ndarray, colours: np.ndarray, alpha: np.ndarray, name: str) -> None:
-    """Lay colours (H, W, 3) over the picture where alpha (H, W) is, and note in the mask whose the pixels are now."""
+    """Lay colours (H, W, 3) over the picture by alpha (H, W), and note in the mask which class the pixels now show."""
     picture += alpha[..., None] * (colours - picture)
     mask[alpha > 0.25] = MIXED
     mask[alpha >= 0.75] = CLASSES.index(name)
@@ -133,17 +141,17 @@ def _below(rng: np.random.Generator, horizon: int, straight: bool) -> np.ndarray
     return np.clip(np.arange(SIZE)[:, None] - edge + 0.5, 0, 1).astype(np.float32) * np.ones((1, SIZE), np.float32)
 
 
-def _choose(rng: np.random.Generator, place: Place, count: int) -> list[str]:
-    """Different things, mostly of the place, at most one of them flying."""
+def _choose_things(rng: np.random.Generator, setting: Setting, count: int) -> list[str]:
+    """Different things, most of them of the setting, at most one of them flying."""
     chosen: list[str] = []
     while len(chosen) < count:
         if rng.random() < STRAY:
             thing = list(DRAWINGS)[rng.integers(len(DRAWINGS))]
-        elif place.flying and rng.random() < 0.15:
-            thing = place.flying[rng.integers(len(place.flying))]
+        elif setting.flying and rng.random() < FLYING:
+            thing = setting.flying[rng.integers(len(setting.flying))]
         else:
-            thing = place.standing[rng.integers(len(place.standing))]
-        if thing not in chosen and not (thing in place.flying and set(chosen) & set(place.flying)):
+            thing = setting.standing[rng.integers(len(setting.standing))]
+        if thing not in chosen and not (thing in setting.flying and set(chosen) & set(setting.flying)):
             chosen.append(thing)
     return chosen
 
@@ -157,8 +165,11 @@ def _vary(rng: np.random.Generator, thing: str, side: float) -> Image.Image:
     if rng.random() < 0.5:
         stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     stamp = stamp.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, expand=True)
+
     hue, saturation, value = Image.merge("RGB", stamp.split()[:3]).convert("HSV").split()
-    turn, strength, light = int(rng.integers(-6, 7)), rng.uniform(0.85, 1.15), rng.uniform(0.88, 1.08)
+    turn = int(rng.integers(-6, 7))
+    strength = rng.uniform(0.85, 1.15)
+    light = rng.uniform(0.88, 1.08)
     tinted = Image.merge(
         "HSV",
         [
@@ -171,12 +182,11 @@ def _vary(rng: np.random.Generator, thing: str, side: float) -> Image.Image:
     return tinted
 
 
-def _put(
-    rng: np.random.Generator, size: tuple[int, int], taken: list[tuple[int, int, int, int]], horizon: int, flies: bool
-) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) for a stamp where it covers little of what is there already."""
+def _choose_box(rng: np.random.Generator, size: tuple[int, int], boxes: list[Box], horizon: int, flies: bool) -> Box:
+    """A box for a stamp of ``size`` where it covers little of what is in ``boxes`` already."""
     width, height = size
-    best, least = (0, 0, width, height), np.inf
+    best: Box = (0, 0, width, height)
+    least = np.inf
     for _ in range(24):
         left = int(rng.integers(-4, max(SIZE - width + 4, -3)))
         if flies:
@@ -185,16 +195,19 @@ def _put(
             bottom = int(rng.integers(min(max(horizon + 6, height - 2), SIZE), SIZE + 3))
             top = bottom - height
         box = (left, top, left + width, top + height)
-        covered = max((_overlap(box, other) for other in taken), default=0.0)
+
+        covered = max((_overlap(box, other) for other in boxes), default=0.0)
         if covered < least:
-            best, least = box, covered
+            best = box
+            least = covered
         if covered < 0.05:
             break
     return best
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Common area of two boxes against the smaller one."""
-    across, along = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+def _overlap(a: Box, b: Box) -> float:
+    """Common area of two boxes relative to the smaller one."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return max(across, 0) * max(along, 0) / smaller
+    return width * height / smaller

@@ -17,7 +17,7 @@ def smooth(rng: np.random.Generator, size: int, across: int, down: int) -> np.nd
 
 
 def coloured(colour: tuple[int, int, int], light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, 3) float32: a colour, slightly other in every scene, lighter and darker by ``light`` (size, size)."""
+    """(size, size, 3) float32: a colour that varies a little between scenes, lightened by ``light`` (size, size)."""
     base = np.array(colour, np.float32) + rng.uniform(-10, 10, 3)
     return (base + light[..., None]).astype(np.float32)
 
@@ -68,7 +68,8 @@ def snow(rng: np.random.Generator, size: int) -> np.ndarray:
 def road(rng: np.random.Generator, size: int) -> np.ndarray:
     """Dark grey, speckled, with a dashed line."""
     picture = coloured((82, 82, 88), rng.normal(0, 9, (size, size)), rng)
-    top, phase = int(size * rng.uniform(0.55, 0.9)), int(rng.integers(size))
+    top = int(size * rng.uniform(0.55, 0.9))
+    phase = int(rng.integers(size))
     dashes = (np.arange(size) + phase) % (size // 4) < size // 7
     picture[top : top + max(size // 32, 2), dashes] = (235, 225, 190)
     return picture
@@ -76,23 +77,24 @@ def road(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def brick(rng: np.random.Generator, size: int) -> np.ndarray:
     """Courses of red bricks."""
-    high, wide = size // 12, size // 5
-    rows, columns = np.mgrid[:size, :size] + rng.integers(wide, size=2)[:, None, None]
-    course = rows // high
-    shifted = columns + course % 2 * (wide // 2)
-    shades = rng.uniform(-22, 22, (course.max() + 1, shifted.max() // wide + 1))
-    picture = coloured((172, 78, 60), shades[course, shifted // wide], rng)
-    picture[(rows % high == 0) | (shifted % wide == 0)] = (205, 190, 178)
+    height = size // 12
+    width = size // 5
+    rows, columns = np.mgrid[:size, :size] + rng.integers(width, size=2)[:, None, None]
+    course = rows // height
+    shifted = columns + course % 2 * (width // 2)
+    shades = rng.uniform(-22, 22, (course.max() + 1, shifted.max() // width + 1))
+    picture = coloured((172, 78, 60), shades[course, shifted // width], rng)
+    picture[(rows % height == 0) | (shifted % width == 0)] = (205, 190, 178)  # mortar
     return picture
 
 
 def wood(rng: np.random.Generator, size: int) -> np.ndarray:
     """Brown planks with grain."""
-    high = size // 6
-    rows = np.mgrid[:size, :size][0] + rng.integers(high)
-    shades = rng.uniform(-14, 14, rows.max() // high + 1)[rows // high]
+    height = size // 6
+    rows = np.mgrid[:size, :size][0] + rng.integers(height)
+    shades = rng.uniform(-14, 14, rows.max() // height + 1)[rows // height]
     picture = coloured((140, 92, 50), shades + 16 * smooth(rng, size, 5, size // 2), rng)
-    picture[rows % high == 0] *= 0.55
+    picture[rows % height == 0] *= 0.55
     return picture
 
 

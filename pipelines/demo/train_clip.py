@@ -1,9 +1,10 @@
 """``python -m pipelines.demo.train_clip FOLDER``: the recipe of the small CLIP that ships in ``pipelines/demo/clip``.
 
 It stands in for a CLIP of web scale: it has seen this world, in scenes that occur neither in the demo's training set nor in
-its benchmark, with captions that say all or part of what is visible. It is open_clip's model, loss and tokenizer in a short
-loop. At first it sees single large things, then scenes: from scenes alone it would for long learn grounds and skies only.
-Less than half an hour of one core; in bf16 where the CPU is fast at it, which is where the shipped weights come from.
+its benchmark, with captions that mention all or part of what is visible. It is open_clip's model, loss and tokenizer in a
+short loop. At first it sees single large things, then scenes: from scenes alone it would learn only grounds and skies for a
+long time. Training takes less than half an hour on one core, in bf16 where the CPU is fast at it; the shipped weights were
+trained so.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipelines.demo.captions import full_caption, indefinite
-from pipelines.demo.drawn import HELD_OUT, IMAGE, SCENES, SINGLE, Drawn, draw_many
+from pipelines.demo.drawn import HELD_OUT, IMAGE, SCENES, SINGLE, DrawnScenes, draw_many
 from pipelines.demo.scene import CLASSES
 
 CONTEXT = 32  # tokens
+TOKEN_IDS = 49408  # of open_clip's tokenizer
 MODEL = {
     "embed_dim": 128,
     "vision_cfg": {
@@ -32,11 +35,13 @@ MODEL = {
         "timm_proj": "linear",
         "image_size": IMAGE,
     },
-    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 80, "heads": 2, "layers": 3},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": TOKEN_IDS, "width": 80, "heads": 2, "layers": 3},
 }
+MEAN = [0.48, 0.46, 0.41]
+STD = [0.27, 0.26, 0.28]
 PREPROCESS = {
-    "mean": [0.48, 0.46, 0.41],
-    "std": [0.27, 0.26, 0.28],
+    "mean": MEAN,
+    "std": STD,
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
@@ -59,13 +64,29 @@ class Recipe:
     seed: int = 0
 
 
-def say(rng: np.random.Generator, objects: tuple[str, ...], stuff: tuple[str, ...]) -> str:
+# --- batches -----------------------------------------------------------------------------------------------------------
+
+
+def batch(rng: np.random.Generator, parts: list[tuple[DrawnScenes, int]]) -> tuple[np.ndarray, list[str]]:
+    """Random pictures, half of them mirrored, with fresh captions: so many of each part."""
+    pictures = []
+    captions = []
+    for drawn, count in parts:
+        for row in rng.integers(len(drawn.pictures), size=count):
+            picture = drawn.pictures[row]
+            pictures.append(picture[:, ::-1] if rng.random() < 0.5 else picture)
+            captions.append(training_caption(rng, drawn.objects[row], drawn.stuff[row]))
+    return np.stack(pictures), captions
+
+
+def training_caption(rng: np.random.Generator, objects: tuple[str, ...], stuff: tuple[str, ...]) -> str:
     """A caption of everything, or one time in two of some things and perhaps some stuff."""
     if rng.random() < 0.5:
-        kept = rng.integers(1, len(objects) + len(stuff) + 1)
-        chosen = {(*objects, *stuff)[i] for i in rng.permutation(len(objects) + len(stuff))[:kept]}
-        objects = tuple(name for name in objects if name in chosen)
-        stuff = tuple(name for name in stuff if name in chosen)
+        names = (*objects, *stuff)
+        count = rng.integers(1, len(names) + 1)
+        mentioned = {names[i] for i in rng.permutation(len(names))[:count]}
+        objects = tuple(name for name in objects if name in mentioned)
+        stuff = tuple(name for name in stuff if name in mentioned)
         if not objects:  # "a photo of a road"
             return f"a photo of {' and '.join(indefinite(name) for name in stuff)}"
     return full_caption(rng, objects, stuff)
@@ -73,8 +94,11 @@ def say(rng: np.random.Generator, objects: tuple[str, ...], stuff: tuple[str, ..
 
 def to_images(pictures: np.ndarray) -> torch.Tensor:
     """(B, 3, H, W) float32, normalised, of pictures (B, H, W, 3) uint8."""
-    images = (pictures.astype(np.float32) / 255 - PREPROCESS["mean"]) / PREPROCESS["std"]
+    images = (pictures.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32))
+
+
+# --- quality -----------------------------------------------------------------------------------------------------------
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -85,24 +109,31 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def judge(model, tokenizer, held_out: Drawn) -> dict[str, float]:
-    """How well the model knows scenes that it has not seen: mean average precision of "a photo of a {c}.", and the share
-    of what is visible that is also visible in a picture's nearest neighbour."""
+def evaluate(model: Any, tokenizer: Any, held_out: DrawnScenes) -> dict[str, float]:
+    """How well the model knows scenes that it has not seen.
+
+    Mean average precision of "a photo of a {c}.", and the share of what is visible that is also visible in a picture's
+    nearest neighbour.
+    """
     model.eval()
     images = torch.cat([model.encode_image(to_images(part), True) for part in np.array_split(held_out.pictures, 8)])
     texts = model.encode_text(tokenizer([f"a photo of a {name}." for name in CLASSES]), True)
-    visible = held_out.visible()
-    likeness = images @ images.T
-    likeness.fill_diagonal_(-1)
-    nearest = visible[likeness.argmax(1).numpy()]
     model.train()
+
+    visible = held_out.visible()  # (N, classes)
+    similarity = images @ images.T  # (N, D) @ (D, N) -> (N, N)
+    similarity.fill_diagonal_(-1)
+    nearest = visible[similarity.argmax(1).numpy()]
     return {
         "average precision": average_precision((images @ texts.T).numpy(), visible),
         "shared with neighbour": float(np.mean((nearest & visible).sum(1) / visible.sum(1))),
     }
 
 
-def train(recipe: Recipe, processes: int = 2) -> tuple[torch.nn.Module, dict[str, float]]:
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def train(recipe: Recipe, processes: int = 2) -> tuple[Any, dict[str, float]]:
     """The trained model, and how well it does on held-out scenes."""
     import open_clip
     from open_clip.loss import ClipLoss
@@ -113,62 +144,70 @@ def train(recipe: Recipe, processes: int = 2) -> tuple[torch.nn.Module, dict[str
     scenes = draw_many(recipe.seed, SCENES, recipe.scenes, processes)
     singles = draw_many(recipe.seed, SINGLE, recipe.singles, processes)
     held_out = draw_many(recipe.seed, HELD_OUT, recipe.held_out, processes)
+
     model = open_clip.model.CLIP(**MODEL).to(memory_format=torch.channels_last).train()
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=CONTEXT)
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
-    loss_of, used = ClipLoss(), torch.zeros(49408, dtype=torch.bool)
+    optimizer = adamw(model, recipe)
+    contrastive_loss = ClipLoss()
     bf16 = torch.cpu._is_avx512_bf16_supported()
-    began, mean_loss = time.monotonic(), 0.0
+    seen = torch.zeros(TOKEN_IDS, dtype=torch.bool)  # token ids
+    mean_loss = 0.0
+    began = time.monotonic()
+
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * rate_at(step, recipe)
+            group["lr"] = recipe.rate * learning_rate(step, recipe)
         alone = recipe.batch if step < recipe.first * recipe.steps else round(recipe.single * recipe.batch)
         pictures, captions = batch(rng, [(singles, alone), (scenes, recipe.batch - alone)])
-        tokens = tokenizer(captions)
-        used[tokens.unique()] = True
+        tokens = tokenizer(captions)  # (B, CONTEXT)
+        seen[tokens.unique()] = True
+
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            images = model.encode_image(to_images(pictures).contiguous(memory_format=torch.channels_last), True)
-            texts = model.encode_text(tokens, True)
-        loss = loss_of(images.float(), texts.float(), model.logit_scale.exp())
+            images = model.encode_image(
+                to_images(pictures).contiguous(memory_format=torch.channels_last), True
+            )  # (B, D)
+            texts = model.encode_text(tokens, True)  # (B, D)
+        loss = contrastive_loss(images.float(), texts.float(), model.logit_scale.exp())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
             model.logit_scale.clamp_(0, np.log(100))
+
         mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
         if (step + 1) % 50 == 0:
-            found = judge(model, tokenizer, held_out) if (step + 1) % 100 == 0 else {}
-            shown = "".join(f"  {name} {value:.3f}" for name, value in found.items())
-            print(f"step {step + 1}  {time.monotonic() - began:.0f} s  loss {mean_loss:.3f}{shown}", flush=True)
+            quality = evaluate(model, tokenizer, held_out) if (step + 1) % 100 == 0 else {}
+            columns = "".join(f"  {name} {value:.3f}" for name, value in quality.items())
+            print(f"step {step + 1}  {time.monotonic() - began:.0f} s  loss {mean_loss:.3f}{columns}", flush=True)
+
     with torch.no_grad():  # tokens that it never saw mean nothing; zeros say so, and take no room in a package
-        model.token_embedding.weight[~used] = 0
-    return model.eval(), judge(model, tokenizer, held_out)
+        model.token_embedding.weight[~seen] = 0
+    return model.eval(), evaluate(model, tokenizer, held_out)
 
 
-def rate_at(step: int, recipe: Recipe) -> float:
-    """Share of the learning rate: a linear warm-up, then half a cosine."""
+def adamw(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay for matrices only."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The learning rate relative to the highest one: a linear warm-up, then half a cosine."""
+    if step < recipe.warm_up:
+        return (step + 1) / recipe.warm_up
     done = (step - recipe.warm_up) / max(recipe.steps - recipe.warm_up, 1)
-    return (step + 1) / recipe.warm_up if step < recipe.warm_up else 0.5 * (1 + np.cos(np.pi * done)) + 0.01
+    return float(0.5 * (1 + np.cos(np.pi * done)) + 0.01)
 
 
-def batch(rng: np.random.Generator, parts: list[tuple[Drawn, int]]) -> tuple[np.ndarray, list[str]]:
-    """Random pictures, half of them mirrored, with fresh captions: so many of each part."""
-    pictures, captions = [], []
-    for drawn, count in parts:
-        for row in rng.integers(len(drawn.pictures), size=count):
-            picture = drawn.pictures[row]
-            pictures.append(picture[:, ::-1] if rng.random() < 0.5 else picture)
-            captions.append(say(rng, drawn.objects[row], drawn.stuff[row]))
-    return np.stack(pictures), captions
+# --- the shipped folder ------------------------------------------------------------------------------------------------
 
 
-def save(model: torch.nn.Module, folder: Path, recipe: Recipe, found: dict[str, float]) -> None:
-    """Write the folder that open_clip's ``local-dir:`` reads, weights in fp16, and what it is."""
+def save(model: Any, folder: Path, recipe: Recipe, quality: dict[str, float]) -> None:
+    """Write the folder that open_clip's ``local-dir:`` reads, with weights in fp16, and the recipe beside it."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +218,7 @@ def save(model: torch.nn.Module, folder: Path, recipe: Recipe, found: dict[str, 
     save_file(weights, folder / "open_clip_model.safetensors")
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
-    card = {"recipe": asdict(recipe), "held_out": {name: round(value, 4) for name, value in found.items()}}
+    card = {"recipe": asdict(recipe), "held_out": {name: round(value, 4) for name, value in quality.items()}}
     (folder / "recipe.json").write_text(json.dumps(card, indent=1) + "\n")
 
 
@@ -191,13 +230,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"(default: {value})")
-    parser.add_argument("--processes", type=int, default=2, help="that draw scenes (default: 2)")
-    given = vars(parser.parse_args(arguments))
-    folder, processes = given.pop("folder"), given.pop("processes")
-    recipe = Recipe(**given)
-    model, found = train(recipe, processes)
-    save(model, folder, recipe, found)
-    print(f"{folder}: {found}")
+    parser.add_argument("--processes", type=int, default=2, help="processes that draw scenes (default: 2)")
+    args = vars(parser.parse_args(arguments))
+    folder = args.pop("folder")
+    processes = args.pop("processes")
+
+    recipe = Recipe(**args)
+    model, quality = train(recipe, processes)
+    save(model, folder, recipe, quality)
+    print(f"{folder}: {quality}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The demo world on disk: training scenes as webdataset tars, validation scenes in PASCAL VOC's layout. Made once.
+"""The demo world on disk, made once: training scenes as webdataset tars, validation scenes in PASCAL VOC's layout.
 
 FOLDER/train/{00000..00007}.tar      key.jpg, key.txt (caption), key.json (truth)
 FOLDER/val/                          JPEGImages, SegmentationClass, ImageSets/Segmentation/val.txt, classes.txt
@@ -34,7 +34,7 @@ from pipelines.demo.captions import caption
 from pipelines.demo.scene import CLASSES, Scene, draw
 
 FOLDER = os.path.join("artifacts", "demo-world")
-RECIPE = 2  # raised with every change of what is drawn, so that a world of another recipe is made again
+RECIPE = 2  # raised whenever what is drawn changes, so that a world of an older recipe is made again
 TRAINING, VALIDATION = 1, 2  # streams of random numbers
 QUALITY = 90  # of JPEGs
 MARKER = "world.json"
@@ -65,21 +65,23 @@ def ensure_world(
     processes: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Make the world in ``folder`` unless it is there; whether it had to be made. The folder appears whole, or not at all.
+    """Make the world in ``folder`` unless it is there; returns whether it had to be made.
 
-    ``progress(done, total)`` is called as scenes get done. The content depends on ``config`` alone, never on ``processes``.
-    Raises CocuError when the extra ``demo`` is not installed, or the folder holds something else.
+    The folder appears whole, or not at all; its content depends on ``config`` alone, never on ``processes``.
+    ``progress(done, total)`` is called as scenes are finished. Raises CocuError when the extra ``demo`` is not installed,
+    or the folder holds something else.
     """
     config = config or DEMO
     if is_made(folder, config):
         return False
     if os.path.exists(folder) and not os.path.isfile(os.path.join(folder, MARKER)):
-        raise CocuError(f"{folder}: is there, but is no demo world (no {MARKER}); remove it, or choose another folder")
+        raise CocuError(f"{folder}: exists, but is not a demo world (no {MARKER}); remove it, or choose another folder")
+
     credit = attribution()
     temporary = f"{folder.rstrip(os.sep)}{files.TEMPORARY}{secrets.token_hex(4)}"
     os.makedirs(temporary)
     try:
-        _make(temporary, config, credit, processes, progress or (lambda done, total: None))
+        _write_world(temporary, config, credit, processes, progress or (lambda done, total: None))
         if os.path.exists(folder):  # a world of another recipe
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -101,26 +103,31 @@ def _recipe(config: WorldConfig) -> dict[str, Any]:
     return {"version": RECIPE, **asdict(config)}
 
 
-def _make(folder: str, config: WorldConfig, credit: str, processes: int, progress: Callable[[int, int], None]) -> None:
+def _write_world(
+    folder: str, config: WorldConfig, credit: str, processes: int, progress: Callable[[int, int], None]
+) -> None:
     tasks: list[Callable[[], int]] = [partial(_write_shard, folder, config, shard) for shard in range(config.shards)]
     tasks.append(partial(_write_validation, folder, config))
-    total, done = config.shards * config.scenes + config.validation, 0
+    total = config.shards * config.scenes + config.validation
+    done = 0
     progress(done, total)
-    for made in _run(tasks, processes):
-        done += made
+    for scenes in _run_tasks(tasks, processes):
+        done += scenes
         progress(done, total)
+
     for name, lines in (("concepts.txt", CLASSES), ("ATTRIBUTION.txt", [credit])):
         Path(folder, name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     files.write_json(os.path.join(folder, MARKER), {"recipe": _recipe(config), "attribution": credit})
 
 
-def _run(tasks: list[Callable[[], int]], processes: int) -> Iterator[int]:
+def _run_tasks(tasks: list[Callable[[], int]], processes: int) -> Iterator[int]:
     if processes == 1:
         yield from (task() for task in tasks)
         return
-    # Spawned: a process that is forked from one with threads may hang. Ctrl-C is for this process to deal with.
-    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=ignore) as pool:
+
+    context = multiprocessing.get_context("spawn")  # a process that is forked from one with threads may hang
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process to deal with
+    with ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=ignore_interrupts) as pool:
         try:
             for future in as_completed([pool.submit(task) for task in tasks]):
                 yield future.result()
@@ -130,7 +137,7 @@ def _run(tasks: list[Callable[[], int]], processes: int) -> Iterator[int]:
 
 
 def scene_and_caption(seed: int, stream: int, number: int) -> tuple[Scene, str, list[str]]:
-    """A scene by its number: the same whoever draws it, in whatever order. With its caption, and what that mentions."""
+    """A scene by its number, the same in whatever process and order it is drawn; its caption, and what that mentions."""
     rng = np.random.default_rng([seed, stream, number])
     scene = draw(rng)
     return scene, *caption(rng, scene.objects, scene.stuff)
@@ -172,6 +179,7 @@ def _write_validation(folder: str, config: WorldConfig) -> int:
     base = Path(folder, "val")
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (base / name).mkdir(parents=True)
+
     palette = voc_palette()
     with open(base / "captions.jsonl", "w", encoding="utf-8") as captions:
         for number in range(config.validation):
@@ -181,6 +189,7 @@ def _write_validation(folder: str, config: WorldConfig) -> int:
             mask.putpalette(palette)
             mask.save(base / f"SegmentationClass/{number:06d}.png")
             captions.write(json.dumps({"key": f"{number:06d}", **truth(scene, text, mentioned)}) + "\n")
+
     names = "".join(f"{number:06d}\n" for number in range(config.validation))
     (base / "ImageSets/Segmentation/val.txt").write_text(names)
     (base / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -188,7 +197,13 @@ def _write_validation(folder: str, config: WorldConfig) -> int:
 
 
 def voc_palette() -> list[int]:
-    """PASCAL VOC's colours of the 256 indices, flat: the bits of an index spread over red, green and blue."""
+    """PASCAL VOC's colours of the 256 indices, flat: the bits of an index spread over red, green and blue.
+
+    >>> voc_palette()[:9]
+    [0, 0, 0, 128, 0, 0, 0, 128, 0]
+    """
     index = np.arange(256)[:, None]
-    bits = sum(((index >> (3 * place + np.arange(3))) & 1) << (7 - place) for place in range(8))
-    return bits.astype(np.uint8).ravel().tolist()
+    colours = np.zeros((256, 3), np.uint8)
+    for level in range(8):  # three bits of the index are one bit of each channel, the highest first
+        colours |= (((index >> (3 * level + np.arange(3))) & 1) << (7 - level)).astype(np.uint8)
+    return colours.ravel().tolist()

@@ -11,15 +11,25 @@ import pyarrow as pa
 
 from curation import encoder, samples
 from curation.base import files
+from curation.base.embeddings import embedding_array, normalise
 from curation.base.errors import CocuError, InputError
-from curation.base.parquet import FORMAT, ROW_GROUP, blocks, open_parquet, parquet_writer, read_metadata, write_table
+from curation.base.parquet import (
+    FORMAT,
+    ROW_GROUP,
+    blocks,
+    open_parquet,
+    parquet_writer,
+    read_metadata,
+    write_table,
+)
 from curation.concepts import Matcher
 from curation.config import CurationConfig
-from curation.run.run import Run, record, recorded
-from curation.run.stages.work import Work, fingerprint_of, vocabulary_content
+from curation.run.progress import Progress
+from curation.run.records import Reader, Record, record, recorded, vocabulary_content
+from curation.run.run import Run
+from curation.run.stages.stage import Stage
 from curation.samples import Reject, Sample, Shard
-from curation.similarity import normalise
-from curation.vocabulary import embedding_array, read_vocabulary
+from curation.vocabulary import read_vocabulary
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -38,65 +48,80 @@ def schema(width: int) -> pa.Schema:
     )
 
 
-def embed(run: Run, shard: Shard) -> None:
-    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects.
+def _embeddings(run: Run, shard: Shard) -> str:
+    return run.of_shard("embeddings", shard)
 
-    With ``on_error: skip`` a shard that cannot be read gets an empty embeddings file and one reject, without a key, that
-    says why; it is tried again in the next run.
-    """
-    config, path = run.config, run.of_shard("embeddings", shard)
-    parameters = {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
-    old = recorded(path, "embed")
+
+# --- embed ----------------------------------------------------------------------------------------------------------------
+
+
+def _embed_parameters(config: CurationConfig) -> dict[str, Any]:
+    return {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
+
+
+def _embed_expected(run: Run, shard: Shard, read: Reader) -> Record:
     try:
-        version, content = _input_version(config, shard, old)
-        whole = files.exists(run.of_shard("rejects", shard)) and not old.get("counts", {}).get("unreadable")
-        work = Work(run, "embed", path, record(parameters, content), shard, whole)
-        if work.fresh:
-            return
-        source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
-        with closing(source):
-            counts = _write(run, shard, source, parameters, version, work)
-    except InputError as error:
-        if config.on_error != "skip":
+        _, content = _input_version(run, shard)
+    except InputError:
+        if run.config.on_error != "skip":
             raise
-        work = Work(run, "embed", path, record(parameters, None), shard)
-        counts = _write(run, shard, _Unreadable(config, error), parameters, [], work)
-    work.done(**counts)
+        content = None
+    return record(_embed_parameters(run.config), content)
 
 
-def _input_version(config: CurationConfig, shard: Shard, old: dict[str, Any]) -> tuple[list[Any], list[str] | None]:
+def _input_version(run: Run, shard: Shard) -> tuple[list[Any], list[str] | None]:
     """Size and date of a shard's files, and their content hash as far as it is known."""
-    inputs = _files(config, shard)
+    inputs = _inputs(run.config, shard)
     version = [files.version(path) for path in inputs]
+    old = recorded(_embeddings(run, shard), "embed")
     if old and old["version"] != version:  # touched or copied: has the content changed?
         return version, [files.file_digest(path) for path in inputs]
     return version, old.get("content")
 
 
-def _files(config: CurationConfig, shard: Shard) -> list[str]:
+def _inputs(config: CurationConfig, shard: Shard) -> list[str]:
     return [shard.path, samples.metadata_path(shard.path)] if config.embeddings else [shard.path]
 
 
+def _is_embedded(run: Run, shard: Shard) -> bool:
+    """Whether the rejects are there too, and the shard could be read; one that could not is tried again."""
+    old = recorded(_embeddings(run, shard), "embed")
+    return files.exists(run.of_shard("rejects", shard)) and not old.get("counts", {}).get("unreadable")
+
+
+def _embed(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict[str, int]:
+    """Read a tar, or a part of a clip-retrieval folder, and write its embeddings and rejects.
+
+    With ``on_error: skip`` a shard that cannot be read gets an empty embeddings file and one reject, without a key, that
+    says why.
+    """
+    config = run.config
+    try:
+        version, _ = _input_version(run, shard)
+        source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
+        with closing(source):
+            return _write(run, shard, source, version, progress)
+    except InputError as error:
+        if config.on_error != "skip":
+            raise
+        return _write(run, shard, _Unreadable(config, error), [], progress)
+
+
 def _write(
-    run: Run,
-    shard: Shard,
-    source: _Tar | _Import | _Unreadable,
-    parameters: dict[str, Any],
-    version: list[Any],
-    work: Work,
+    run: Run, shard: Shard, source: _Tar | _Import | _Unreadable, version: list[Any], progress: Progress
 ) -> dict[str, int]:
     """Write embeddings and rejects of one source; returns its counts."""
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
-    path = run.of_shard("embeddings", shard)
-    with parquet_writer(path, schema(source.width), {"format": FORMAT}, ending) as writer:
+    with parquet_writer(_embeddings(run, shard), schema(source.width), {"format": FORMAT}, ending) as writer:
         rows = 0
-        for batch in _row_groups(source.batches(rejects), source.width, work):
+        for batch in _row_groups(source.batches(rejects), source.width, progress):
             writer.write_batch(batch)
             rows += len(batch)
-        content = source.content()
+
+        content = source.content()  # known only when all is read
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
-        ending["embed"] = record(parameters, content) | {
+        ending["embed"] = record(_embed_parameters(run.config), content) | {
             "content": content,
             "version": version,
             "weights": source.weights,
@@ -126,8 +151,8 @@ class _Tar:
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         config = self._config
-        found = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
-        for item in self._encoder.encode_samples(found):
+        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
+        for item in self._encoder.encode_samples(stream):
             if isinstance(item, Reject):
                 rejects.append(item)
             else:
@@ -183,67 +208,80 @@ class _Import:
             yield [item for item in checked if isinstance(item, Sample)], normalise(self._embeddings[part][good])
 
     def content(self) -> list[str]:
-        return [files.file_digest(file) for file in _files(self._config, self._shard)]
+        return [files.file_digest(file) for file in _inputs(self._config, self._shard)]
 
 
-def _row_groups(batches: Iterator[Batch], width: int, work: Work) -> Iterator[pa.RecordBatch]:
+def _row_groups(batches: Iterator[Batch], width: int, progress: Progress) -> Iterator[pa.RecordBatch]:
     """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch."""
-    found: list[Sample] = []
+    collected: list[Sample] = []
     parts: list[np.ndarray] = []
     for more, embeddings in batches:
-        work.advance(len(more))
-        found.extend(more)
+        progress.advance(len(more))
+        collected.extend(more)
         parts.append(embeddings)
-        if len(found) >= ROW_GROUP:
-            yield _record_batch(found, np.concatenate(parts), width)
-            found, parts = [], []
-    if found:
-        yield _record_batch(found, np.concatenate(parts), width)
+        if len(collected) >= ROW_GROUP:
+            yield _record_batch(collected, np.concatenate(parts), width)
+            collected, parts = [], []
+    if collected:
+        yield _record_batch(collected, np.concatenate(parts), width)
 
 
-def _record_batch(found: list[Sample], embeddings: np.ndarray, width: int) -> pa.RecordBatch:
+def _record_batch(collected: list[Sample], embeddings: np.ndarray, width: int) -> pa.RecordBatch:
     columns = [
-        pa.array([sample.key for sample in found]),
-        pa.array([sample.caption for sample in found]),
-        pa.nulls(len(found), pa.list_(pa.int32())),
+        pa.array([sample.key for sample in collected]),
+        pa.array([sample.caption for sample in collected]),
+        pa.nulls(len(collected), pa.list_(pa.int32())),
         embedding_array(embeddings),
     ]
     return pa.record_batch(columns, schema=schema(width))
 
 
-def concepts(run: Run, shard: Shard) -> None:
+# --- concepts -------------------------------------------------------------------------------------------------------------
+
+
+def _concepts_expected(run: Run, shard: Shard, read: Reader) -> Record:
+    embedded = read(_embeddings(run, shard), "embed")
+    return record({}, [vocabulary_content(run, read), embedded["fingerprint"]])
+
+
+def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict[str, int]:
     """Fill in the column ``concepts`` of a shard's embeddings: the ids of what each caption mentions."""
-    path = run.of_shard("embeddings", shard)
+    path = _embeddings(run, shard)
     metadata = {"format": FORMAT, "embed": read_metadata(path)["embed"]}
-    inputs = [vocabulary_content(run.vocabulary), metadata["embed"]["fingerprint"]]
-    work = Work(run, "concepts", path, record({}, inputs), shard)
-    if work.fresh:
-        return
     matcher = Matcher(read_vocabulary(run.vocabulary).concepts)
-    total, ending = 0, dict[str, Any]()
+    total = 0
+    ending: dict[str, Any] = {}
     with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
         for block in file.iter_batches(batch_size=ROW_GROUP):
-            offsets, found = matcher.match_all(block["caption"].to_pylist())
-            lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(found, pa.int32()))
+            mentioned = matcher.match_all(block["caption"].to_pylist())
+            offsets, values = pa.array(mentioned.offsets, pa.int32()), pa.array(mentioned.values, pa.int32())
+            lists = pa.ListArray.from_arrays(offsets, values)
             writer.write_batch(block.set_column(2, file.schema_arrow.field("concepts"), lists))
-            work.advance(len(block))
-            total += len(found)
-        ending["concepts"] = work.record | {"counts": {"caption_concepts": total}}
-    work.done(caption_concepts=total)
+            progress.advance(len(block))
+            total += len(mentioned.values)
+        ending["concepts"] = expected | {"counts": {"caption_concepts": total}}
+    return {"caption_concepts": total}
 
 
-def captions(run: Run, shard: Shard) -> None:
+# --- captions -------------------------------------------------------------------------------------------------------------
+
+
+def _captions_expected(run: Run, shard: Shard, read: Reader) -> Record:
+    embedded = read(_embeddings(run, shard), "embed")
+    return record({"encoder": encoder.identity(run.config.encoder)}, embedded["fingerprint"])
+
+
+def _captions(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
     """Embed the captions of a shard, for text-driven expansion: ``captions/<shard>.parquet``."""
-    path, source = run.of_shard("captions", shard), run.of_shard("embeddings", shard)
-    new = record({"encoder": encoder.identity(run.config.encoder)}, fingerprint_of(source, "embed"))
-    work = Work(run, "captions", path, new, shard)
-    if work.fresh:
-        return
     model = encoder.load(run.config.encoder)
     columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), model.width))])
-    with parquet_writer(path, columns, {"captions": new}) as writer:
-        for block in blocks(source, ["key", "caption"], ROW_GROUP):
+    with parquet_writer(run.of_shard("captions", shard), columns, {"captions": expected}) as writer:
+        for block in blocks(_embeddings(run, shard), ["key", "caption"]):
             embeddings = embedding_array(model.encode_texts(block["caption"].to_pylist()))
             writer.write_batch(pa.record_batch([block["key"], embeddings], schema=columns))
-            work.advance(len(block))
-    work.done()
+            progress.advance(len(block))
+
+
+EMBED = Stage("embed", True, _embeddings, _embed_expected, _embed, _is_embedded)
+CONCEPTS = Stage("concepts", True, _embeddings, _concepts_expected, _concepts)
+CAPTIONS = Stage("captions", True, lambda run, shard: run.of_shard("captions", shard), _captions_expected, _captions)

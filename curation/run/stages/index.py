@@ -1,12 +1,10 @@
-"""From embeddings to ``index/``: trained on a sample, filled shard by shard, merged, and tuned to the recall.
-
-A *kind* of index holds images (``image``) or, for text-driven expansion, captions (``text``).
-"""
+"""From embeddings to ``index/``: trained on a sample, filled shard by shard, merged, and tuned to the recall."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import faiss
@@ -15,166 +13,199 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from curation.base import files
-from curation.base.devices import find_device
-from curation.base.parquet import ROW_GROUP, blocks, open_parquet, parquet_writer, row_count
-from curation.config import RetrievalConfig
+from curation.base.embeddings import embedding_matrix
+from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index, parse_bytes
 from curation.index.open import SearchIndex, effort, open_index, set_search
 from curation.index.recall import exact_neighbours, recall, tune
-from curation.run.run import Run, record, recorded
-from curation.run.stages.work import Work, fingerprint_of, nothing_to_do
+from curation.run.indexes import INDEXES, VectorIndex, search_device
+from curation.run.progress import Progress
+from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
+from curation.run.run import Run
+from curation.run.stages.stage import Stage
 from curation.samples import Shard
-from curation.vocabulary import embedding_matrix
 
 QUERIES = 1000  # held out to measure recall
 
 
+def index_stages(kind: VectorIndex) -> list[Stage]:
+    """The steps that build one index."""
+
+    def once(verb: str, expected: Any, compute: Any, **more: Any) -> Stage:
+        steps = partial(expected, kind=kind), partial(compute, kind=kind)
+        return Stage(kind.stage(verb), False, lambda run: run.index_json, *steps, **more)
+
+    return [
+        once(
+            "train",
+            _train_expected,
+            _train,
+            is_whole=lambda run: is_as_long_as_noted(run, kind.stage("train"), kind.trained(run)),
+        ),
+        Stage(kind.stage("fill"), True, kind.codes, partial(_fill_expected, kind=kind), partial(_fill, kind=kind)),
+        once("", _merge_expected, _merge, is_whole=lambda run: _is_merged(run, kind)),
+        once("tune", _tune_expected, _tune),
+    ]
+
+
+# --- train ----------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Kind:
-    """One of the indexes of a run: where its vectors come from, and the names of its stages and files."""
+class _Untrained:
+    """The index that is to be trained, and on how much."""
 
-    name: str  # of the file
-    prefix: str  # of the stages
-    folder: str  # of the vectors
-    embedded_by: str  # the stage that wrote them
-
-    def stage(self, verb: str) -> str:
-        """The name of a stage: "train index", "train text index", ..."""
-        return f"{verb} {self.prefix}index".strip()
-
-    def trained(self, run: Run) -> str:
-        """The index before any vector is in it."""
-        return run.path("index", f"{self.name}.trained.faiss")
-
-    def codes(self, run: Run, shard: Shard) -> str:
-        """The codes of one shard's vectors, until they are in the index."""
-        return run.of_shard(f"{self.name}-codes", shard)
-
-    def vectors(self, run: Run) -> Iterator[np.ndarray]:
-        """Blocks (n, D) of unit vectors, fp32, in the order of the shards."""
-        for shard in run.shards:
-            for block in blocks(run.of_shard(self.folder, shard), ["embedding"], ROW_GROUP):
-                yield embedding_matrix(block["embedding"])
+    factory: str
+    index: faiss.Index
+    rows: int
+    dimension: int
+    sample: int
+    expected_bytes: int | None
 
 
-IMAGES = Kind("image", "", "embeddings", "embed")
-CAPTIONS = Kind("text", "text ", "captions", "captions")
-
-
-def train(run: Run, kind: Kind) -> None:
-    """Choose the index and train it on a random sample: ``index/<kind>.trained.faiss``."""
-    config, path = run.config.retrieval, kind.trained(run)
-    paths = [run.of_shard(kind.folder, shard) for shard in run.shards]
-    rows = sum(row_count(source) for source in paths)
+def _choose(run: Run, kind: VectorIndex) -> _Untrained:
+    config = run.config.retrieval
+    paths = run.of_shards(kind.folder)
+    rows = sum(map(row_count, paths))
     with open_parquet(paths[0]) as file:
         dimension = file.schema_arrow.field("embedding").type.list_size
-    factory, expected = config.index, None
+
+    factory, expected_bytes = config.index, None
     if config.index == "auto":
         gpu = config.device.startswith("cuda")
-        factory, _, expected = choose_index(rows, dimension, parse_bytes(config.memory), config.recall, gpu)
+        factory, _, expected_bytes = choose_index(rows, dimension, parse_bytes(config.memory), config.recall, gpu)
     empty = build.empty_index(factory, dimension)
     inverted = faiss.try_extract_index_ivf(empty)
-    size = config.train_sample or TRAINING_ROWS * (inverted.nlist if inverted else 4096)
-    parameters = {"factory": factory} | ({} if empty.is_trained else {"train_sample": size})
-    new = record(parameters, [fingerprint_of(source, kind.embedded_by) for source in paths])
-    work = Work(run, kind.stage("train"), run.index_json, new, whole=is_whole(run, kind.stage("train"), path))
-    if work.fresh:
-        return
+    sample = config.train_sample or TRAINING_ROWS * (inverted.nlist if inverted else 4096)
+    return _Untrained(factory, empty, rows, dimension, sample, expected_bytes)
+
+
+def _train_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
+    embedded = fingerprints(run.of_shards(kind.folder), kind.embedded_by, read)
+    choice = _choose(run, kind)
+    parameters = {"factory": choice.factory} | ({} if choice.index.is_trained else {"train_sample": choice.sample})
+    return record(parameters, embedded)
+
+
+def _train(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
+    """Choose the index and train it on a random sample: ``index/<kind>.trained.faiss``."""
+    choice, path = _choose(run, kind), kind.trained(run)
+    empty = choice.index
     if not empty.is_trained:
-        trained, _ = build.sample_rows(rows, size, QUERIES)
-        build.train(empty, build.pick(kind.vectors(run), trained), factory)
-        work.advance(len(trained))
-    set_search(empty, config.search)  # a wrong parameter is found now rather than in every shard
+        trained, _ = build.sample_rows(choice.rows, choice.sample, QUERIES)
+        build.train(empty, build.pick(kind.vectors(run), trained), choice.factory)
+        progress.advance(len(trained))
+    set_search(empty, run.config.retrieval.search)  # a wrong parameter is found now rather than in every shard
     build.write_index(empty, path)
-    notes = {"rows": rows, "dimension": dimension, "in_parts": build.fills_in_parts(empty), "expected_bytes": expected}
-    note(run, kind.stage("train"), new | notes | {"bytes": files.version(path)["size"]})
-    work.done()
+    facts = {
+        "rows": choice.rows,
+        "dimension": choice.dimension,
+        "in_parts": build.fills_in_parts(empty),
+        "expected_bytes": choice.expected_bytes,
+    }
+    note(run, kind.stage("train"), expected | facts | {"bytes": files.version(path)["size"]})
 
 
-def encode(run: Run, shard: Shard, kind: Kind) -> None:
-    """Encode a shard's vectors for the index; nothing where the index takes them as they are, or has them already."""
-    trained, path, source = _trained(run, kind), kind.codes(run, shard), run.of_shard(kind.folder, shard)
-    built = recorded(run.index_json, kind.stage(""))
-    held = built.get("trained") == trained["fingerprint"] and is_whole(run, kind.stage(""), run.index(kind.name))
-    if held or not trained["in_parts"]:
-        return nothing_to_do(run)
-    new = record({}, [trained["fingerprint"], fingerprint_of(source, kind.embedded_by)])
-    work = Work(run, kind.stage("fill"), path, new, shard)
-    if work.fresh:
-        return
-    empty = faiss.read_index(files.local_path(kind.trained(run)))
-    width = empty.sa_code_size()
+# --- fill -----------------------------------------------------------------------------------------------------------------
+
+
+def _fill_expected(run: Run, shard: Shard, read: Reader, kind: VectorIndex) -> Record | None:
+    """None where the index takes the vectors as they are, or has them already."""
+    trained = read(run.index_json, kind.stage("train"))
+    merged = recorded(run.index_json, kind.stage(""))
+    has_them = merged.get("trained") == trained["fingerprint"] and _is_merged(run, kind)
+    if has_them or not trained["in_parts"]:
+        return None
+    embedded = read(run.of_shard(kind.folder, shard), kind.embedded_by)
+    return record({}, [trained["fingerprint"], embedded["fingerprint"]])
+
+
+def _fill(run: Run, shard: Shard, expected: Record, progress: Progress, kind: VectorIndex) -> None:
+    """Encode a shard's vectors for the index."""
+    trained = faiss.read_index(files.local_path(kind.trained(run)))
+    width = trained.sa_code_size()
     schema = pa.schema([("code", pa.binary(width))])
-    with parquet_writer(path, schema, {kind.stage("fill"): new}) as writer:
-        for block in blocks(source, ["embedding"], ROW_GROUP):
-            codes = build.encode(empty, embedding_matrix(block["embedding"]))
-            buffers = [None, pa.py_buffer(codes)]
-            writer.write_batch(
-                pa.record_batch([pa.Array.from_buffers(pa.binary(width), len(codes), buffers)], schema=schema)
-            )
-            work.advance(len(codes))
-    work.done()
+    with parquet_writer(kind.codes(run, shard), schema, {kind.stage("fill"): expected}) as writer:
+        for block in blocks(run.of_shard(kind.folder, shard), ["embedding"]):
+            codes = build.encode(trained, embedding_matrix(block["embedding"]))
+            column = pa.Array.from_buffers(pa.binary(width), len(codes), [None, pa.py_buffer(codes)])
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            progress.advance(len(codes))
 
 
-def merge(run: Run, kind: Kind) -> None:
+# --- merge ----------------------------------------------------------------------------------------------------------------
+
+
+def _is_merged(run: Run, kind: VectorIndex) -> bool:
+    return is_as_long_as_noted(run, kind.stage(""), run.index(kind.name))
+
+
+def _merge_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
+    trained = read(run.index_json, kind.stage("train"))
+    return record(trained["parameters"], trained["fingerprint"])
+
+
+def _merge(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Put all vectors into the index: ``index/<kind>.faiss``."""
-    trained, path, stage = _trained(run, kind), run.index(kind.name), kind.stage("")
-    new = record(trained["parameters"], trained["fingerprint"])
-    work = Work(run, stage, run.index_json, new, whole=is_whole(run, stage, path))
-    if work.fresh:
-        return
-    built = faiss.read_index(files.local_path(kind.trained(run)))
+    trained, path = files.read_json(run.index_json)[kind.stage("train")], run.index(kind.name)
+    merged = faiss.read_index(files.local_path(kind.trained(run)))
     if trained["in_parts"]:
 
         def codes() -> Iterator[np.ndarray]:
             for shard in run.shards:
-                for block in blocks(kind.codes(run, shard), ["code"], ROW_GROUP):
-                    data = np.frombuffer(block["code"].buffers()[1], np.uint8).reshape(-1, built.sa_code_size())
+                for block in blocks(kind.codes(run, shard), ["code"]):
+                    data = np.frombuffer(block["code"].buffers()[1], np.uint8).reshape(-1, merged.sa_code_size())
                     yield data[block["code"].offset :][: len(block)]
 
-        build.fill(built, codes)
+        build.fill(merged, codes)
     else:
         for block in kind.vectors(run):
-            built.add(block)
-    build.write_index(built, path)
-    notes = {"trained": trained["fingerprint"], "file": f"{kind.name}.faiss", "metric": "cosine"}
-    notes |= {key: trained[key] for key in ("rows", "dimension", "expected_bytes")}
-    note(run, stage, new | notes | {"bytes": files.version(path)["size"]})
+            merged.add(block)
+
+    build.write_index(merged, path)
+    facts = {"trained": trained["fingerprint"], "file": f"{kind.name}.faiss", "metric": "cosine"}
+    facts |= {key: trained[key] for key in ("rows", "dimension", "expected_bytes")}
+    note(run, kind.stage(""), expected | facts | {"bytes": files.version(path)["size"]})
     files.remove(run.path(f"{kind.name}-codes"))
-    work.advance(built.ntotal)
-    work.done()
+    progress.advance(merged.ntotal)
 
 
-def tune_search(run: Run, kind: Kind) -> None:
+# --- tune -----------------------------------------------------------------------------------------------------------------
+
+
+def _is_exact(merged: Record) -> bool:
+    return bool(merged["parameters"]["factory"] == "Flat")
+
+
+def _tune_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
+    config = run.config.retrieval
+    merged = read(run.index_json, kind.stage(""))
+    measured = {} if _is_exact(merged) else {"neighbors": config.neighbors, "recall": config.recall}
+    images = fingerprints(run.of_shards("embeddings"), "embed", read)
+    return record({"search": config.search} | measured, [merged["fingerprint"], images])
+
+
+def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Find the search parameters that reach the recall, measured on held-out images, and note both in ``index.json``."""
-    config, built = run.config.retrieval, recorded(run.index_json, kind.stage(""))
-    stage = kind.stage("tune")
-    exact = built.get("parameters", {}).get("factory") == "Flat"
-    parameters = {"search": config.search} | ({} if exact else {"neighbors": config.neighbors, "recall": config.recall})
-    images = [fingerprint_of(run.of_shard("embeddings", shard), "embed") for shard in run.shards]
-    work = Work(run, stage, run.index_json, record(parameters, [built.get("fingerprint"), images]))
-    if work.fresh:
-        return
-    opened = open_index(run.index(kind.name), config.search, built["bytes"], search_device(config))
-    search, found = config.search, 1.0
-    if not exact:
-        search, found = _least_search(run, kind, opened)
-    note(run, stage, work.record | {"search": search, "recall": round(found, 4), "queries": QUERIES})
-    work.done()
+    config = run.config.retrieval
+    merged = recorded(run.index_json, kind.stage(""))
+    opened = open_index(run.index(kind.name), config.search, merged["bytes"], search_device(config))
+    search, reached = (config.search, 1.0) if _is_exact(merged) else _least_search(run, kind, opened)
+    note(run, kind.stage("tune"), expected | {"search": search, "recall": round(reached, 4), "queries": QUERIES})
 
 
-def _least_search(run: Run, kind: Kind, opened: SearchIndex) -> tuple[str | None, float]:
+def _least_search(run: Run, kind: VectorIndex, opened: SearchIndex) -> tuple[str | None, float]:
     """Search parameters that reach ``retrieval.recall``, or those that are configured; and the recall that they have."""
     config = run.config.retrieval
     _, rows = build.sample_rows(opened.rows, 0, QUERIES)
-    queries = build.pick(IMAGES.vectors(run), rows)
-    expected = exact_neighbours(kind.vectors(run), queries, config.neighbors + 1)
-    expected[expected == rows[:, None]] = -1  # to find the image itself is no merit
+    queries = build.pick(INDEXES["image"].vectors(run), rows)
+    neighbours = exact_neighbours(kind.vectors(run), queries, config.neighbors + 1)
+    neighbours[neighbours == rows[:, None]] = -1  # to find the image itself is no merit
 
     def measure() -> float:
         with threadpool_limits(1):  # thousands of small products: threads would wait for one another
-            return recall(opened.search(queries, config.neighbors + 1)[1], expected)
+            return recall(opened.search(queries, config.neighbors + 1)[1], neighbours)
 
     name, largest = effort(opened.faiss)
     if config.search or not name:
@@ -184,25 +215,5 @@ def _least_search(run: Run, kind: Kind, opened: SearchIndex) -> tuple[str | None
         set_search(opened.faiss, f"{name}={setting}")
         return measure()
 
-    setting, found = tune(measure_at, config.recall, largest)
-    return f"{name}={setting}", found
-
-
-def search_device(config: RetrievalConfig) -> str:
-    """The device to search on. Raises CocuError for a GPU that is asked for and absent."""
-    return find_device(config.device, "retrieval.device")
-
-
-def _trained(run: Run, kind: Kind) -> dict[str, Any]:
-    trained: dict[str, Any] = files.read_json(run.index_json)[kind.stage("train")]
-    return trained
-
-
-def is_whole(run: Run, stage: str, path: str) -> bool:
-    """Whether a file is as long as index.json says that it was written."""
-    return files.exists(path) and files.version(path)["size"] == recorded(run.index_json, stage).get("bytes")
-
-
-def note(run: Run, stage: str, entry: dict[str, Any]) -> None:
-    """Set one entry of index.json."""
-    files.write_json(run.index_json, files.read_note(run.index_json) | {stage: entry})
+    setting, reached = tune(measure_at, config.recall, largest)
+    return f"{name}={setting}", reached

@@ -1,63 +1,33 @@
 """A finished run as one page to look at, ``OUT/report.html``. ``python -m curation.tools.report OUT`` writes it again.
 
-Only what is shown is read: some shards' concept lists, 24 samples with their neighbours, and these samples' images.
+record.py    what the page shows
+survey.py    concepts counted over many rows
+examples.py  some samples, with archives, neighbours and pictures
+pictures.py  thumbnails from the tars
+page.py      the page
+charts.py    its histogram and tables
+markup.py    data as HTML
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-
 from curation.base import files
 from curation.run.run import Run
-from curation.tools.report.examples import Example, Picture, add_images, add_neighbours, choose, read_examples
-from curation.tools.report.survey import Candidate, Survey, count_concepts, random_shards, read_candidates
+from curation.tools.report.page import render
+from curation.tools.report.record import collect
 
-SEED = 0
-EXAMPLE_SHARDS = 6  # that the examples come from
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows."""
-
-    manifest: dict[str, Any]
-    survey: Survey
-    candidates: list[Candidate]
-    examples: list[Example]
-    notes: list[str]  # why something that one would expect is not shown
-
-
-def collect(run: Run) -> Report:
-    """Read what the page shows of a finished run. Raises CocuError when the run's files are missing or damaged."""
-    rng = np.random.default_rng(SEED)
-    counts = random_shards(run, rng, EXAMPLE_SHARDS)
-    chosen = [Picture(shard, row) for shard, row in choose(dict(list(counts.items())[:EXAMPLE_SHARDS]), rng)]
-    notes: list[str] = []
-    examples = read_examples(run, chosen)
-    add_neighbours(run, examples)
-    add_images(run, examples, notes)
-    return Report(
-        files.read_json(run.manifest),
-        count_concepts(run, list(counts)),
-        read_candidates(run),
-        examples,
-        notes,
-    )
+__all__ = ["page_of", "write"]
 
 
 def page_of(run: Run) -> str:
     """The page of a finished run, as HTML. Raises CocuError."""
-    from curation.tools.report.page import render
-
     return render(run.config, collect(run))
 
 
 def write(run: Run) -> str:
     """Write ``report.html``; returns its path. Raises CocuError."""
-    path, page = run.path("report.html"), page_of(run)
+    path = run.path("report.html")
+    page = page_of(run)
     with files.atomic_write(path) as stream:
         stream.write(page.encode("utf-8"))
     return path

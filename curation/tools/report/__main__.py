@@ -13,9 +13,9 @@ from curation.tools.report import write
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.report", description="Write OUT/report.html: a finished curation as one page."
+        prog="python -m curation.tools.report", description="Write OUT/report.html: a finished run on one page."
     )
-    parser.add_argument("folder", help="output folder of a finished curation")
+    parser.add_argument("folder", help="output folder of a finished run")
     args = parser.parse_args(arguments)
     return run_command(lambda: print(write(open_run(args.folder))))
 

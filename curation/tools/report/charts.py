@@ -24,25 +24,25 @@ def histogram(survey: Survey) -> str:
     wide, high, step = 1000, 210, 1000 / len(before)
     bar = min(step * 0.38, 30)
     drawn = []
-    for place, label in enumerate(labels):
-        middle = (place + 0.5) * step
-        for kind, value, left in (("before", before[place], middle - bar), ("after", after[place], middle)):
+    for number, label in enumerate(labels):
+        middle = (number + 0.5) * step
+        for kind, value, left in (("before", before[number], middle - bar), ("after", after[number], middle)):
             tall = high * value / largest
             drawn.append(
                 f'<rect class="{kind}" x="{left:.1f}" y="{high - tall:.1f}" width="{bar:.1f}" height="{tall:.1f}" rx="2">'
                 f"<title>{label} concepts: {value:,} images</title></rect>"
             )
         drawn.append(f'<text x="{middle:.1f}" y="{high + 24}">{label}</text>')
-    said, found = mean(survey.before), mean(survey.after)
+    in_captions, in_archives = mean(survey.before), mean(survey.after)
     cells = "".join(
         f'<tr><th scope="row">{label}</th><td>{b:,}</td><td>{b / rows:.1%}</td><td>{a:,}</td><td>{a / rows:.1%}</td></tr>'
         for label, b, a in zip(labels, before.tolist(), after.tolist(), strict=True)
     )
     return f"""<figure class="histogram">
-<figcaption><span><i class="swatch before"></i>captions, {said:.2f} on average</span>
-<span><i class="swatch after"></i>archives, {found:.2f} on average</span></figcaption>
-<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold {said:.2f} on
-average, archives {found:.2f}; the numbers are in the table below">
+<figcaption><span><i class="swatch before"></i>captions, {in_captions:.2f} on average</span>
+<span><i class="swatch after"></i>archives, {in_archives:.2f} on average</span></figcaption>
+<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold
+{in_captions:.2f} on average, archives {in_archives:.2f}; the numbers are in the table below">
 <line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}</svg>
 </figure>
 <details><summary>The numbers</summary><div class="scroll"><table id="histogram-table">
@@ -68,15 +68,17 @@ def vocabulary(candidates: list[Candidate], survey: Survey, config: CurationConf
     dropped = [candidate for candidate in candidates if not candidate.kept]
     where = "nouns of the captions" if config.vocabulary.built else "concepts of a file"
     limit = config.vocabulary.smallest_visualness
-    rule = f", kept from a visualness of {limit:g}" if limit is not None else ""
-    most = max((survey.found.get(candidate.concept, 0) for candidate in kept), default=1) or 1
+    rule = f", with a visualness of at least {limit:g}" if limit is not None else ""
+    most = max((survey.archived.get(candidate.concept, 0) for candidate in kept), default=1) or 1
     visual = max((abs(c.visualness) for c in candidates if math.isfinite(c.visualness)), default=1.0) or 1.0
     rows = []
     for candidate in kept[:TABLE_ROWS]:
-        said, found = survey.said.get(candidate.concept, 0), survey.found.get(candidate.concept, 0)
+        mentioned = survey.mentioned.get(candidate.concept, 0)
+        archived = survey.archived.get(candidate.concept, 0)
         rows.append(
             f'<tr><th scope="row">{text(candidate.concept, 60)}</th><td>{candidate.count:,}</td>'
-            f'<td class="wide">{span("found", found / most)}{span("said", said / most)}<span>{found:,}</span></td>'
+            f'<td class="wide">{span("found", archived / most)}{span("said", mentioned / most)}'
+            f"<span>{archived:,}</span></td>"
             f'<td class="wide">{visualness(candidate, visual)}</td></tr>'
         )
     more = (

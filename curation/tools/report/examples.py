@@ -11,15 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from curation.base import files
+from curation.base.embeddings import embedding_matrix
 from curation.base.errors import InputError
 from curation.base.parquet import open_parquet
 from curation.concepts import concept_key
-from curation.run.run import Run, open_run
-from curation.run.stages.archives import open_curator
+from curation.expansion import EXPANSIONS
+from curation.run.curator import open_curator
+from curation.run.indexes import first_row
+from curation.run.records import read_record
+from curation.run.run import Run, indexed_run
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
-from curation.vocabulary import embedding_matrix
 
 EXAMPLES = 24
 LARGE, SMALL = 320, 120  # pixels of thumbnails: of an example, of its neighbours
@@ -55,8 +58,8 @@ def choose(counts: dict[Shard, int], rng: np.random.Generator) -> list[tuple[Sha
     rows = [(shard, row) for shard, size in counts.items() for row in range(size)]
     if not rows:
         return []
-    places = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False)
-    return [rows[place] for place in sorted(places)]
+    numbers = rng.choice(len(rows), min(EXAMPLES, len(rows)), replace=False)
+    return [rows[number] for number in sorted(numbers)]
 
 
 def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
@@ -84,7 +87,7 @@ def by_shard(pictures: list[Picture]) -> Iterator[tuple[Shard, list[Picture]]]:
 
 def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[str, Any]]:
     """Some rows of a Parquet file; only the row groups that hold them are read."""
-    found: dict[int, dict[str, Any]] = {}
+    by_row: dict[int, dict[str, Any]] = {}
     with open_parquet(path) as file:
         start = 0
         for group in range(file.num_row_groups):
@@ -92,48 +95,47 @@ def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[
             inside = sorted({row for row in rows if start <= row < start + size})
             if inside:
                 table = file.read_row_group(group, columns=columns).take([row - start for row in inside])
-                found |= dict(zip(inside, table.to_pylist(), strict=True))
+                by_row |= dict(zip(inside, table.to_pylist(), strict=True))
             start += size
-    return [found[row] for row in rows]
+    return [by_row[row] for row in rows]
 
 
 def add_neighbours(run: Run, examples: list[Example]) -> None:
     """What was retrieved for each example, where anything was."""
-    if run.config.archive.expansion not in ("vision", "text") or not examples:
+    if not EXPANSIONS[run.config.archive.expansion].retrieves or not examples:
         return
-    curator = open_curator(run)
-    source = open_run(run.config.retrieval.data) if run.config.retrieval.data else run
-    sizes = files.read_json(run.index_json)["mentions"]["shards"]
-    starts = np.cumsum([0] + [item["rows"] for item in sizes])
-    held = (
-        {} if source is not run else {item["name"]: int(start) for item, start in zip(sizes, starts[:-1], strict=True)}
-    )
-    images, anchors = [], []
+    source = indexed_run(run)
+    starts = np.cumsum([0] + [item["rows"] for item in read_record(run.index_json, "mentions")["shards"]])
+
+    images: list[list[float]] = []
+    anchors: list[int] = []
     for shard, pictures in by_shard([example.picture for example in examples]):
         rows = [picture.row for picture in pictures]
-        found = rows_of(run.of_shard("embeddings", shard), rows, ["embedding"])
-        images += [row["embedding"] for row in found]
-        anchors += [held[shard.name] + row if shard.name in held else -1 for row in rows]
-    width = len(images[0])
+        images += [row["embedding"] for row in rows_of(run.of_shard("embeddings", shard), rows, ["embedding"])]
+        first = first_row(run, shard)
+        anchors += [-1 if first is None else first + row for row in rows]
+
     flat = pa.array(np.asarray(images, np.float16).reshape(-1))
-    vectors = embedding_matrix(pa.FixedSizeListArray.from_arrays(flat, width))
-    ids, cosines = curator.neighbours(vectors, np.array(anchors))
+    vectors = embedding_matrix(pa.FixedSizeListArray.from_arrays(flat, len(images[0])))
+    ids, cosines = open_curator(run).neighbours(vectors, np.array(anchors))
     for example, anchor, nearest, likeness in zip(examples, anchors, ids, cosines, strict=True):
         for number, cosine in zip(nearest.tolist(), likeness.tolist(), strict=True):
             if number >= 0 and number != anchor:
-                place = int(np.searchsorted(starts, number, side="right")) - 1
-                picture = Picture(source.shards[place], number - int(starts[place]))
+                shard_number = int(np.searchsorted(starts, number, side="right")) - 1
+                picture = Picture(source.shards[shard_number], number - int(starts[shard_number]))
                 example.neighbours.append((cosine, picture))
+
     retrieved = [picture for example in examples for _, picture in example.neighbours]
     for shard, pictures in by_shard(retrieved):
-        found = rows_of(source.of_shard("embeddings", shard), [picture.row for picture in pictures], ["key", "caption"])
-        for picture, row in zip(pictures, found, strict=True):
+        path = source.of_shard("embeddings", shard)
+        texts = rows_of(path, [picture.row for picture in pictures], ["key", "caption"])
+        for picture, row in zip(pictures, texts, strict=True):
             picture.key, picture.caption = row["key"], row["caption"]
 
 
 def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
     """Thumbnails and truth from the tars: of the examples, then of their neighbours while the reading is bounded."""
-    source = open_run(run.config.retrieval.data) if run.config.retrieval.data else run
+    source = indexed_run(run)
     spent = 0.0
     passed_over = 0
     for owner, side, pictures in (
@@ -154,18 +156,18 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
             except InputError as error:  # the run is finished: the page goes without these
                 notes.append(str(error))
     if passed_over:
-        notes.append(f"{passed_over} pictures are not shown, because too much would have to be read for them.")
+        notes.append(f"{passed_over} pictures are not shown, because they would take too long to read.")
 
 
 def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
     """Fill in image and truth of pictures of one shard. Raises InputError for a tar or an image that cannot be read."""
     extensions = run.config.image.lower().split(";")
-    found = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
+    by_key = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
     for picture in pictures:
-        fields = found.get(picture.key, {})
+        fields = by_key.get(picture.key, {})
         image = next((fields[name] for name in extensions if name in fields), None)
         if image is None:
-            raise InputError(f"{shard.path}: no image of {picture.key} any more; was the file changed since the run?")
+            raise InputError(f"{shard.path}: the image of {picture.key} is gone; has the file changed since the run?")
         picture.image = thumbnail(image, side)
         sidecar = read_sidecar(fields.get("json", b""))
         picture.visible, picture.attribution = truth(sidecar), str(sidecar.get("attribution", ""))
@@ -174,13 +176,13 @@ def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
 def read_sidecar(content: bytes) -> dict[str, Any]:
     """A json sidecar that holds an object; empty for any other, since the page needs none."""
     try:
-        found = json.loads(content or b"{}")
+        sidecar = json.loads(content or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return sidecar if isinstance(sidecar, dict) else {}
 
 
 def truth(sidecar: dict[str, Any]) -> set[tuple[str, ...]] | None:
-    """What a sidecar says is visible, as ``curation.tools.measure`` reads it; None where it says nothing of it."""
+    """What a sidecar says is visible, as :mod:`curation.tools.measure` reads it; None where it says nothing of it."""
     lists = [sidecar[name] for name in ("objects", "stuff") if isinstance(sidecar.get(name), list)]
     return {concept_key(name) for names in lists for name in names if isinstance(name, str)} if lists else None

@@ -8,10 +8,11 @@ from typing import Any
 
 from curation.concepts import concept_key
 from curation.config import CurationConfig
-from curation.tools.report import Report
+from curation.expansion import EXPANSIONS
 from curation.tools.report.charts import histogram, vocabulary
 from curation.tools.report.examples import Example, Picture
 from curation.tools.report.markup import quoted, text
+from curation.tools.report.record import Report
 from curation.tools.report.survey import Survey
 
 COLOURS = 8  # of clusters; more than that take turns
@@ -104,14 +105,8 @@ def counted(survey: Survey, rows: int) -> str:
 
 def legend(config: CurationConfig, has_truth: bool) -> str:
     """How to read the examples."""
-    ways = {
-        "vision": "the captions of the images that look most like it",
-        "text": "the captions that fit it best",
-        "tagging": "the vocabulary, by similarity to the image",
-        "caption": "its own caption",
-    }
     parts = [
-        f"Each archive holds concepts from {ways[config.archive.expansion]}, the most relevant first.",
+        f"Each archive holds concepts from {EXPANSIONS[config.archive.expansion].sentence}, the most relevant first.",
         "Bars of one colour are one cluster." if config.archive.clusters else "",
         '<span class="tag new">new</span> marks what the caption leaves out'
         + (
@@ -179,12 +174,12 @@ def neighbours(example: Example) -> str:
     """The retrieved samples in a row."""
     if not example.neighbours:
         return ""
-    found = "".join(
+    items = "".join(
         f'<li>{image(picture, 84)}<p class="cosine">{cosine:.2f}</p><p>{quoted(picture.caption)}</p></li>'
         for cosine, picture in example.neighbours
     )
     return (
-        f'<h3>Retrieved</h3><ul class="neighbours" tabindex="0" aria-label="Retrieved images and captions">{found}</ul>'
+        f'<h3>Retrieved</h3><ul class="neighbours" tabindex="0" aria-label="Retrieved images and captions">{items}</ul>'
     )
 
 

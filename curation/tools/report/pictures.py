@@ -24,24 +24,24 @@ def read_fields(path: str, keys: Iterable[str], extensions: Iterable[str]) -> di
     from webdataset.tariterators import base_plus_ext
 
     wanted, extensions = set(keys), {extension.lower() for extension in extensions}
-    found: dict[str, dict[str, bytes]] = {}
+    samples: dict[str, dict[str, bytes]] = {}
     last = None
     with files.open_file(path) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r") as tar:
                 for member in tar:
                     key, extension = base_plus_ext(member.name)
-                    if key != last and len(found) == len(wanted):
+                    if key != last and len(samples) == len(wanted):
                         break
                     last = key
                     if key in wanted and member.isreg():
-                        fields = found.setdefault(key, {})
+                        fields = samples.setdefault(key, {})
                         if extension.lower() in extensions and extension.lower() not in fields:
                             content = tar.extractfile(member)
                             fields[extension.lower()] = content.read() if content else b""
         except (tarfile.TarError, OSError, EOFError) as error:
             raise InputError(f"{path}: cannot be read as a tar ({' '.join(str(error).split())})") from None
-    return found
+    return samples
 
 
 def thumbnail(image: bytes, side: int) -> str:

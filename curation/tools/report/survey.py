@@ -34,8 +34,8 @@ class Survey:
 
     before: np.ndarray  # (K,) int: images with 0, 1, 2, ... concepts in their captions
     after: np.ndarray  # (K,) int: the same of their archives
-    said: dict[str, int]  # concept: captions that mention it
-    found: dict[str, int]  # concept: archives that hold it
+    mentioned: dict[str, int]  # concept: captions that mention it
+    archived: dict[str, int]  # concept: archives that hold it
 
     @property
     def rows(self) -> int:
@@ -47,10 +47,10 @@ def random_shards(run: Run, rng: np.random.Generator, least: int) -> dict[Shard,
     """Random shards with their rows, none of them empty: as many as hold ``ENOUGH`` rows, and at least
     ``least`` where there are."""
     counts: dict[Shard, int] = {}
-    for place in rng.permutation(len(run.shards)):
-        rows = row_count(run.of_shard("archives", run.shards[place]))
+    for number in rng.permutation(len(run.shards)):
+        rows = row_count(run.of_shard("archives", run.shards[number]))
         if rows:
-            counts[run.shards[place]] = rows
+            counts[run.shards[number]] = rows
         if sum(counts.values()) >= ENOUGH and len(counts) >= least:
             break
     return counts
@@ -72,8 +72,8 @@ def count_concepts(run: Run, shards: list[Shard]) -> Survey:
         sum((np.bincount(size, minlength=width) for size in lengths[kind]), np.zeros(width, np.int64))
         for kind in lengths
     )
-    said, found = (dict(zip(names.to_pylist(), totals[kind].tolist(), strict=True)) for kind in lengths)
-    return Survey(before, after, said, found)
+    mentioned, archived = (dict(zip(names.to_pylist(), totals[kind].tolist(), strict=True)) for kind in lengths)
+    return Survey(before, after, mentioned, archived)
 
 
 def concept_names(run: Run) -> pa.Array:
@@ -100,8 +100,8 @@ def read_candidates(run: Run) -> list[Candidate]:
     """The rows of ``vocabulary.csv``, the most frequent first."""
     with files.open_file(run.path("vocabulary.csv")) as stream:
         rows = list(csv.DictReader(io.StringIO(stream.read().decode("utf-8"))))
-    found = [
+    candidates = [
         Candidate(row["concept"], int(row["count"]), float(row["visualness"] or "nan"), row["kept"] == "true")
         for row in rows
     ]
-    return sorted(found, key=lambda candidate: (-candidate.count, candidate.concept))
+    return sorted(candidates, key=lambda candidate: (-candidate.count, candidate.concept))

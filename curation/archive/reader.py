@@ -1,0 +1,214 @@
+"""Reading the concept archives of a curation run: by shard and by key, filtered, selected, as prompts.
+
+Nothing is read before it is asked for, and no more of it than one shard at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.archive.entries import Filter, entries, keep
+from curation.archive.keys import Footer, locate, read_footers, read_keys
+from curation.archive.parquet import SCHEMA, read_archive
+from curation.archive.sampling import Sampler
+from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
+from curation.archive.source import Source, list_sources
+from curation.base import files
+from curation.base.configuration import did_you_mean
+from curation.base.errors import CocuError, UnknownKey
+from curation.base.parquet import open_parquet
+from curation.base.ragged import is_in
+
+Row = dict[str, Any]  # key, caption and concepts, a list of {concept, score, global, local, cluster, support}
+
+
+@dataclass(frozen=True)
+class ArchiveReader:
+    """The output folder of a finished curation run, local or remote. Use :meth:`open`."""
+
+    folder: str
+    manifest: dict[str, Any]
+    filters: tuple[Filter, ...] = ()
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Open an output folder, a path or a URL that fsspec knows. Raises CocuError when it holds no finished run."""
+        folder = os.fspath(folder)
+        manifest = files.join(folder, "manifest.json")
+        if not files.exists(manifest):
+            raise CocuError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
+        values = files.read_json(manifest)
+        if not isinstance(values.get("config"), dict):
+            raise CocuError(f"{manifest}: has no config; run make curate again")
+        return cls(folder, values)
+
+    # --- what there is ----------------------------------------------------------------------------------------------------
+
+    def path(self, kind: str, name: str) -> str:
+        """The Parquet file of a shard: ``kind`` is archives, embeddings or rejects."""
+        return files.join(self.folder, kind, name + ".parquet")
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """The names of the shards, in order: those of the tars, without ``.tar``."""
+        if "shards" in self.manifest:
+            return list(self.manifest["shards"])
+        written = files.files_in(files.join(self.folder, "archives"))
+        return [name.removesuffix(".parquet") for name in written if name.endswith(".parquet")]
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The tars that were curated, in order, as the run recorded them.
+
+        Raises CocuError when there are none (embeddings were imported).
+        """
+        config = self.manifest["config"]
+        if not config.get("shards"):
+            raise CocuError(f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards")
+        folder = files.base(self.folder)
+        if "paths" in self.manifest:
+            recorded = zip(self.shards, self.manifest["paths"], strict=True)
+            return [
+                Source(name, files.resolve(path, folder), config["image"], config["caption"]) for name, path in recorded
+            ]
+        patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]  # runs before 0.2
+        return list_sources([files.resolve(item, folder) for item in patterns], config["image"], config["caption"])
+
+    @cached_property
+    def _footers(self) -> list[Footer]:
+        return read_footers(self.path("archives", name) for name in self.shards)
+
+    @property
+    def rows(self) -> list[int]:
+        """Archives of each shard, in the order of :attr:`shards`. Raises CocuError when a file is missing."""
+        return [footer.rows for footer in self._footers]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every concept of the vocabulary, by concept id."""
+        with open_parquet(files.join(self.folder, "vocabulary.parquet")) as file:
+            names: list[str] = file.read(["concept"])["concept"].to_pylist()
+        return names
+
+    def __len__(self) -> int:
+        """The number of archives."""
+        return sum(self.rows)
+
+    def __bool__(self) -> bool:
+        """An archive is there, even one without rows."""
+        return True
+
+    # --- by shard ---------------------------------------------------------------------------------------------------------
+
+    def filter(self, *values: Any, **conditions: Any) -> Self:
+        """The same archives with fewer concepts; the conditions are those of :class:`Filter`. Filters apply in turn.
+
+        An archive of which nothing is left stays, with no concepts: ``archive.filter(support=2, top=5)``.
+        Raises CocuError for an unknown condition.
+        """
+        known = [field.name for field in dataclasses.fields(Filter)]
+        for name in conditions:
+            if name not in known:
+                raise CocuError(f"filter: unknown condition {name}{did_you_mean(name, known)}")
+        return dataclasses.replace(self, filters=(*self.filters, Filter(*values, **conditions)))
+
+    def table(self, name: str) -> pa.Table:
+        """The archives of a shard: key, caption, concepts, in the order of the tar."""
+        table = read_archive(self.path("archives", name))
+        for condition in self.filters:
+            archives, structs = entries(table)
+            score = structs.field("score").to_numpy()
+            support = structs.field("support").to_numpy()
+            omitted = self._omitted(name, table) if condition.omitted else np.ones(len(score), bool)
+            table = keep(table, condition.passes(archives, score, support, omitted))
+        return table
+
+    def _omitted(self, name: str, table: pa.Table) -> np.ndarray:
+        """Which entries of a shard's archives its captions do not mention: bool (P,)."""
+        archives, structs = entries(table)
+        concepts = structs.field("concept")
+        captions = self.read(name, mentioned=True)
+        ids = pc.index_in(concepts.dictionary, pa.array(captions.names, pa.string())).to_numpy()
+        return ~is_in(archives.with_values(ids[concepts.indices.to_numpy()]), captions.lists)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The archives of every shard, one shard at a time."""
+        return map(self.table, self.shards)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Every archive, one shard in memory at a time."""
+        for table in self.tables():
+            yield from table.to_pylist()
+
+    def read(self, name: str, mentioned: bool = False) -> ShardArchives:
+        """The archives of a shard as arrays; with ``mentioned``, the concepts that its captions mention in their place."""
+        if not mentioned:
+            return shard_archives(self.table(name))
+        archives = shard_archives(read_archive(self.path("archives", name)))
+        vocabulary = files.join(self.folder, "vocabulary.parquet")
+        return read_caption_concepts(self.path("embeddings", name), vocabulary, archives)
+
+    def rejected(self, name: str) -> set[str]:
+        """Keys of the samples of a shard that could not be used."""
+        path = self.path("rejects", name)
+        if not files.exists(path):
+            return set()
+        with open_parquet(path) as file:
+            return set(file.read(["key"])["key"].to_pylist())
+
+    # --- by key -----------------------------------------------------------------------------------------------------------
+
+    def _locate(self, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and row of every key. Raises UnknownKey for a key that no shard holds."""
+        shards, rows = locate(keys, self._footers, lambda shard: read_keys(self.path("archives", self.shards[shard])))
+        if (shards < 0).any():
+            missing = keys[int(np.flatnonzero(shards < 0)[0])]
+            raise UnknownKey(f"{self.folder}: no archive has the key {missing}; rejected samples are in rejects/")
+        return shards, rows
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an archive of this key."""
+        try:
+            self._locate([key])
+        except UnknownKey:
+            return False
+        return True
+
+    def __getitem__(self, key: str) -> Row:
+        """The archive of a key. Raises UnknownKey, which is a KeyError and a CocuError. Use :meth:`select` for many."""
+        row: Row = self.select([key]).to_pylist()[0]
+        return row
+
+    def select(self, keys: Iterable[str]) -> pa.Table:
+        """The archives of these keys, in their order. Raises UnknownKey for a key that no shard holds."""
+        shards, rows = self._locate(list(keys))
+        parts = [SCHEMA.empty_table()]
+        positions = [np.zeros(0, np.int64)]
+        for shard in np.unique(shards):
+            of_shard = np.flatnonzero(shards == shard)
+            positions.append(of_shard)
+            parts.append(self.table(self.shards[shard]).take(pa.array(rows[of_shard])))
+        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
+
+    def prompts(
+        self, keys: Iterable[str], sampler: Sampler = Sampler(), seed: int = 0, epoch: int = 0
+    ) -> list[list[str]]:
+        """M prompts for every key, as the trainer draws them in this epoch. Raises UnknownKey."""
+        keys = list(keys)
+        shards, rows = self._locate(keys)
+        drawn: list[list[str]] = [[]] * len(keys)
+        for shard in np.unique(shards):
+            positions = np.flatnonzero(shards == shard)
+            archives = self.read(self.shards[shard], sampler.method.of_caption).take(rows[positions])
+            for position, prompts in zip(positions, archives.prompts(sampler, seed, epoch), strict=True):
+                drawn[position] = prompts
+        return drawn

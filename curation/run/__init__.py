@@ -1,0 +1,12 @@
+"""A curation run: its folder, its stages, what each output records about itself, and how far the work is.
+
+run.py         the configuration, the shards, and where every file lies
+records.py     what an output was computed from: is it still good?
+stages/        functions from files to files, one for each step
+forecast.py    what a run would do
+lock.py        one run at a time in a folder
+progress.py    how far the work is
+manifest.py    written last: what was asked, what was counted
+cleaning.py    files that are no longer wanted
+curator.py     all that a block of anchors needs to become archives
+"""

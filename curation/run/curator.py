@@ -1,0 +1,119 @@
+"""All that a block of anchors needs to become archives: vocabulary, mentions, index, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curation import clustering, ranking
+from curation.base.parquet import open_parquet
+from curation.base.ragged import Ragged
+from curation.config import CurationConfig
+from curation.expansion import EXPANSIONS, Anchors, Expansion, ExpansionMethod
+from curation.index.neighbours import nearest
+from curation.index.open import SearchIndex
+from curation.mentions import Mentions, open_mentions
+from curation.ranking import RANKINGS
+from curation.run.indexes import open_searched
+from curation.run.run import Run
+from curation.vocabulary import Vocabulary, read_vocabulary
+
+
+@dataclass(frozen=True)
+class Archives:
+    """The archives of a block of B anchors, sorted: P entries in all."""
+
+    concepts: Ragged  # B lists of concept ids, int32, in descending score
+    score: np.ndarray  # (P,) float32
+    global_: np.ndarray  # (P,) float32
+    local: np.ndarray  # (P,) float32
+    cluster: np.ndarray  # (P,) int16
+    support: np.ndarray  # (P,) int64
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays that :func:`curation.archive.archive_batch` takes, by name."""
+        return {
+            "offsets": self.concepts.offsets,
+            "concepts": self.concepts.values,
+            "score": self.score,
+            "global": self.global_,
+            "local": self.local,
+            "cluster": self.cluster,
+            "support": self.support,
+        }
+
+
+@dataclass(frozen=True)
+class Curator:
+    """Turns blocks of anchors into archives. Use :func:`open_curator`."""
+
+    config: CurationConfig
+    vocabulary: Vocabulary
+    mentions: Mentions
+    calibration: np.ndarray | None  # (V, 2), for a ranking that is calibrated
+    index: SearchIndex | None  # that neighbours are looked up in; None where nothing is retrieved
+
+    @property
+    def method(self) -> ExpansionMethod:
+        """The expansion of the configuration."""
+        return EXPANSIONS[self.config.archive.expansion]
+
+    def neighbours(self, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """R_i, (B, L) int64 rows of the index, and cosines (B, L), for images (B, D) that are its rows ``rows`` (B,)."""
+        config = self.config.retrieval
+        if self.method.retrieves == "text" and config.include_anchor:
+            # An image is always nearest to itself, but not to its own caption, which has to earn its place.
+            rows = np.full_like(rows, -1)
+        assert self.index is not None  # this expansion retrieves
+        return nearest(self.index, images, rows, config.neighbors, config.include_anchor)
+
+    def expand(self, images: np.ndarray, rows: np.ndarray, captions: Ragged) -> Expansion:
+        """The anchors' concepts by the configured expansion; captions: the concepts of their own captions."""
+        retrieved = self.neighbours(images, rows)[0] if self.method.retrieves else None
+        anchors = Anchors(images, rows, captions, retrieved)
+        return self.method.expand(anchors, self.mentions, self.vocabulary.embeddings, self.config.retrieval.neighbors)
+
+    def curate(self, images: np.ndarray, rows: np.ndarray, captions: Ragged) -> Archives:
+        """The archives of a block of anchors.
+
+        images (B, D): unit rows; rows (B,) int64: in the index, -1 for none; captions: B lists of concept ids.
+        """
+        config, texts = self.config.archive, self.vocabulary.embeddings
+        expansion = self.expand(images, rows, captions)
+        similarity = ranking.anchor_similarities(images, texts, expansion.concepts)
+        relevance = ranking.rank(expansion, similarity, config.ranking_name, config.anchor_twice, self.calibration)
+
+        order = ranking.descending(expansion.concepts, relevance.score)
+        concepts = expansion.concepts.with_values(expansion.concepts.values[order])
+        if config.clusters:
+            clusters = clustering.cluster_archives(concepts, texts, config.seed)
+        else:
+            clusters = clustering.single_clusters(concepts)
+        return Archives(
+            concepts=concepts,
+            score=relevance.score[order],
+            global_=relevance.global_[order],
+            local=relevance.local[order],
+            cluster=clusters,
+            support=expansion.support[order],
+        )
+
+
+def open_curator(run: Run) -> Curator:
+    """Open what the stages before have written."""
+    config = run.config.archive
+    return Curator(
+        run.config,
+        read_vocabulary(run.vocabulary),
+        open_mentions(run.mentions),
+        read_calibration(run) if RANKINGS[config.ranking_name].calibrated else None,
+        open_searched(run) if EXPANSIONS[config.expansion].retrieves else None,
+    )
+
+
+def read_calibration(run: Run) -> np.ndarray:
+    """Mean and standard deviation (V, 2) of every concept over the random sample of images."""
+    with open_parquet(run.calibration) as file:
+        table = file.read()
+    return np.stack([table["mean"].to_numpy(), table["deviation"].to_numpy()], axis=1)

@@ -1,0 +1,45 @@
+"""All that the page of a run shows, read from its files: some shards' concept lists, and 24 samples with neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from curation.base import files
+from curation.run.run import Run
+from curation.tools.report.examples import Example, Picture, add_images, add_neighbours, choose, read_examples
+from curation.tools.report.survey import Candidate, Survey, count_concepts, random_shards, read_candidates
+
+SEED = 0
+EXAMPLE_SHARDS = 6  # that the examples come from
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows."""
+
+    manifest: dict[str, Any]
+    survey: Survey
+    candidates: list[Candidate]
+    examples: list[Example]
+    notes: list[str]  # why something that one would expect is not shown
+
+
+def collect(run: Run) -> Report:
+    """Read what the page shows of a finished run. Raises CocuError when the run's files are missing or damaged."""
+    rng = np.random.default_rng(SEED)
+    counts = random_shards(run, rng, EXAMPLE_SHARDS)
+    chosen = [Picture(shard, row) for shard, row in choose(dict(list(counts.items())[:EXAMPLE_SHARDS]), rng)]
+    notes: list[str] = []
+    examples = read_examples(run, chosen)
+    add_neighbours(run, examples)
+    add_images(run, examples, notes)
+    return Report(
+        files.read_json(run.manifest),
+        count_concepts(run, list(counts)),
+        read_candidates(run),
+        examples,
+        notes,
+    )
