@@ -11,8 +11,9 @@ import argparse
 import io
 import json
 import random
-import resource
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,10 @@ MODES = {
     "AVIF": ("RGB", "RGBA"),
 }
 OPTIONS = {
-    "JPEG": ({"progressive": True}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"}),
+    "JPEG": (
+        {"progressive": True},
+        {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"},
+    ),
     "WEBP": ({"lossless": True},),
     "TIFF": ({"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"compression": "packbits"}),
 }
@@ -72,7 +76,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 def peak() -> float:
     """The most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def resized(image: Image.Image) -> Image.Image:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 
 import numpy as np
@@ -50,6 +51,8 @@ TILE_WIDTH, TILE_LENGTH, BITS_PER_SAMPLE, SAMPLE_FORMAT = 322, 323, 258, 339  # 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
+_large_images = threading.Lock()  # one at a time, so that threads do not multiply the memory
+
 # What Pillow finds odd about an image is not for the terminal: an image is used, or there is a reason.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -82,10 +85,11 @@ def decode(content: bytes | str, short: int | None = None, rough: bool = False, 
             smallest = short if rough else 2 * short
             image.draft(None, (smallest, smallest))  # JPEG decodes at 1/2, 1/4 or 1/8 of its size
 
-        _check_memory(image, full, content, _factor(image.size, short))
-        image.load()
-        orientation = _orientation(image) if upright else 1
-        return _picture(image, _thin_box(image.size, short), _factor(image.size, short), orientation)
+        needed = _check_memory(image, full, content, _factor(image.size, short))
+        with _large_images if needed > 4 * LARGE else nullcontext():
+            image.load()
+            orientation = _orientation(image) if upright else 1
+            return _picture(image, _thin_box(image.size, short), _factor(image.size, short), orientation)
 
 
 def decode_stored(content: bytes | str) -> Image.Image:
@@ -136,8 +140,8 @@ def _reason(error: Exception) -> str:
     return message if explains else f"{type(error).__name__}{': ' if message else ''}{message}"
 
 
-def _check_memory(image: Image.Image, full: int, content: bytes | str, factor: int) -> None:
-    """Raises ImageError for an image whose decoding would take more memory than a file of its size may ask for.
+def _check_memory(image: Image.Image, full: int, content: bytes | str, factor: int) -> int:
+    """The bytes that decoding takes. Raises ImageError where they are more than a file of its size may ask for.
 
     full: its pixels before JPEG's decoder shrinks it; factor: by how much it is shrunk afterwards.
     """
@@ -155,6 +159,7 @@ def _check_memory(image: Image.Image, full: int, content: bytes | str, factor: i
             f"{image.width} x {image.height} pixels in {size} bytes would take {needed >> 20} MiB, could be a "
             "decompression bomb"
         )
+    return needed
 
 
 def _tile_pixels(image: Image.Image) -> int:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from curation.base import files
 from curation.base.errors import InputError
+from curation.base.images import ImageError, decode
 
 JPEG_QUALITY = 82
 
@@ -47,12 +48,10 @@ def read_fields(path: str, keys: Iterable[str], extensions: Iterable[str]) -> di
 def thumbnail(image: bytes, side: int) -> str:
     """A ``data:`` URI of a JPEG of at most ``side`` x ``side`` pixels. Raises InputError where it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            opened.draft("RGB", (side, side))  # a large JPEG is decoded at a fraction of its size
-            small = opened.convert("RGB")
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
+        small = decode(image, side, rough=True)
+    except ImageError as error:
+        raise InputError(f"image cannot be decoded ({error})") from None
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
