@@ -23,7 +23,7 @@ from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, list_sources
 from curation.base import files
-from curation.base.configuration import did_you_mean
+from curation.base.configuration import did_you_mean, parse_bytes
 from curation.base.errors import CocuError, UnknownKey
 from curation.base.parquet import open_parquet
 from curation.base.ragged import is_in
@@ -77,8 +77,10 @@ class ArchiveReader:
         folder = files.base(self.folder)
         if "paths" in self.manifest:
             recorded = zip(self.shards, self.manifest["paths"], strict=True)
+            largest = parse_bytes(config.get("max_member", "256M"), "max_member")
             return [
-                Source(name, files.resolve(path, folder), config["image"], config["caption"]) for name, path in recorded
+                Source(name, files.resolve(path, folder), config["image"], config["caption"], largest)
+                for name, path in recorded
             ]
         patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]  # runs before 0.2
         return list_sources([files.resolve(item, folder) for item in patterns], config["image"], config["caption"])
