@@ -16,7 +16,7 @@ from rich.markup import escape
 from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
-from curation.base.terminal import run_command
+from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
 from curation.run.lock import hold
@@ -135,7 +135,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{run.folder}: already finished; nothing to do", highlight=False)
+        console.print(f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False)
         print_counts(run, manifest, console)
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
@@ -161,11 +161,10 @@ def _write_report(run: Run, console: Console) -> None:
         path = report.write(run)
     except CocuError as error:
         again = f"python -m curation.tools.report {run.folder}"
-        console.print(
-            f"[yellow]no report:[/] {escape(str(error))}; try again with {again}", highlight=False, soft_wrap=True
-        )
+        message = escape(printable(f"{error}; try again with {again}"))
+        console.print(f"[yellow]no report:[/] {message}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Pictures and numbers: {printable(path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
@@ -175,7 +174,7 @@ def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console:
     config = run.config
     device, precision = encoder.resolve(config.encoder)
     console.print(
-        f"Curating {config.name}: {len(run.shards):,} shards -> {run.folder}\n"
+        f"Curating {config.name}: {len(run.shards):,} shards -> {escape(printable(run.folder))}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {args.runner}",
         highlight=False,

@@ -1,8 +1,20 @@
 """The exceptions that users see. The message is one line: the file, the key, the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from curation.base.addresses import redacted
+
 
 class CocuError(Exception):
-    """Something that the user can fix: the root of all errors that are shown as one line."""
+    """Something that the user can fix: the root of all errors that are shown as one line.
+
+    Addresses in the message lose their secrets here, so that none is printed, logged or written with it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 class InputError(CocuError):
@@ -17,6 +29,17 @@ class UnknownKey(CocuError, KeyError):
     """A key for which there is no archive."""
 
     __str__ = CocuError.__str__  # a KeyError puts its message into quotes
+
+
+def listed(names: Iterable[object], longest: int = 12) -> str:
+    """Names for a message of ours to quote: the first of them, and how many more there are.
+
+    >>> listed("abcde", longest=3)
+    'a, b, c and 2 more'
+    """
+    items = list(map(str, names))
+    cut = [item if len(item) <= 80 else item[:79] + "…" for item in items[:longest]]
+    return ", ".join(cut) + (f" and {len(items) - longest:,} more" if len(items) > longest else "")
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

@@ -26,7 +26,7 @@ from curation.archive import ConceptArchive, Filter, read_tar
 from curation.base import files
 from curation.base.configuration import attribute_docs
 from curation.base.errors import CocuError
-from curation.base.terminal import run_command
+from curation.base.terminal import printable, run_command
 
 FORMATS = ("webdataset", "jsonl", "csv")
 TEXT = "{caption}, with {concepts}"
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = args.to or files.join(args.folder, "export", args.format)
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))
-        print(f"{folder}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
+        print(f"{printable(folder)}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
 
     return run_command(work)
 

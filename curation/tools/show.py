@@ -17,7 +17,7 @@ from curation.archive import read_archive
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
-from curation.base.terminal import run_command
+from curation.base.terminal import printable, run_command
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import first_row
 from curation.run.run import Run, indexed_run, open_run
@@ -25,6 +25,11 @@ from curation.samples import Shard
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar
+
+
+def plain(value: str) -> str:
+    """Text from data for a console of rich's: neither control characters nor markup."""
+    return escape(printable(value))
 
 
 def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
@@ -54,8 +59,8 @@ def show(run: Run, keys: list[str], count: int, console: Console) -> None:
     curator = open_curator(run)
     for shard, row in find(run, keys, count):
         sample = read_archive(run.of_shard("archives", shard)).slice(row, 1).to_pylist()[0]
-        console.rule(f"[bold]{escape(sample['key'])}[/]  [dim]{shard.name}, row {row}", align="left")
-        console.print(f"caption     {escape(sample['caption'])}", highlight=False)
+        console.rule(f"[bold]{plain(sample['key'])}[/]  [dim]{plain(shard.name)}, row {row}", align="left")
+        console.print(f"caption     {plain(sample['caption'])}", highlight=False)
         if curator.method.retrieves:
             print_neighbours(run, curator, shard, row, console)
         console.print(concept_table(sample["concepts"]))
@@ -73,7 +78,7 @@ def print_neighbours(run: Run, curator: Curator, shard: Shard, row: int, console
     for neighbour, cosine in zip(ids[0], cosines[0], strict=True):
         if neighbour >= 0:
             caption = ("(itself) " if neighbour == anchor else "") + caption_of(source, int(neighbour))
-            console.print(f"{title:<11} [dim]{cosine:.3f}[/]  {escape(caption)}", highlight=False, soft_wrap=True)
+            console.print(f"{title:<11} [dim]{cosine:.3f}[/]  {plain(caption)}", highlight=False, soft_wrap=True)
             title = ""
 
 
@@ -98,7 +103,7 @@ def concept_table(concepts: list[dict[str, Any]]) -> Table:
         bar = "█" * max(0, round(BAR * concept["score"] / largest)) if largest > 0 else ""
         values = [f"{concept[name]:.3f}" for name in ("score", "global", "local")]
         table.add_row(
-            f"[{colour}]{escape(concept['concept'])}",
+            f"[{colour}]{plain(concept['concept'])}",
             f"[{colour}]{bar}",
             *values,
             str(concept["cluster"]),

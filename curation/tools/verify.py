@@ -21,7 +21,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
 from curation.base.ragged import Ragged
-from curation.base.terminal import FAILED, print_error, run_command
+from curation.base.terminal import FAILED, print_error, printable, run_command
 from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
@@ -207,12 +207,12 @@ def report(folder: str, sample: int) -> int:
     problems = verify(run, sample)
     console = Console(highlight=False, soft_wrap=True)
     for problem in problems:
-        console.print(f"{problem.path}: {problem.what}", markup=False)
+        console.print(printable(f"{problem.path}: {problem.what}"), markup=False)
     if problems:
         print_error(f"{len(problems)} problems", label=folder)
         return FAILED
     rows = files.read_json(run.manifest)["counts"]["rows"]
-    print(f"{folder}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    print(f"{printable(folder)}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
     return 0
 
 
