@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 
 from curation.base.addresses import redacted
@@ -40,6 +41,23 @@ def listed(names: Iterable[object], longest: int = 12) -> str:
     items = list(map(str, names))
     cut = [item if len(item) <= 80 else item[:79] + "…" for item in items[:longest]]
     return ", ".join(cut) + (f" and {len(items) - longest:,} more" if len(items) > longest else "")
+
+
+def quoted(value: object) -> str:
+    """A value for a message of ours to quote: as Python writes it, and short whatever it is.
+
+    A YAML file of aliases can stand for more text than memory holds, so that nothing may write all of it first.
+
+    >>> quoted("visoin"), quoted(list(range(50_000)))
+    ("'visoin'", '[0, 1, 2, 3, ...]')
+    """
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 4
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

@@ -6,12 +6,12 @@ import math
 import re
 from typing import NamedTuple
 
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, quoted
 
 EXACT_UP_TO = {False: 200_000, True: 4_000_000}  # rows whose all-pairs search takes minutes, by "on a GPU"
 TRAINING_ROWS = 40  # vectors in the training sample for each list
 LEAST_ROWS = 39  # vectors for each list, below which FAISS warns that the index cannot be trained well
-WORKING = 256 << 20  # bytes of a worker's blocks and buffers
+WORKING = 256 << 20  # most bytes of a worker's blocks and buffers
 
 
 class Codec(NamedTuple):
@@ -42,13 +42,15 @@ def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: boo
     >>> choose_index(1_000_000, 512, parse_bytes("2G"), recall=0.95).factory
     'IVF4096,SQfp16'
     """
-    exact = IndexChoice("Flat", None, 4 * rows * dimension + WORKING)
+    vectors = 4 * rows * dimension
+    working = min(2 * vectors, WORKING)  # few vectors make small blocks
+    exact = IndexChoice("Flat", None, vectors + working)
     lists = list_count(rows)
     inverted = [
         IndexChoice(
             f"IVF{lists},{codec.suffix}",
             f"nprobe={max(1, lists // 32)}",
-            index_bytes(rows, dimension, lists, codec.bytes_each) + WORKING,
+            index_bytes(rows, dimension, lists, codec.bytes_each) + working,
         )
         for codec in CODECS
         if codec.ceiling >= recall
@@ -93,6 +95,6 @@ def parse_bytes(text: str) -> int:
     True
     """
     size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if size is None or float(size[1]) <= 0:
-        raise CocuError(f"retrieval.memory: {text!r} is not a size; write 16G, 512M or 1.5T")
+    if size is None or not 0 < float(size[1]) < 1e18:
+        raise CocuError(f"retrieval.memory: {quoted(text)} is not a size; write 16G, 512M or 1.5T")
     return int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))
