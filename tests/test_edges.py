@@ -21,7 +21,7 @@ from curation.clustering import LAST_CLUSTER, single_clusters
 from curation.run.stages.archives import write_whole
 from curation.samples import Reject, check_import, check_sample
 
-# --- random numbers --------------------------------------------------------------------------------------------------------
+# --- random numbers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [0, 1, 2**64 - 1, 2**64 - 2048, 2**63])
@@ -41,7 +41,7 @@ def test_the_largest_uniform_number_is_below_any_count_of_choices(count):
     assert int(sampling.LARGEST * count) == count - 1
 
 
-# --- norms ---------------------------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -75,7 +75,7 @@ def test_an_extreme_row_changes_no_bit_of_the_others(rows, place):
     assert (normalise(rows)[others] == expected[others]).all()
 
 
-# --- what archives store in 16 bits ------------------------------------------------------------------------------------------
+# --- what archives store in 16 bits ---------------------------------------------------------------------------------
 
 
 def test_more_clusters_than_16_bits_count_share_the_last_one():
@@ -105,7 +105,7 @@ def test_an_archive_file_has_one_row_group_above_a_million_rows(tmp_path):
     assert pq.read_metadata(path).num_rows == rows
 
 
-# --- messages ----------------------------------------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------
 
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)

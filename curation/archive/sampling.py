@@ -210,7 +210,10 @@ def seeds(keys: list[str], seed: int, epoch: int) -> np.ndarray:
 
 
 def uniform(seeds: np.ndarray, stream: int, counter: np.ndarray) -> np.ndarray:
-    """Numbers in (0, 1), float64, both ends excluded: number ``counter`` of a stream of the generator that ``seeds`` begin. Broadcasts."""
+    """Numbers between 0 and 1, never either, float64: number ``counter`` of a stream of the generator that ``seeds`` begin.
+
+    Broadcasts.
+    """
     with np.errstate(over="ignore"):
         position = (np.uint64(stream) << STREAM) + counter + np.uint64(1)
         bits = mix(seeds + position * GOLDEN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-
 SHORTEST, LONGEST = 1e-15, 1e15  # lengths whose squares fp32 holds well
 
 

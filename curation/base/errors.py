@@ -60,6 +60,6 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 4
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
-def one_line(error: BaseException, longest: int = 300) -> str:
-    """The message of an exception of a library, on one line, for a message of ours to quote."""
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of an exception of a library, or another text, on one line, for a message of ours to quote."""
     return " ".join(str(error).split())[:longest]

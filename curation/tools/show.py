@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from curation.archive import read_archive
+from curation.archive.keys import read_keys
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
@@ -39,8 +40,7 @@ def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
     """
     by_key: dict[str, tuple[Shard, int]] = {}
     for shard in run.shards:
-        with open_parquet(run.of_shard("archives", shard)) as file:
-            column = file.read(["key"])["key"].combine_chunks()
+        column = read_keys(run.of_shard("archives", shard))
         if keys:
             rows = pc.index_in(column, value_set=pa.array(keys)).to_numpy(zero_copy_only=False)
             by_key |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
