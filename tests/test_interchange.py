@@ -44,11 +44,14 @@ def by_duckdb(source: str, target: str) -> None:
 def by_hand(source: str, target: str) -> None:
     """Types that Parquet's readers may choose: views of text, large lists, whole numbers and reals of 64 bits."""
     entry = pa.struct(
-        [("support", pa.int64()), ("concept", pa.string_view()), ("cluster", pa.int64())]
+        [("support", pa.int64()), ("concept", pa.large_string()), ("cluster", pa.int64())]
         + [(name, pa.float64()) for name in ("local", "global", "score")]
     )
     schema = pa.schema([("concepts", pa.large_list(entry)), ("key", pa.large_string()), ("caption", pa.string_view())])
-    pq.write_table(pa.Table.from_pylist(pq.read_table(source).to_pylist(), schema), target, row_group_size=7)
+    rows = pq.read_table(source).to_pylist()
+    with pq.ParquetWriter(target, schema) as writer:
+        for start in range(0, len(rows), 7):  # several row groups
+            writer.write_table(pa.Table.from_pylist(rows[start : start + 7], schema))
 
 
 @pytest.mark.parametrize("program", [by_pandas, by_polars, by_duckdb, by_hand])
@@ -129,10 +132,8 @@ def odd(tmp_path_factory, tiny_clip) -> Path:
 
 
 def test_captions_survive_csv_in_every_reader(odd, tmp_path):
-    assert (
-        export([str(odd), "--format", "csv", "--to", str(tmp_path), "--text", "{caption}{concepts}", "--score", "99"])
-        == 0
-    )
+    options = ["--to", str(tmp_path), "--text", "{caption}{concepts}", "--score", "99"]
+    assert export([str(odd), "--format", "csv", *options]) == 0
     expected = [caption.strip() for caption in CAPTIONS.values()]
 
     frame = pandas.read_csv(tmp_path / "train.csv", sep="\t")  # as open_clip's trainer does

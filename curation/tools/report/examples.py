@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curation.archive import read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import InputError
@@ -68,7 +69,7 @@ def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
     examples = []
     for shard, pictures in by_shard(chosen):
         rows = [picture.row for picture in pictures]
-        archives = rows_of(run.of_shard("archives", shard), rows, None)
+        archives = read_archive(run.of_shard("archives", shard)).take(pa.array(rows)).to_pylist()
         said = rows_of(run.of_shard("embeddings", shard), rows, ["concepts"])
         for picture, archive, mentioned in zip(pictures, archives, said, strict=True):
             picture.key, picture.caption = archive["key"], archive["caption"]
@@ -85,7 +86,7 @@ def by_shard(pictures: list[Picture]) -> Iterator[tuple[Shard, list[Picture]]]:
     yield from groups.items()
 
 
-def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[str, Any]]:
+def rows_of(path: str, rows: list[int], columns: list[str]) -> list[dict[str, Any]]:
     """Some rows of a Parquet file; only the row groups that hold them are read."""
     by_row: dict[int, dict[str, Any]] = {}
     with open_parquet(path) as file:
