@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,11 +206,14 @@ def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | No
     return from_mapping(configuration.overlay(values, command_line), path)
 
 
-def resolve_paths(values: dict[str, Any], folder: str) -> None:
-    """Make the relative input paths in ``values`` (as read from YAML) absolute, in place."""
+def resolve_paths(values: dict[str, Any], folder: str, resolve_one: Callable[[str, str], str] = files.resolve) -> None:
+    """Make the relative input paths in ``values`` (as read from YAML) absolute, in place.
+
+    ``resolve_one``: path and folder -> path; for what a finished run recorded, it expands nothing.
+    """
 
     def resolve(path: str) -> str:
-        return files.resolve(path, folder)
+        return resolve_one(path, folder)
 
     shards = values.get("shards")
     if isinstance(shards, str) and shards:

@@ -172,19 +172,24 @@ def _unit(features: torch.Tensor) -> np.ndarray:
 
 
 def load(config: EncoderConfig) -> Encoder:
-    """The encoder of ``config``, loaded on first use and kept for the life of the process.
+    """The encoder of ``config``, loaded on first use and kept for the life of the process, or until its files change.
 
     On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
     """
     device, precision = resolve(config)
     if device == "cuda":
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    weights = identity(config)
     with _loading:
-        return _load(config.model, config.pretrained, config.batch_size, device, precision)
+        encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
+    if identity(config) != weights:
+        raise CocuError(f"encoder.model: the files of {config.model} changed while they were read; run again")
+    return encoder
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str) -> Encoder:
+def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str, weights: str) -> Encoder:
+    """``weights`` tells apart what local files held when they were read."""
     return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
 
 

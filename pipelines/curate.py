@@ -20,7 +20,7 @@ from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
 from curation.run.lock import hold
-from curation.run.manifest import finish, finished
+from curation.run.manifest import begin, finish, finished
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
 from pipelines.demo.progress import make_with_progress
@@ -181,16 +181,16 @@ def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console:
         soft_wrap=True,
     )
     with hold(run):
-        files.remove(run.manifest)  # no manifest: not finished
+        begin(run)
         remove_temporary(run)
         clear_progress(run)
         with Monitor(run, console):
             run_pipeline(run, args.runner, args.workers, beam_arguments)
         finish(run)
         remove_temporary(run)  # of workers that were lost while others went on
-    print_counts(run, files.read_json(run.manifest), console)
-    print_stages(run, console)
-    clear_progress(run)
+        print_counts(run, files.read_json(run.manifest), console)
+        print_stages(run, console)
+        clear_progress(run)  # before another run may begin, whose notes these would be
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class ArchiveDataModule(LightningDataModule):
         workers: int = 4,
         shuffle: int = 5000,
         require_archives: bool = True,
+        allow_remote: bool = False,
         validation_shards: list[str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -55,6 +56,7 @@ class ArchiveDataModule(LightningDataModule):
             workers: processes that read for each device; 0 reads in the training process itself.
             shuffle: samples in the shuffle buffer of each worker; the order of shards is random anyway.
             require_archives: a sample without an archive is an error; if false, its caption serves, and it is counted.
+            allow_remote: read the tars of archives at the addresses that these name, even if they are not local.
             validation_shards: tars that are not trained on, for retrieval accuracy; else one batch of the training data.
             seed: of the order, the augmentation and the draws from archives.
         """
@@ -63,6 +65,7 @@ class ArchiveDataModule(LightningDataModule):
         self.tars, self.image, self.caption = list(shards or []), image, caption
         self.sampler, self.filter, self.augmentation, self.batch_size = sampler, filter, augmentation, batch_size
         self.workers, self.shuffle, self.seed = workers, shuffle, seed
+        self.allow_remote = allow_remote
         self.require_archives, self.validation_shards = require_archives, list(validation_shards or [])
         if negatives not in NEGATIVES:
             raise CocuError(f"data.negatives: {negatives!r} is not one of {', '.join(NEGATIVES)}")
@@ -86,7 +89,7 @@ class ArchiveDataModule(LightningDataModule):
         """
         if self.plan is not None:
             return
-        runs = [ConceptArchive.open(folder) for folder in self.folders]
+        runs = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
         if self.filter != Filter():
             runs = [replace(run, filters=(self.filter,)) for run in runs]
         self.shards = tuple(Shard(source, run) for run in runs for source in run.sources) + tuple(

@@ -47,33 +47,6 @@ def _split_query(rest: str, is_web: bool) -> tuple[str, str, str]:
     return rest[: found.start()], found[0], rest[found.end() :]
 
 
-# --- what comes back from a file that others may have written -------------------------------------------------------
-
-
-def leaves_folder(key: str) -> bool:
-    """Whether a key, as a path below some folder, would lead out of it, or is no path at all.
-
-    >>> leaves_folder("train/000123"), leaves_folder("../x"), leaves_folder("/etc/x"), leaves_folder("a/../../x")
-    (False, True, True, True)
-    """
-    parts = re.split(r"[/\\]", key)
-    return not key or parts[0] == "" or ".." in parts or "\0" in key or re.match("[a-zA-Z]:", key) is not None
-
-
-def is_name(name: object) -> bool:
-    """Whether a value from a file may be the name of a file of ours: text of one part, and not so long.
-
-    >>> is_name("00000"), is_name("../../x"), is_name(""), is_name(3)
-    (True, False, False, False)
-    """
-    return (
-        isinstance(name, str)
-        and 0 < len(name) <= 247
-        and not re.search(r"[/\\\x00-\x1f]", name)
-        and name.strip(".") != ""
-    )
-
-
 def is_redacted(address: str) -> bool:
     """Whether something was left out of a recorded address, so that it cannot be opened as it stands."""
     return address.endswith(HIDDEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 
 from rich.console import Console
@@ -61,6 +62,15 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
     except KeyboardInterrupt:
         Console(stderr=True).print(interrupted, highlight=False)
         return INTERRUPTED
+
+
+def add_remote_option(parser: ArgumentParser) -> None:
+    """The option of every command that reads a finished run: whether to follow the addresses that the run names."""
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="read tars at the addresses that the folder names, wherever they are",
+    )
 
 
 def plain_table(columns: Iterable[str], left: Iterable[str] = (), title: str | None = None, gap: int = 1) -> Table:

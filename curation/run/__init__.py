@@ -6,6 +6,7 @@ stages/        functions from files to files, one for each step
 forecast.py    what a run would do
 lock.py        one run at a time in a folder
 progress.py    how far the work is
+inputs.py      written first: what the run is made of
 manifest.py    written last: what was asked, what was counted
 cleaning.py    files that are no longer wanted
 curator.py     all that a block of anchors needs to become archives

@@ -24,10 +24,10 @@ from rich.progress import track
 
 from curation.archive import ConceptArchive, Filter, read_tar
 from curation.base import files
-from curation.base.addresses import leaves_folder
 from curation.base.configuration import attribute_docs
 from curation.base.errors import CocuError, quoted
-from curation.base.terminal import printable, run_command
+from curation.base.recorded import leaves_folder
+from curation.base.terminal import add_remote_option, printable, run_command
 
 COLUMNS = ("filepath", "title", "key", "file")  # of csv; the first two are open_clip's
 # What pandas reads as a missing value rather than as text.
@@ -184,6 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
     add_filter_options(parser)
+    add_remote_option(parser)
     parser.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser
@@ -210,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     conditions = {field.name: getattr(args, field.name) for field in dataclasses.fields(Filter)}
 
     def work() -> None:
-        archive = ConceptArchive.open(args.folder).filter(**conditions)
+        archive = ConceptArchive.open(args.folder, args.allow_remote).filter(**conditions)
         folder = args.to or files.join(args.folder, "export", args.format)
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))

@@ -18,7 +18,7 @@ from curation.archive.keys import read_keys
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
-from curation.base.terminal import printable, run_command
+from curation.base.terminal import add_remote_option, printable, run_command
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import first_row
 from curation.run.run import Run, indexed_run, open_run
@@ -121,8 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
     parser.add_argument("--count", type=int, default=3, help="how many when no key is given (default: 3)")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
-    return run_command(lambda: show(open_run(args.folder), args.keys, args.count, Console()))
+    return run_command(lambda: show(open_run(args.folder, args.allow_remote), args.keys, args.count, Console()))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
 from curation.base.ragged import Ragged
-from curation.base.terminal import FAILED, print_error, printable, run_command
+from curation.base.terminal import FAILED, add_remote_option, print_error, printable, run_command
 from curation.clustering import LAST_CLUSTER
 from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
-from curation.run.manifest import request
+from curation.run.inputs import request
 from curation.run.run import Run, open_run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
@@ -198,13 +198,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
-    return run_command(lambda: report(args.folder, args.sample))
+    return run_command(lambda: report(args.folder, args.sample, args.allow_remote))
 
 
-def report(folder: str, sample: int) -> int:
+def report(folder: str, sample: int, allow_remote: bool = False) -> int:
     """Verify a run and print what was found; returns the exit code."""
-    run = open_run(folder)
+    run = open_run(folder, allow_remote)
     problems = verify(run, sample)
     console = Console(highlight=False, soft_wrap=True)
     for problem in problems:

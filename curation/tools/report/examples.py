@@ -20,7 +20,7 @@ from curation.expansion import EXPANSIONS
 from curation.run.curator import open_curator
 from curation.run.indexes import first_row
 from curation.run.records import read_record
-from curation.run.run import Run, indexed_run
+from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
@@ -148,7 +148,7 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
             continue
         for shard, group in sorted(by_shard(pictures), key=lambda item: -len(item[1])):
             try:
-                cost = files.version(shard.path)["size"] * (1 if files.is_remote(shard.path) else SOUGHT)
+                cost = files.version(tar_of(owner, shard))["size"] * (1 if files.is_remote(shard.path) else SOUGHT)
                 if spent + cost > READ_AT_MOST and spent:
                     passed_over += len(group)
                     continue
@@ -163,7 +163,7 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
 def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
     """Fill in image and truth of pictures of one shard. Raises InputError for a tar or an image that cannot be read."""
     extensions = run.config.image.lower().split(";")
-    by_key = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
+    by_key = read_fields(tar_of(run, shard), [picture.key for picture in pictures], [*extensions, "json"])
     for picture in pictures:
         fields = by_key.get(picture.key, {})
         image = next((fields[name] for name in extensions if name in fields), None)
