@@ -17,9 +17,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from curation.base import files
+from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError, one_line, quoted
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
@@ -137,6 +138,30 @@ class Encoder:
         return [sample for sample, _ in batch], self.encode_images(images)
 
 
+def check(config: EncoderConfig) -> None:
+    """Raises CocuError for what :func:`load` would come to refuse, without loading weights."""
+    resolve(config)
+    identity(config)
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
+
+
+def _check_named(model: str, pretrained: str | None) -> None:
+    """Raises CocuError for a name that open_clip does not know, and for weights that it does not have."""
+    import open_clip  # takes seconds, and most processes of a run that resumes never need it
+
+    name = model.replace("/", "-")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
+    if not pretrained:
+        raise CocuError(f"encoder.pretrained: missing for {model}; {remedy}")
+    if name not in open_clip.list_models():
+        known = did_you_mean(name, open_clip.list_models())
+        raise CocuError(f"encoder.model: open_clip knows no {quoted(model)}{known}")
+    if not os.path.isfile(pretrained) and not open_clip.get_pretrained_cfg(name, pretrained):
+        raise CocuError(f"encoder.pretrained: {quoted(pretrained)} is neither a file nor weights of {model}; {remedy}")
+
+
 def _load_open_clip(
     config: EncoderConfig, device: str, precision: str
 ) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Callable[[list[str]], torch.Tensor]]:
@@ -144,11 +169,8 @@ def _load_open_clip(
     import open_clip  # takes seconds, and most processes of a run that resumes never need it
 
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
-    if ":" not in config.model and not config.pretrained:
-        tags = open_clip.list_pretrained_tags_by_model(config.model)
-        remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
-        raise CocuError(f"encoder.pretrained: missing for {config.model}; {remedy}")
-
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
     pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import time
@@ -19,10 +20,11 @@ from curation.base.errors import CocuError
 from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
-from curation.run.lock import hold
+from curation.run.lock import check_data, hold
 from curation.run.manifest import begin, finish, finished
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
+from curation.run.settings import check_settings
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
@@ -80,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
-        if key not in ("name", "output"):
+        if key != "output":
             shown = "" if default in ("", None) else f" (default: {default})"
             values.add_argument(f"--{key}", dest=key, metavar="VALUE", help=(text + shown).replace("%", "%%"))
     return parser
@@ -118,6 +120,8 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     """Do what the command line says. Raises CocuError."""
     args, beam_arguments = build_parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(args).items() if value is not None}
+    if args.name is not None:
+        overrides["name"] = json.dumps(args.name)  # a text, even where it looks like a number
     for name in ("data", "output", "runner", "workers", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
@@ -132,6 +136,9 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if args.dry_run:
         from curation.run.forecast import forecast
 
+        check_data(run)
+        if not manifest:
+            check_settings(run)
         print_forecast(forecast(run), console)
         return
     if manifest:
@@ -172,6 +179,7 @@ def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console:
     from pipelines.monitor import Monitor
 
     config = run.config
+    check_settings(run)
     device, precision = encoder.resolve(config.encoder)
     console.print(
         f"Curating {config.name}: {len(run.shards):,} shards -> {escape(printable(run.folder))}\n"

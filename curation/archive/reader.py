@@ -25,7 +25,7 @@ from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError, UnknownKey
-from curation.base.parquet import open_parquet
+from curation.base.parquet import read_columns
 from curation.base.ragged import is_in
 from curation.base.recorded import check_manifest, check_openable, resolve_recorded
 
@@ -118,8 +118,8 @@ class ArchiveReader:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every concept of the vocabulary, by concept id."""
-        with open_parquet(files.join(self.folder, "vocabulary.parquet")) as file:
-            names: list[str] = file.read(["concept"])["concept"].to_pylist()
+        path = files.join(self.folder, "vocabulary.parquet")
+        names: list[str] = read_columns(path, {"concept": pa.string()})["concept"].to_pylist()
         return names
 
     def __len__(self) -> int:
@@ -185,8 +185,7 @@ class ArchiveReader:
         path = self.path("rejects", name)
         if not files.exists(path):
             return set()
-        with open_parquet(path) as file:
-            return set(file.read(["key"])["key"].to_pylist())
+        return set(read_columns(path, {"key": pa.string()})["key"].to_pylist())
 
     # --- by key -----------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from curation.base.errors import CocuError, one_line
+
 SHORTEST, LONGEST = 1e-15, 1e15  # lengths whose squares fp32 holds well
 
 
@@ -46,5 +48,7 @@ def embedding_array(embeddings: np.ndarray) -> pa.FixedSizeListArray:
 def embedding_matrix(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndarray:
     """fixed_size_list<halffloat>[D] -> (N, D) float32, unit rows: fp16 as stored, renormalised."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pa.types.is_fixed_size_list(array.type) or array.type.value_type != pa.float16() or array.null_count:
+        raise CocuError(f"embeddings are {one_line(array.type, 80)}, not vectors of halffloat; run make curate again")
     halves = array.flatten().to_numpy(zero_copy_only=False)
     return normalise(halves.reshape(len(array), array.type.list_size))

@@ -1,7 +1,7 @@
 """What the files of a finished run say of paths, names and keys: others may have written them, so they are data.
 
-A folder of archives may come from anywhere. Nothing in it is expanded (no ``${ENV}``, no ``~``, no ``package:``), no name in
-it becomes a path before it is checked, and no address in it is opened unless that was asked for.
+A folder of archives may come from anywhere. Nothing in it is expanded (no ``${ENV}``, no ``~``, no ``package:``), no name
+in it becomes a path before it is checked, and no address in it is opened unless that was asked for.
 """
 
 from __future__ import annotations

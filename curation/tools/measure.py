@@ -29,7 +29,7 @@ from curation.index.open import searchable
 from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
 from curation.run.curator import Curator, read_calibration
-from curation.run.indexes import open_searched
+from curation.run.indexes import check_retrieved, open_searched
 from curation.run.run import Run, open_run, tar_of
 from curation.samples import read_sidecars
 from curation.vocabulary import read_vocabulary
@@ -175,6 +175,7 @@ def curate(data: LabelledData, curator: Curator, is_indexed: bool) -> Ragged:
 
 def measure(run: Run, fields: list[str]) -> dict[tuple[str, str], Quality]:
     """The quality of every expansion and ranking that :func:`comparisons` names."""
+    check_retrieved(run)
     data = read_labelled(run, fields)
     is_indexed = run.config.retrieval.data is None
     results = {}

@@ -13,13 +13,12 @@ import pyarrow as pa
 from curation.archive import read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
-from curation.base.errors import InputError
-from curation.base.parquet import open_parquet
+from curation.base.errors import CocuError, InputError
+from curation.base.parquet import check_columns, open_parquet
 from curation.concepts import concept_key
 from curation.expansion import EXPANSIONS
 from curation.run.curator import open_curator
-from curation.run.indexes import first_row
-from curation.run.records import read_record
+from curation.run.indexes import check_retrieved, first_row, indexed_shards
 from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
@@ -73,7 +72,10 @@ def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
         said = rows_of(run.of_shard("embeddings", shard), rows, ["concepts"])
         for picture, archive, mentioned in zip(pictures, archives, said, strict=True):
             picture.key, picture.caption = archive["key"], archive["caption"]
-            mentions = {names[number].as_py() for number in mentioned["concepts"]}
+            said_numbers = mentioned["concepts"] or []
+            if any(not 0 <= number < len(names) for number in said_numbers):
+                raise CocuError(f"{run.of_shard('embeddings', shard)}: names concepts that the vocabulary lacks")
+            mentions = {names[number].as_py() for number in said_numbers}
             examples.append(Example(picture, archive["concepts"], mentions))
     return examples
 
@@ -90,6 +92,7 @@ def rows_of(path: str, rows: list[int], columns: list[str]) -> list[dict[str, An
     """Some rows of a Parquet file; only the row groups that hold them are read."""
     by_row: dict[int, dict[str, Any]] = {}
     with open_parquet(path) as file:
+        check_columns(file, columns, path)
         start = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
@@ -105,8 +108,8 @@ def add_neighbours(run: Run, examples: list[Example]) -> None:
     """What was retrieved for each example, where anything was."""
     if not EXPANSIONS[run.config.archive.expansion].retrieves or not examples:
         return
-    source = indexed_run(run)
-    starts = np.cumsum([0] + [item["rows"] for item in read_record(run.index_json, "mentions")["shards"]])
+    source = check_retrieved(run)
+    starts = np.cumsum([0] + [rows for _, rows in indexed_shards(run)])
 
     images: list[list[float]] = []
     anchors: list[int] = []
