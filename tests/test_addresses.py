@@ -26,6 +26,7 @@ from curation.base.terminal import printable
         ("https://host/a.tar#token=SECRET", "https://host/a.tar?hidden"),
         ("az://bucket/a.tar?sv=1&sig=SECRET", "az://bucket/a.tar?hidden"),
         ("https://host/{00..03}.tar?sig=SECRET::s3://b/c.tar", "https://host/{00..03}.tar?hidden::s3://b/c.tar"),
+        ("memory:///me:SECRET@bucket/a.tar", "memory:///bucket/a.tar"),
         ("simplecache::https://me:SECRET@host/a.tar", "simplecache::https://host/a.tar"),
         # these have none
         ("data/{00000..00331}.tar", "data/{00000..00331}.tar"),

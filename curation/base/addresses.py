@@ -27,10 +27,11 @@ def _without_secrets(match: re.Match[str]) -> str:
     scheme, rest = match[1], match[2]
     ending = re.search(r"[:;,.)\]]*$", rest)[0]  # type: ignore[index]  # of the sentence around it
     rest = rest.removesuffix(ending) if ending else rest
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    slashes = rest[: len(rest) - len(rest.lstrip("/"))]  # some storages write memory:///bucket
+    authority = re.split(r"[/?#]", rest.lstrip("/"), maxsplit=1)[0]
     user, _, host = authority.rpartition("@")
     if user and (":" in user or scheme.lower() in WEB):  # abfs://container@account has no secret there
-        rest = host + rest[len(authority) :]
+        rest = slashes + host + rest[len(slashes + authority) :]
 
     address, mark, query = _split_query(rest, scheme.lower() in WEB)
     if not mark:
