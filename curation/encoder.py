@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from curation.base import files, images
+from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError, one_line, quoted
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
@@ -151,6 +152,30 @@ def _input_side(model: Any) -> int:
     return min(size) if isinstance(size, (tuple, list)) else int(size)
 
 
+def check(config: EncoderConfig) -> None:
+    """Raises CocuError for what :func:`load` would come to refuse, without loading weights."""
+    resolve(config)
+    identity(config)
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
+
+
+def _check_named(model: str, pretrained: str | None) -> None:
+    """Raises CocuError for a name that open_clip does not know, and for weights that it does not have."""
+    import open_clip  # takes seconds, and most processes of a run that resumes never need it
+
+    name = model.replace("/", "-")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
+    if not pretrained:
+        raise CocuError(f"encoder.pretrained: missing for {model}; {remedy}")
+    if name not in open_clip.list_models():
+        known = did_you_mean(name, open_clip.list_models())
+        raise CocuError(f"encoder.model: open_clip knows no {quoted(model)}{known}")
+    if not os.path.isfile(pretrained) and not open_clip.get_pretrained_cfg(name, pretrained):
+        raise CocuError(f"encoder.pretrained: {quoted(pretrained)} is neither a file nor weights of {model}; {remedy}")
+
+
 def _load_open_clip(
     config: EncoderConfig, device: str, precision: str
 ) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Callable[[list[str]], torch.Tensor]]:
@@ -158,11 +183,8 @@ def _load_open_clip(
     import open_clip  # takes seconds, and most processes of a run that resumes never need it
 
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
-    if ":" not in config.model and not config.pretrained:
-        tags = open_clip.list_pretrained_tags_by_model(config.model)
-        remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
-        raise CocuError(f"encoder.pretrained: missing for {config.model}; {remedy}")
-
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
     pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -186,19 +208,24 @@ def _unit(features: torch.Tensor) -> np.ndarray:
 
 
 def load(config: EncoderConfig) -> Encoder:
-    """The encoder of ``config``, loaded on first use and kept for the life of the process.
+    """The encoder of ``config``, loaded on first use and kept for the life of the process, or until its files change.
 
     On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
     """
     device, precision = resolve(config)
     if device == "cuda":
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    weights = identity(config)
     with _loading:
-        return _load(config.model, config.pretrained, config.batch_size, device, precision)
+        encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
+    if identity(config) != weights:
+        raise CocuError(f"encoder.model: the files of {config.model} changed while they were read; run again")
+    return encoder
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str) -> Encoder:
+def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str, weights: str) -> Encoder:
+    """``weights`` tells apart what local files held when they were read."""
     return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
 
 

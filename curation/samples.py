@@ -14,7 +14,8 @@ from curation.archive.forward import Readable
 from curation.archive.members import MAX_KEY, MAX_MEMBER, Fields, Unread, key_problem, read_members, tar_errors
 from curation.archive.source import matching, shard_name
 from curation.base import files
-from curation.base.errors import CocuError, InputError, one_line
+from curation.base.embeddings import has_direction
+from curation.base.errors import CocuError, InputError, listed, one_line
 
 MAX_CAPTION = 1 << 20  # bytes
 
@@ -67,9 +68,9 @@ def check_sample(
     image_field = next((name for name in image_fields if name in fields), None)
     caption_field = next((name for name in caption_fields if name in fields), None)
     if image_field is None:
-        return Reject(key, f"no image field ({';'.join(image_fields)}), only {', '.join(sorted(fields))}")
+        return Reject(key, f"no image field ({';'.join(image_fields)}), only {listed(sorted(fields))}")
     if caption_field is None:
-        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {', '.join(sorted(fields))}")
+        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {listed(sorted(fields))}")
 
     image = fields[image_field]
     caption = fields[caption_field]
@@ -180,7 +181,7 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)
     if key is None or "caption" not in table.column_names:
         raise InputError(
-            f"{metadata}: needs the columns caption and key (or image_path), has {', '.join(table.column_names)}"
+            f"{metadata}: needs the columns caption and key (or image_path), has {listed(table.column_names)}"
         )
     if embeddings.ndim != 2 or len(embeddings) != table.num_rows:
         raise InputError(f"{path}: shape {embeddings.shape} does not fit the {table.num_rows} rows of {metadata}")
@@ -192,9 +193,9 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
 
     embeddings (N, D); ``seen``: keys of the rows before, to which these are added.
     """
-    norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+    usable = has_direction(embeddings)
     checked: list[Sample | Reject] = []
-    for value, caption, norm in zip(keys, captions, norms, strict=True):
+    for value, caption, is_usable in zip(keys, captions, usable, strict=True):
         key = "" if value is None else str(value)
         if not key:
             checked.append(Reject("", "key is missing"))
@@ -202,7 +203,7 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
             checked.append(Reject(key, "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():
             checked.append(Reject(key, "caption is empty"))
-        elif not (np.isfinite(norm) and norm > 0):
+        elif not is_usable:
             checked.append(Reject(key, "embedding is zero or not finite"))
         else:
             checked.append(Sample(key, b"", caption.strip()))

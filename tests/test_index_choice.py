@@ -37,6 +37,8 @@ G = 1 << 30
         (12_000_000, 512, "16G", 0.95, True, "IVF16384,SQfp16"),
         (14_000_000, 768, "16G", 0.95, False, "IVF16384,SQ8"),
         (400_000_000, 512, "256G", 0.95, False, "IVF65536,SQ8"),
+        (10_000, 512, "200M", 0.95, False, "Flat"),  # so little data needs little beside it
+        (20_000, 512, "200M", 0.95, False, "Flat"),
         (150_000, 512, "256M", 0.9, False, None),  # flat does not fit, nor does anything
         (12_000_000, 512, "4G", 0.95, False, None),
         (400_000_000, 512, "64G", 0.95, False, None),
@@ -98,7 +100,7 @@ def test_sizes_are_read(text: str, expected: int) -> None:
     assert parse_bytes(text, "retrieval.memory") == expected
 
 
-@pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen"])
+@pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen", "9" * 400 + "T"])
 def test_what_is_not_a_size_is_an_error(text: str) -> None:
     with pytest.raises(CocuError, match=r"^retrieval\.memory: .* is not a size; write 16G"):
         parse_bytes(text, "retrieval.memory")

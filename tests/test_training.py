@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from benchmark_worlds import own
 
 from evaluation.__main__ import main as evaluation
 from segmenters.checkpoint import load
+from segmenters.groupvit import GroupViTConfig
 from training.cli import main
 from training.module import GroupViTModule, OptimizerConfig, warmup_steps
 
@@ -150,6 +152,19 @@ def test_a_run_starts_from_the_weights_of_another(uninterrupted, config, tmp_pat
     capsys.readouterr()
     assert fit(config, tmp_path / "other", "--model.start", str(start), "--model.sizes.groups", "[4,3]") == 1
     assert "has groups (4, 2), this model (4, 3); set model.sizes.groups to [4, 2]" in capsys.readouterr().err
+
+
+def test_a_checkpoint_named_by_its_path_brings_its_sizes(uninterrupted, config, tmp_path, capsys):
+    """Whatever the configuration says of them; in the file they are called as they always were."""
+    path = uninterrupted / "checkpoints" / "last.ckpt"
+    sizes = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert sizes == {"model": dataclasses.asdict(GroupViTConfig(**MODEL))}
+    run = ["validate", "--config", str(config), "--output", str(tmp_path), "--model.sizes.groups", "[4,3]"]
+    assert main([*run, "--ckpt_path", str(path)]) == 0
+    (tmp_path / "broken.ckpt").write_text("hello")
+    capsys.readouterr()
+    assert main([*run, "--ckpt_path", str(tmp_path / "broken.ckpt")]) == 1
+    assert "broken.ckpt: not a checkpoint" in capsys.readouterr().err
 
 
 def test_an_earlier_run_is_not_written_over(uninterrupted, config, capsys):

@@ -37,6 +37,7 @@ class ArchiveDataModule(LightningDataModule):
         workers: int = 4,
         shuffle: int = 5000,
         require_archives: bool = True,
+        allow_remote: bool = False,
         validation_shards: list[str] | None = None,
         seed: int = 0,
         image_size: int = GroupViTConfig.image_size,
@@ -57,6 +58,7 @@ class ArchiveDataModule(LightningDataModule):
             workers: processes that read for each device; 0 reads in the training process itself.
             shuffle: samples in the shuffle buffer of each worker; the order of shards is random anyway.
             require_archives: a sample without an archive is an error; if false, its caption serves, and it is counted.
+            allow_remote: read the tars of archives at the addresses that these name, even if they are not local.
             validation_shards: tars that are not trained on, for retrieval accuracy; else one batch of the training data.
             seed: of the order, the augmentation and the draws from archives.
             image_size: side of the pictures that the model takes, in pixels.
@@ -75,6 +77,7 @@ class ArchiveDataModule(LightningDataModule):
         self.workers = workers
         self.shuffle = shuffle
         self.require_archives = require_archives
+        self.allow_remote = allow_remote
         self.seed = seed
         self.image_size = image_size
         self.text_context = text_context
@@ -105,7 +108,7 @@ class ArchiveDataModule(LightningDataModule):
         """
         if self._plan is not None:
             return
-        runs = [ConceptArchive.open(folder) for folder in self.folders]
+        runs = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
         if self.filter != Filter():
             runs = [replace(run, filters=(self.filter,)) for run in runs]
         bare = list_sources(self.tars, self.image, self.caption)

@@ -199,7 +199,7 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
         else:
             raise CocuError(
                 f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
-                f"cut off or is not the one that was curated into {archive.folder}"
+                f"truncated or is not the one that was curated into {archive.folder}"
             )
 
 

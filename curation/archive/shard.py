@@ -13,7 +13,7 @@ from curation.archive.parquet import read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
 from curation.base import files
 from curation.base.errors import CocuError
-from curation.base.parquet import open_parquet
+from curation.base.parquet import read_columns
 from curation.base.ragged import Ragged
 
 
@@ -112,14 +112,14 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
             f"{embeddings}: missing, but sampler kind caption needs the concepts that captions mention; copy embeddings/ "
             "and vocabulary.parquet beside archives/, or curate with archive.expansion: caption"
         )
-    with open_parquet(vocabulary) as file:
-        names = file.read(["concept"])["concept"].to_pylist()
-    with open_parquet(embeddings) as file:
-        table = file.read(["key", "concepts"])
+    names = read_columns(vocabulary, {"concept": pa.string()})["concept"].to_pylist()
+    table = read_columns(embeddings, {"key": pa.string(), "concepts": pa.list_(pa.int32())})
     if table["key"].to_pylist() != archives.keys:
         raise CocuError(f"{embeddings}: its keys are not those of the archives; run make curate again")
 
     concepts = Ragged.from_arrow(one_chunk(table["concepts"]))
+    if len(concepts.values) and not 0 <= concepts.values.min() <= concepts.values.max() < len(names):
+        raise CocuError(f"{embeddings}: names concepts that {vocabulary} lacks; run make curate again")
     nothing = np.zeros(len(concepts.values), np.int16)
     return ShardArchives(
         archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing

@@ -188,7 +188,7 @@ def read_json(path: str, remedy: str = "delete it and it will be written again")
     with open_file(path) as stream:
         try:
             content = json.loads(stream.read().decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CocuError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(content, dict):
         raise CocuError(f"{path}: not a JSON object; {remedy}")

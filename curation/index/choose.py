@@ -10,7 +10,7 @@ from curation.base.errors import CocuError
 EXACT_UP_TO = {False: 200_000, True: 4_000_000}  # rows whose all-pairs search takes minutes, by "on a GPU"
 TRAINING_ROWS = 40  # vectors in the training sample for each list
 LEAST_ROWS = 39  # vectors for each list, below which FAISS warns that the index cannot be trained well
-WORKING = 256 << 20  # bytes of a worker's blocks and buffers
+WORKING = 256 << 20  # most bytes of a worker's blocks and buffers
 
 
 class Codec(NamedTuple):
@@ -41,13 +41,15 @@ def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: boo
     >>> choose_index(1_000_000, 512, 2 << 30, recall=0.95).factory
     'IVF4096,SQfp16'
     """
-    exact = IndexChoice("Flat", None, 4 * rows * dimension + WORKING)
+    vectors = 4 * rows * dimension
+    working = min(2 * vectors, WORKING)  # few vectors make small blocks
+    exact = IndexChoice("Flat", None, vectors + working)
     lists = list_count(rows)
     inverted = [
         IndexChoice(
             f"IVF{lists},{codec.suffix}",
             f"nprobe={max(1, lists // 32)}",
-            index_bytes(rows, dimension, lists, codec.bytes_each) + WORKING,
+            index_bytes(rows, dimension, lists, codec.bytes_each) + working,
         )
         for codec in CODECS
         if codec.ceiling >= recall

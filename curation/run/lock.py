@@ -24,7 +24,7 @@ def hold(run: Run) -> Iterator[None]:
     naming the holder when another run works in the folder, and when the folder belongs to another data set. A remote
     folder has no lock.
     """
-    _check_data(run)
+    check_data(run)
     if files.is_remote(run.folder):
         yield
         return
@@ -70,7 +70,7 @@ def read_name(manifest: str) -> str | None:
         return None
 
 
-def _check_data(run: Run) -> None:
+def check_data(run: Run) -> None:
     """Raises CocuError when the folder holds, or began to hold, another data set."""
     name = _owner(run).get("data")
     if files.exists(run.manifest):

@@ -106,17 +106,22 @@ def _embed(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
         version, _ = _input_version(run, shard)
         source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
         with closing(source):
-            return _write(run, shard, source, version, progress)
+            return _write(run, shard, source, version, expected, progress)
     except InputError as error:
         if config.on_error != "skip":
             raise
-        return _write(run, shard, _Unreadable(config, error), [], progress)
+        return _write(run, shard, _Unreadable(config, error), [], expected, progress)
 
 
 def _write(
-    run: Run, shard: Shard, source: _Tar | _Import | _Unreadable, version: list[Any], progress: Progress
+    run: Run,
+    shard: Shard,
+    source: _Tar | _Import | _Unreadable,
+    version: list[Any],
+    expected: Record,
+    progress: Progress,
 ) -> dict[str, int]:
-    """Write embeddings and rejects of one source; returns its counts."""
+    """Write embeddings and rejects of one source; returns its counts. ``version``: of its files before they were read."""
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
     with parquet_writer(_embeddings(run, shard), schema(source.width), {"format": FORMAT}, ending) as writer:
@@ -127,7 +132,7 @@ def _write(
 
         content = source.content()  # known only when all is read
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
-        ending["embed"] = record(_embed_parameters(run.config), content) | {
+        ending["embed"] = record(expected["parameters"], content) | {
             "content": content,
             "version": version,
             "weights": source.weights,
