@@ -23,7 +23,7 @@ from curation.run.stages import embeddings
 from curation.tools import report, show
 from pipelines import curate as command
 from training.plan import Span
-from training.stream import Shard, Stream
+from training.stream import Stream, TrainingShard
 
 
 @pytest.fixture
@@ -158,9 +158,9 @@ def test_tars_that_moved_or_came_later_shift_no_rows(globbed, old, capsys):
 
 def test_the_trainer_says_which_tar_has_gone(globbed):
     archive = ConceptArchive.open(globbed)
-    stream = Stream(tuple(Shard(source, archive) for source in archive.sources), Sampler("top", 1), 0, 0)
+    stream = Stream(tuple(TrainingShard(source, archive) for source in archive.sources), Sampler("top", 1), 0, 0)
     with pytest.raises(CocuError, match=r"00000\.tar: no such file"):
-        list(stream.read([Span(0, 0, 10)], 0, 0, {}))
+        list(stream.read([Span(0, 0, 10)], 0, 0))
 
 
 def test_retrieval_from_a_run_whose_tars_are_gone(globbed, data, tmp_path):
