@@ -68,7 +68,8 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
+faults: .venv/installed ## broken images and tars as a table, then kill 50 runs at random moments and compare, then fuzz every reader
+	@$(BIN)/python tests/faults.py
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curation.base import configuration, files
-from curation.base.configuration import errors_naming, option, require, require_one_of
+from curation.base.configuration import errors_naming, option, parse_bytes, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
 from curation.base.errors import quoted
 from curation.expansion import EXPANSIONS
-from curation.index.choose import parse_bytes
 from curation.ranking import RANKINGS
 
 MOST_NEIGHBORS = 32_767  # archives count the captions that support a concept in 16 bits
@@ -106,7 +105,7 @@ class RetrievalConfig:
             f"retrieval.train_sample: {self.train_sample} must be at least 1",
         )
         require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
-        parse_bytes(self.memory)
+        parse_bytes(self.memory, "retrieval.memory")
         check_device_name("retrieval.device", self.device)
 
 
@@ -147,6 +146,7 @@ class CurationConfig:
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that a sample has is used")
     caption: str = option("txt;text", "caption fields; the first that a sample has is used")
     output: str | None = option(None, "output folder (default: artifacts/<name>)")
+    max_member: str = option("256M", "largest member of a tar that is read; a sample with a larger one is rejected")
     on_error: str = option(
         "stop", "stop at a shard that cannot be read, or skip: only that shard is left out, and recorded"
     )
@@ -164,6 +164,7 @@ class CurationConfig:
         )
         require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
         require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
+        parse_bytes(self.max_member, "max_member")
         require_one_of("on_error", self.on_error, ("stop", "skip"))
         require(bool(self.image.strip(";")), "image: at least one field name is needed")
         require(bool(self.caption.strip(";")), "caption: at least one field name is needed")

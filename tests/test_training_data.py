@@ -160,7 +160,7 @@ def test_a_tar_that_was_cut_off_is_noticed(copy):
     content = (data / "00002.tar").read_bytes()
     (data / "00002.tar").write_bytes(content[: len(content) // 2 // 512 * 512])
     archive = ConceptArchive.open(str(out))
-    with pytest.raises(CocuError, match=r"00002.tar: .* the tar is truncated"):
+    with pytest.raises(CocuError, match=r"00002.tar: .* the tar is cut off"):
         list(read_pairs(TrainingShard(archive.sources[2], archive), archive.read("00002").keys, True))
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from curation.base.errors import CocuError, one_line
+from curation.base import images
+from curation.base.errors import CocuError
 from segmenters.text import Texts, arrange
 from training.augmentation import Transform, seed_everything
 from training.negatives import Concepts, stack
@@ -21,6 +20,7 @@ from training.plan import Plan
 from training.stream import LeftOut, Stream, TrainingSample
 
 LACKS_ARCHIVE = "without archive"  # trained on by its caption alone
+SHORT = 1024  # pixels that random crops need of the short side; very large pictures are shrunk, to twice that, first
 REPLACED = "replaced"  # by another sample of the batch, since its image cannot be decoded
 COUNTED = (LeftOut.REJECTED, LACKS_ARCHIVE, LeftOut.UNUSABLE, REPLACED)  # what may happen to a sample
 
@@ -52,11 +52,10 @@ def decode(sample: TrainingSample, transform: Transform) -> Tensor:
     """Pixels (3, H, W) of a sample, augmented as its seed says. Raises UndecodableError naming it."""
     seed_everything(sample.seed)
     try:
-        with Image.open(io.BytesIO(sample.image)) as image:
-            return transform(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise UndecodableError(f"{sample.where}: image cannot be decoded ({reason})") from None
+        picture = images.decode(sample.image, SHORT)
+    except images.ImageError as error:
+        raise UndecodableError(f"{sample.where}: image cannot be decoded ({error})") from None
+    return transform(picture)
 
 
 def collate(

@@ -178,7 +178,7 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
     source, archive = shard
     images = source.image.lower().split(";")
     captions = source.caption.lower().split(";")
-    samples = read_tar(source.path, [*images, *captions])
+    samples = read_tar(source.path, [*images, *captions], source.max_member)
 
     joined: Iterable[tuple[dict[str, Any], int]]
     if archive is None:
@@ -192,7 +192,7 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
         text = _text(caption)
         if row == REJECTED:
             yield LeftOut.REJECTED
-        elif image is not None and text:
+        elif image and text:
             yield Pair(sample["__key__"], image, text, row)
         elif archive is None or row == NO_ARCHIVE:
             yield LeftOut.UNUSABLE

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from curation.archive.entries import one_chunk
+from curation.archive.members import MAX_MEMBER, key_problem, read_members, tar_errors
 from curation.archive.reader import ArchiveReader
 from curation.archive.sampling import Sampler
 from curation.archive.source import Source, shard_name
@@ -21,25 +22,22 @@ SHARDS_KEPT = 8  # in memory at once by attach: a shuffle before it mixes the sa
 RawSample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
 
 
-def read_tar(path: str, fields: Iterable[str]) -> Iterator[RawSample]:
+def read_tar(path: str, fields: Iterable[str], max_member: int = MAX_MEMBER) -> Iterator[RawSample]:
     """The samples of a tar, in order, with the named fields: what webdataset's own readers give.
 
-    Of two members of one name the first counts. Raises InputError when the file is missing.
+    Of two members of one name the first counts. Samples that curation rejects for their keys are left out; a field that it
+    rejects for its size, or as a hard link, is empty. Raises InputError when the file is missing or is not a whole tar.
     """
-    from webdataset import tariterators  # imports torch, which only reading needs
-
-    wanted = tuple("." + field.lower() for field in fields)
-    with files.open_file(path) as stream:
-        members = tariterators.tar_file_iterator(stream, select_files=lambda name: name.lower().endswith(wanted))
-        named = (member | {"__url__": path} for member in members)
-        yield from tariterators.group_by_keys(named, handler=_is_repeated)
-
-
-def _is_repeated(error: Exception) -> bool:
-    """Whether to go on: after a second member of one name, not after anything else."""
-    if isinstance(error, ValueError) and "duplicate file name" in str(error):
-        return True
-    raise error
+    wanted = {field.lower() for field in fields}
+    last = None
+    with files.open_file(path) as stream, tar_errors(path):
+        for key, members in read_members(stream, lambda key, extension: extension in wanted, max_member):
+            contents = {name: content for name, content in members.items() if name in wanted}
+            if key == last or not contents or key_problem(key):
+                continue
+            last = key
+            held = {name: content if isinstance(content, bytes) else b"" for name, content in contents.items()}
+            yield {"__key__": key, "__url__": path, **held}
 
 
 def join(
@@ -128,7 +126,7 @@ def attach(
             more: RawSample = {"concepts": archives.concepts[row].as_py()}
             if sampler:
                 more["prompts"] = archives.prompts[row]
-        elif archives and key in rejected(name):
+        elif archives and (key in rejected(name) or key_problem(key)):
             continue
         elif required:
             where = archive.path("archives", name)

@@ -23,7 +23,7 @@ from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, shard_name
 from curation.base import files
-from curation.base.configuration import did_you_mean
+from curation.base.configuration import did_you_mean, parse_bytes
 from curation.base.errors import CocuError, UnknownKey
 from curation.base.parquet import read_columns
 from curation.base.ragged import is_in
@@ -103,7 +103,8 @@ class ArchiveReader:
             raise CocuError(f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards")
         for path in self.paths:
             check_openable(path, self.folder, self.allow_remote)
-        fields = config.get("image", ""), config.get("caption", "")
+        largest = parse_bytes(str(config.get("max_member", "256M")), "max_member")
+        fields = config.get("image", ""), config.get("caption", ""), largest
         return [Source(name, path, *fields) for name, path in zip(self.shards, self.paths, strict=True)]
 
     @cached_property

@@ -64,6 +64,20 @@ def errors_naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from None
 
 
+def parse_bytes(text: str, key: str) -> int:
+    """The bytes of a size such as 16G, 512M, 1.5T or 1000, in powers of 1024.
+
+    Raises CocuError naming ``key`` for anything else.
+
+    >>> parse_bytes("1.5T", "memory") == 1536 * 2**30
+    True
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if size is None or not 0 < float(size[1]) < 1e18:
+        raise CocuError(f"{key}: {quoted(text)} is not a size; write 16G, 512M or 1.5T")
+    return int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))
+
+
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ class Export:
         filesystem.makedirs(inner, exist_ok=True)
         waiting = {row["key"]: number for number, row in enumerate(rows)}
         lines: list[tuple[str, ...]] = []
-        for sample in read_tar(source.path, fields):
+        for sample in read_tar(source.path, fields, source.max_member):
             number = waiting.pop(sample["__key__"], None)
             field = next((field for field in fields if field in sample), None)
             if number is None or field is None:

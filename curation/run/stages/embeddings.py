@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation import encoder, samples
 from curation.base import files
+from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_array, normalise
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import (
@@ -56,7 +57,12 @@ def _embeddings(run: Run, shard: Shard) -> str:
 
 
 def _embed_parameters(config: CurationConfig) -> dict[str, Any]:
-    return {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
+    return {
+        "image": config.image,
+        "caption": config.caption,
+        "max_member": parse_bytes(config.max_member, "max_member"),
+        "encoder": encoder.identity(config.encoder),
+    }
 
 
 def _embed_expected(run: Run, shard: Shard, read: Reader) -> Record:
@@ -156,7 +162,8 @@ class _Tar:
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         config = self._config
-        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
+        largest = parse_bytes(config.max_member, "max_member")
+        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption, largest)
         for item in self._encoder.encode_samples(stream):
             if isinstance(item, Reject):
                 rejects.append(item)
