@@ -20,7 +20,7 @@ from curation.base import files, images
 from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError, loading_error, one_line, quoted
+from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
