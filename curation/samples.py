@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from curation.base import files
 from curation.base.errors import CocuError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
+NOT_ADJACENT = "files of one sample are not adjacent in the tar"
 
 
 class Shard(NamedTuple):
@@ -33,6 +35,7 @@ class Sample:
     key: str
     image: bytes
     caption: str
+    fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Reject:
 
     key: str
     reason: str
+    fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
 
 
 def list_shards(patterns: str | list[str]) -> list[Shard]:
@@ -101,20 +105,70 @@ def read_members(stream: IO[bytes] | files.HashingReader) -> Iterator[tuple[str,
 
 
 def check_sample(
-    key: str, fields: dict[str, bytes], image_fields: Iterable[str], caption_fields: Iterable[str]
+    key: str, fields: dict[str, bytes], image_fields: Sequence[str], caption_fields: Sequence[str]
 ) -> Sample | Reject:
     """A sample from the members of one key, or the reason why there is none. The image is not decoded here."""
+    names = tuple(fields)
     image = next((fields[name] for name in image_fields if name in fields), None)
     caption = next((fields[name] for name in caption_fields if name in fields), None)
+    if image is None and len(dotted_images(names, image_fields)) > 1:
+        return Reject(key, _several_images(names, image_fields), names)
     if image is None:
-        return Reject(key, f"no image field ({';'.join(image_fields)}), only {', '.join(sorted(fields))}")
+        return Reject(key, f"no image field ({';'.join(image_fields)}), only {', '.join(sorted(fields))}", names)
     if caption is None:
-        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {', '.join(sorted(fields))}")
+        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {', '.join(sorted(fields))}", names)
+
     try:
         text = caption.decode("utf-8").strip()
     except UnicodeDecodeError:
-        return Reject(key, "caption is not UTF-8")
-    return Sample(key, image, text) if text else Reject(key, "caption is empty")
+        return Reject(key, "caption is not UTF-8", names)
+    if is_json(text):
+        return Reject(key, "caption is JSON, not a sentence", names)
+    return Sample(key, image, text, names) if text else Reject(key, "caption is empty", names)
+
+
+def dotted_images(names: Iterable[str], image_fields: Sequence[str]) -> list[str]:
+    """Fields such as ``1.jpg``: images whose file names have dots, so that they share a key.
+
+    >>> dotted_images(["jpg", "1.jpg", "1.txt", "2.png"], ["jpg", "png"])
+    ['1.jpg', '2.png']
+    """
+    return [name for name in names if name not in image_fields and name.rpartition(".")[2] in image_fields]
+
+
+def hidden_images(names: Sequence[str], image_fields: Sequence[str], caption_fields: Sequence[str]) -> list[str]:
+    """The images of one key that nobody would see, because a sample has one image: fields such as ``1.jpg``.
+
+    Beside an image of the key itself, one such as ``mask.png`` is part of the sample, unless it has a caption of its own.
+
+    >>> hidden_images(["jpg", "txt", "mask.png", "1.jpg", "1.txt"], ["jpg", "png"], ["txt"])
+    ['1.jpg']
+    """
+    dotted = dotted_images(names, image_fields)
+    if not any(name in image_fields for name in names):
+        return dotted[1:]  # the first stands for the key
+    return [name for name in dotted if any(f"{name.rpartition('.')[0]}.{field}" in names for field in caption_fields)]
+
+
+def _several_images(names: Sequence[str], image_fields: Sequence[str]) -> str:
+    dotted = dotted_images(names, image_fields)
+    shown = ", ".join(dotted[:3]) + (", ..." if len(dotted) > 3 else "")
+    return f"several images under one key ({shown}), which ends at the first dot of a file name"
+
+
+def is_json(caption: str) -> bool:
+    """Whether a caption is a JSON object, or a list of texts or objects.
+
+    >>> is_json('{"caption": "a dog"}'), is_json("[a dog]"), is_json("2021")
+    (True, False, False)
+    """
+    if caption[:1] not in ("{", "["):
+        return False
+    try:
+        value = json.loads(caption)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or (bool(value) and all(isinstance(item, (str, dict)) for item in value))
 
 
 def read_samples(
@@ -126,18 +180,24 @@ def read_samples(
     Raises InputError naming ``path`` when the tar cannot be read to its end.
     """
     image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
-    seen: set[str] = set()
+    seen: dict[str, int] = {}  # by key: 1 where it had an image, 2 where it had a caption, 3 where both
 
     try:
         for key, fields in read_members(stream):
+            names = tuple(fields)
             if not key.isprintable() and key != (printable := key.encode("utf-8", "backslashreplace").decode()):
-                yield Reject(printable, "key is not UTF-8")
+                yield Reject(printable, "key is not UTF-8", names)
                 continue
+            parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_fields)
             if key in seen:
-                yield Reject(key, "duplicate key")
+                is_rest = seen[key] != 3 and not seen[key] & parts and (seen[key] | parts)  # it has what the other lacks
+                yield Reject(key, NOT_ADJACENT if is_rest else "duplicate key", names)
+                seen[key] |= parts
                 continue
-            seen.add(key)
+            seen[key] = parts
             yield check_sample(key, fields, image_fields, caption_fields)
+            for name in hidden_images(names, image_fields, caption_fields):
+                yield Reject(f"{key}.{name.rpartition('.')[0]}", _several_images(names, image_fields), ())
     except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
         reason = " ".join(str(error).split())
         raise InputError(

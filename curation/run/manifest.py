@@ -52,7 +52,9 @@ def request(run: Run) -> str:
     with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
         stamps: list[dict[str, Any] | None] = list(pool.map(files.version, inputs))
         stamps += pool.map(_version_if_there if run.config.on_error == "skip" else files.version, shards)
-    return files.digest(FORMAT, portable(run.config, run.folder), stamps)
+    config = portable(run.config, run.folder)
+    config.pop("max_rejects", None)  # it stops runs, and changes no archive
+    return files.digest(FORMAT, config, stamps)
 
 
 def _version_if_there(path: str) -> dict[str, Any] | None:
