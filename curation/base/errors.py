@@ -19,6 +19,10 @@ class UnknownKey(CocuError, KeyError):
     __str__ = CocuError.__str__  # a KeyError puts its message into quotes
 
 
+class AmbiguousKey(UnknownKey):
+    """A key of several shards: which archive is meant is not known."""
+
+
 def one_line(error: BaseException, longest: int = 300) -> str:
     """The message of an exception of a library, on one line, for a message of ours to quote."""
     return " ".join(str(error).split())[:longest]

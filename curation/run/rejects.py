@@ -25,7 +25,9 @@ class RejectGroup:
 
     def line(self) -> str:
         """One line: ``3 x caption is empty, such as 000012 (00001)``."""
-        shown = ", ".join(f"{key} ({shard.name})" if key else shard.name for shard, key, _ in self.examples)
+        keys = [key if key.isprintable() else repr(key) for _, key, _ in self.examples]
+        shards = [shard.name for shard, _, _ in self.examples]
+        shown = ", ".join(f"{key} ({name})" if key else name for key, name in zip(keys, shards, strict=True))
         return f"{self.count:,} x {self.kind}, such as {shown}"
 
 

@@ -26,6 +26,7 @@ from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
 from curation.run.manifest import request
+from curation.run.rejects import read_rejects
 from curation.run.run import Run, open_run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
@@ -211,8 +212,14 @@ def report(folder: str, sample: int) -> int:
     if problems:
         print_error(f"{len(problems)} problems", label=folder)
         return FAILED
-    rows = files.read_json(run.manifest)["counts"]["rows"]
-    print(f"{folder}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    manifest = files.read_json(run.manifest)
+    rows = manifest["counts"]["rows"]
+    console.print(f"{folder}: {rows:,} archives are OK; {min(sample, rows)} of them computed again", markup=False)
+    for group in read_rejects(run):
+        console.print(f"could not be used: {group.line()}", markup=False)
+    repeated = manifest["counts"].get("repeated_keys", 0)
+    if repeated:
+        console.print(f"{repeated:,} keys occur in several shards: look them up as (shard, key)", markup=False)
     return 0
 
 
