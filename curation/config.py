@@ -145,7 +145,8 @@ class CurationConfig:
         "stop", "stop at a shard that cannot be read, or skip: only that shard is left out, and recorded"
     )
     max_rejects: float = option(
-        0.5, "share of a shard's samples, and of all, that may be unusable; more are an error, found early (1: no limit)"
+        0.5,
+        "share of a shard's samples, and of all, that may be unusable; more are an error, found early (1: no limit)",
     )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)

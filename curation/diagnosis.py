@@ -51,7 +51,9 @@ class _Names:
         return [key for key, places in self.keys.items() if len(places) > 1 and self._is_split(places)]
 
     def _is_split(self, places: list[set[str]]) -> bool:
-        has_both = any(self._has(fields, self.image_fields) and self._has(fields, self.caption_fields) for fields in places)
+        has_both = any(
+            self._has(fields, self.image_fields) and self._has(fields, self.caption_fields) for fields in places
+        )
         together = set().union(*places)
         return (
             not has_both and self._has(together, self.image_fields) and self._has(together, self.caption_fields)
@@ -91,7 +93,7 @@ def _scan(path: str, names: _Names) -> bool:
     try:
         with tarfile.open(files.local_path(path), "r:") as tar:
             for member in islice(tar, NAMES):
-                tar.members = []
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
                 prefix, extension = base_plus_ext(member.name)
                 if prefix is None or not member.isreg() or META_FILE.match(member.name):
                     continue
@@ -135,7 +137,11 @@ def _fields(names: _Names) -> str:
     for kind, wanted in (("image", names.image_fields), ("caption", names.caption_fields)):
         count = names.without(wanted)
         if count > len(names.keys) / 2:
-            pack = f"; captions inside json become txt with {PACK}" if kind == "caption" and "json" in names.fields() else ""
+            pack = (
+                f"; captions inside json become txt with {PACK}"
+                if kind == "caption" and "json" in names.fields()
+                else ""
+            )
             return (
                 f"{count} of {len(names.keys)} samples have no {kind} field ({';'.join(wanted)}); the fields there are "
                 f"{names.fields()}; set {kind} to one of them{pack}"
@@ -169,8 +175,11 @@ def find_cause(path: str, items: Sequence[Sample | Reject], image: str, caption:
 
 
 def check_head(path: str, items: Sequence[Sample | Reject], image: str, caption: str, max_rejects: float) -> None:
-    """Look at the first samples of a shard. Raises InputError with cause and remedy: for a tar whose samples are not adjacent
-    or that hides images, and where more than ``max_rejects`` of them, a share, cannot be used."""
+    """Look at the first samples of a shard.
+
+    Raises InputError with cause and remedy: for a tar whose samples are not adjacent or that hides images, and where more
+    than ``max_rejects`` of them, a share, cannot be used.
+    """
     names = _Names(image.lower().split(";"), caption.lower().split(";"))
     for item in items:
         if item.fields:

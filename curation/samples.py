@@ -190,7 +190,9 @@ def read_samples(
                 continue
             parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_fields)
             if key in seen:
-                is_rest = seen[key] != 3 and not seen[key] & parts and (seen[key] | parts)  # it has what the other lacks
+                is_rest = (
+                    seen[key] != 3 and not seen[key] & parts and (seen[key] | parts)
+                )  # it has what the other lacks
                 yield Reject(key, NOT_ADJACENT if is_rest else "duplicate key", names)
                 seen[key] |= parts
                 continue

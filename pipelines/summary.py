@@ -62,12 +62,8 @@ def print_repeated(manifest: dict[str, Any], console: Console) -> None:
     """A warning where shards have keys in common, by which an archive cannot be looked up."""
     count = manifest["counts"].get("repeated_keys", 0)
     if count:
-        console.print(
-            f"[yellow]{count:,} keys occur in several shards, such as {escape(repeated_examples(manifest))}: look them up as "
-            "(shard, key)[/]",
-            highlight=False,
-            soft_wrap=True,
-        )
+        what = f"{count:,} keys occur in several shards, such as {repeated_examples(manifest)}"
+        console.print(f"[yellow]{escape(what)}: look them up as (shard, key)[/]", highlight=False, soft_wrap=True)
 
 
 def repeated_examples(manifest: dict[str, Any]) -> str:

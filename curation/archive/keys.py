@@ -98,8 +98,8 @@ def repeated_keys(
 ) -> tuple[int, list[RepeatedKey]]:
     """How many keys occur in more than one shard, and the first few of them.
 
-    Shards whose keys cannot overlap, by their footers, are not read. Of the others, a part of all hashes (``at_once``) is in
-    memory at a time, so that memory does not grow with the data. footers, column: as for :func:`locate`.
+    Shards whose keys cannot overlap, by their footers, are not read. Of the others, ``at_once`` hashes are in memory at a
+    time, so that memory does not grow with the data. footers, column: as for :func:`locate`.
     """
     questionable = _overlapping(footers)
     passes = -(-sum(footers[shard].rows for shard in questionable) // at_once)
