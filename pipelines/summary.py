@@ -68,7 +68,8 @@ def print_repeated(manifest: dict[str, Any], console: Console) -> None:
 
 def repeated_examples(manifest: dict[str, Any]) -> str:
     """The keys that the manifest gives as examples of those in several shards: ``a (00000, 00001), b (00000, 00002)``."""
-    return ", ".join(f"{key} ({one}, {other})" for key, one, other in manifest.get("repeated_keys", []))
+    rows = [(key if key.isprintable() else repr(key), one, other) for key, one, other in manifest.get("repeated_keys", [])]
+    return ", ".join(f"{key} ({one}, {other})" for key, one, other in rows)
 
 
 def print_stages(run: Run, console: Console) -> None:

@@ -91,7 +91,7 @@ def pack(arguments: list[str] | None, console: Console) -> None:
             total, fingerprint = identify(source.entries(), [pattern.name, args.count, size, args.name])
         configuration = pattern.folder / "packed.yaml"
         if configuration.exists() and files.read_note(str(pattern.folder / NOTE)).get("fingerprint") == fingerprint:
-            console.print(f"{pattern.folder}: already packed; nothing to do", highlight=False)
+            console.print(f"{pattern.folder}: already packed; nothing to do", highlight=False, soft_wrap=True)
             return
 
         packer = Packer(pattern, fingerprint, args.count, size)
@@ -160,7 +160,8 @@ class _Shown:
 def print_tally(tally: Tally, pattern: Pattern, console: Console) -> None:
     """What was packed, and what was not, by reason."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.kinds.most_common())
-    line = f"{tally.samples:,} samples in {tally.shards:,} tars" + (f" ({kinds})" if kinds else "")
+    tars = "1 tar" if tally.shards == 1 else f"{tally.shards:,} tars"
+    line = f"{tally.samples:,} samples in {tars}" + (f" ({kinds})" if kinds else "")
     console.print(f"{line}: {pattern.folder}", highlight=False, soft_wrap=True, markup=False)
     rejects = tally.reasons.total()
     if not rejects:
