@@ -26,11 +26,9 @@ def kind_of(reason: str) -> str:
 
     >>> kind_of("image cannot be decoded (cannot identify image file)")
     'image cannot be decoded'
-    >>> kind_of("data/00003.tar: cannot be read as a tar after 7 samples (unexpected end of data); repair it")
-    'the shard cannot be read'
+    >>> kind_of("no caption field (txt), only jpg, json")
+    'no caption field'
     """
-    if "; " in reason and reason.endswith("to leave it out"):
-        return "the shard cannot be read"
     return re.split(r" \(|, only ", reason)[0]
 
 
@@ -149,29 +147,39 @@ def _fields(names: _Names) -> str:
     return ""
 
 
-def find_cause(path: str, items: Sequence[Sample | Reject], image: str, caption: str) -> str:
-    """Why so many of a shard's samples cannot be used, with the remedy, in one line.
+def find_cause(path: str, items: Sequence[Sample | Reject], image: str, caption: str) -> tuple[str, bool]:
+    """Why so many of a shard's samples cannot be used, with the remedy, and whether the cause is how the tar was written.
 
     items: its first samples; where their names leave it open, those of the whole tar are read, if it is a local one.
     """
-    image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
-    names = _Names(image_fields, caption_fields)
+    names = _names_of(items, image, caption)
+    if _fields(names) and not _layout(names):
+        whole = _Names(names.image_fields, names.caption_fields)
+        names = whole if _scan(path, whole) else names
+    layout = _layout(names)
+    if layout:
+        return layout, True
+
+    rejects = [item for item in items if isinstance(item, Reject)]
+    return _fields(names) or _most_often(rejects), False
+
+
+def _names_of(items: Iterable[Sample | Reject], image: str, caption: str) -> _Names:
+    names = _Names(image.lower().split(";"), caption.lower().split(";"))
     for item in items:
         if item.fields:
             names.add(item.key, item.fields)
-    if _fields(names) and not _layout(names):
-        whole = _Names(image_fields, caption_fields)
-        names = whole if _scan(path, whole) else names
+    return names
 
-    rejects = [item for item in items if isinstance(item, Reject)]
-    most = Counter(kind_of(item.reason) for item in rejects).most_common(1)
-    example = next((item for item in rejects if kind_of(item.reason) == most[0][0]), None) if most else None
-    remedy = f"; captions inside json become txt with {PACK}" if example and "JSON" in example.reason else ""
-    return (
-        _layout(names)
-        or _fields(names)
-        or (f"most often, as for {example.key}: {example.reason}{remedy}" if example else "")
-    )
+
+def _most_often(rejects: Sequence[Reject]) -> str:
+    kinds = Counter(kind_of(reject.reason) for reject in rejects)
+    kind = max(kinds, key=lambda kind: kinds[kind], default="")
+    example = next((reject for reject in rejects if kind_of(reject.reason) == kind), None)
+    if example is None:
+        return ""
+    remedy = f"; captions inside json become txt with {PACK}" if "JSON" in kind else ""
+    return f"most often, as for {example.key}: {example.reason}{remedy}"
 
 
 def check_head(path: str, items: Sequence[Sample | Reject], image: str, caption: str, max_rejects: float) -> None:
@@ -180,17 +188,15 @@ def check_head(path: str, items: Sequence[Sample | Reject], image: str, caption:
     Raises InputError with cause and remedy: for a tar whose samples are not adjacent or that hides images, and where more
     than ``max_rejects`` of them, a share, cannot be used.
     """
-    names = _Names(image.lower().split(";"), caption.lower().split(";"))
-    for item in items:
-        if item.fields:
-            names.add(item.key, item.fields)
-    layout = _layout(names)
+    layout = _layout(_names_of(items, image, caption))
     if layout:
         raise InputError(f"{path}: {layout}")
+
     rejects = sum(isinstance(item, Reject) for item in items)
     if len(items) >= LEAST and rejects > max_rejects * len(items):
-        cause = find_cause(path, items, image, caption)
-        raise InputError(f"{path}: {too_many(rejects, len(items), max_rejects, 'of the first ')}: {cause}")
+        cause, is_layout = find_cause(path, items, image, caption)
+        share = "" if is_layout else f"{too_many(rejects, len(items), max_rejects, 'of the first ')}: "
+        raise InputError(f"{path}: {share}{cause}")
 
 
 def check_shard(path: str, rejects: Sequence[Reject], rows: int, max_rejects: float, unseen: int = 0) -> None:
@@ -207,11 +213,7 @@ def check_shard(path: str, rejects: Sequence[Reject], rows: int, max_rejects: fl
                 f"write it with tar --sort=name, or pack it ({PACK})"
             )
     if total >= LEAST and len(rejects) > max_rejects * (total + unseen):
-        (kind, _), *_ = Counter(kind_of(reject.reason) for reject in rejects).most_common(1)
-        example = next(reject for reject in rejects if kind_of(reject.reason) == kind)
-        raise InputError(
-            f"{path}: {too_many(len(rejects), total, max_rejects)}: most often, as for {example.key}: {example.reason}"
-        )
+        raise InputError(f"{path}: {too_many(len(rejects), total, max_rejects)}: {_most_often(rejects)}")
 
 
 def check_run(folder: str, rejects: int, samples: int, max_rejects: float, reasons: str) -> None:

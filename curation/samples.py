@@ -17,6 +17,7 @@ from curation.base import files
 from curation.base.errors import CocuError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
+NO_KEY = "key is missing"
 NOT_ADJACENT = "files of one sample are not adjacent in the tar"
 
 
@@ -283,7 +284,7 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
     for value, caption, norm in zip(keys, captions, norms, strict=True):
         key = "" if value is None else str(value)
         if not key:
-            checked.append(Reject("", "key is missing"))
+            checked.append(Reject("", NO_KEY))
         elif key in seen:
             checked.append(Reject(key, "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():

@@ -45,15 +45,16 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
 
 def print_rejects(run: Run, counts: dict[str, int], console: Console) -> None:
     """Why samples could not be used: each reason with its count and two of its keys; red where there are many."""
-    if not counts["rejects"]:
+    groups = read_rejects(run)
+    if not groups:
         return
-    colour = "red" if is_notable(counts) else "yellow"
+    colour = "red" if is_notable(counts) or counts.get("unreadable") else "yellow"
     share = counts["rejects"] / max(counts["samples"], 1)
     console.print(
         f"[{colour}]{counts['rejects']:,} of {counts['samples']:,} samples could not be used ({share:.2%}):[/]",
         highlight=False,
     )
-    for group in read_rejects(run):
+    for group in groups:
         console.print(f"  [{colour}]{escape(group.line())}[/]", highlight=False, soft_wrap=True)
     console.print(f"  All of them, with reasons: {escape(run.path('rejects'))}", highlight=False, soft_wrap=True)
 
@@ -68,7 +69,9 @@ def print_repeated(manifest: dict[str, Any], console: Console) -> None:
 
 def repeated_examples(manifest: dict[str, Any]) -> str:
     """The keys that the manifest gives as examples of those in several shards: ``a (00000, 00001), b (00000, 00002)``."""
-    rows = [(key if key.isprintable() else repr(key), one, other) for key, one, other in manifest.get("repeated_keys", [])]
+    rows = [
+        (key if key.isprintable() else repr(key), one, other) for key, one, other in manifest.get("repeated_keys", [])
+    ]
     return ", ".join(f"{key} ({one}, {other})" for key, one, other in rows)
 
 

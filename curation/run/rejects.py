@@ -9,9 +9,10 @@ from curation.base.parquet import blocks
 from curation.diagnosis import check_run, kind_of
 from curation.run.records import recorded
 from curation.run.run import Run
-from curation.samples import Shard
+from curation.samples import NO_KEY, Shard
 
 EXAMPLES = 2
+UNREADABLE = "the shard cannot be read"  # the one reject of a shard that was left out, which has no key
 NOTABLE = 0.01  # share of rejects that somebody should look at
 
 
@@ -40,7 +41,8 @@ def read_rejects(run: Run) -> list[RejectGroup]:
             continue
         for block in blocks(path, ["key", "reason"]):
             for key, reason in zip(block["key"].to_pylist(), block["reason"].to_pylist(), strict=True):
-                group = groups.setdefault(kind_of(reason), RejectGroup(kind_of(reason)))
+                kind = kind_of(reason) if key or reason == NO_KEY else UNREADABLE
+                group = groups.setdefault(kind, RejectGroup(kind))
                 group.count += 1
                 if len(group.examples) < EXAMPLES:
                     group.examples.append((shard, key, reason))

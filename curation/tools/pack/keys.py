@@ -15,7 +15,7 @@ class KeyMaker:
 
     >>> keys = KeyMaker()
     >>> [keys.key(name) for name in ["a/sea.jpg", "a/sea.png", "IMG.1 (2).jpg"]]
-    ['a-sea', 'a-sea-4b7c9a50', 'IMG-1-2-c3a40b4e']
+    ['a-sea', 'a-sea-7f6eebe1', 'IMG-1-2-d212656b']
     """
 
     def __init__(self) -> None:
