@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -13,88 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from PIL import Image
+from packed import NAMES, failed, pack, picture, rejects, samples, write_folder
 from tiny_world import jpeg, write_tar
 
 from curation.archive import ConceptArchive, read_tar
-from curation.config import load
-from curation.samples import Sample, list_shards, read_samples
-from curation.tools.pack import main
-from curation.tools.pack import shards as pack_shards
 from pipelines.curate import main as curate
-
-NAMES = [
-    "IMG.1.jpg",
-    "IMG.2.jpg",
-    "two words (1).JPG",
-    "[brackets]{0..3}.jpg",
-    "犬.png",
-    "naïve.jpeg",
-    "naive.jpeg",
-    "same.jpg",
-    "same.png",
-    "trip.2021/day 1/IMG.1.jpg",
-    "a-b.jpg",
-    "a/b.jpg",
-    "__meta__.jpg",
-    "%d.jpg",
-    "-o.jpg",
-]
-
-
-def picture(number: int, kind: str = "JPEG") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (40, 40), (number * 7 % 256, 90, 30)).save(out, kind)
-    return out.getvalue()
-
-
-def write_folder(folder: Path, names: list[str] = NAMES) -> dict[str, tuple[bytes, str]]:
-    """Images with captions beside them: {name: (content, caption)}."""
-    content = {}
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content[name] = (picture(number, "PNG" if name.endswith("png") else "JPEG"), f"an apple, number {number}")
-        path.write_bytes(content[name][0])
-        (path.parent / (path.name.rpartition(".")[0] + ".txt")).write_text(content[name][1])
-    return content
-
-
-def pack(source: Path, folder: Path, *options: str) -> int:
-    return main([str(source), "-o", f"{folder}/{{}}.tar", *options])
-
-
-def samples(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """What curation reads of the tars: {file name: (image, caption)}, led back by keys.csv. Every sample must be usable."""
-    config = load(str(folder / "packed.yaml"))
-    with open(folder / "keys.csv", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    by_key = {(row["shard"], row["key"]): row["file_name"] for row in rows}
-    assert len(by_key) == len({row["key"] for row in rows}) == len(rows)
-    content = {}
-    for shard in list_shards(config.shards):
-        with open(shard.path, "rb") as stream:
-            for item in read_samples(stream, shard.path, config.image, config.caption):
-                assert isinstance(item, Sample), item
-                content[by_key[shard.name, item.key]] = (item.image, item.caption)
-    assert len(content) == len(rows)
-    return content
-
-
-def rejects(folder: Path) -> dict[str, str]:
-    with open(folder / "rejects.csv", encoding="utf-8", newline="") as stream:
-        return {row["file_name"]: row["reason"] for row in csv.DictReader(stream)}
-
-
-def failed(capfd, *arguments: object) -> str:
-    """Run; it must fail with one line. The line."""
-    assert main([str(argument) for argument in arguments]) == 1
-    error = capfd.readouterr().err
-    (line,) = [line for line in error.splitlines() if line]
-    assert line.startswith("error:")
-    return line
-
 
 # --- folders ------------------------------------------------------------------------------------------------------------
 
@@ -323,97 +245,3 @@ def test_tars_that_curation_refuses_are_packed(tmp_path, capfd):
     for content in (whole + whole, whole[:header], whole[:header] + b"\x55" * 512 + whole[header + 512 :]):
         (tmp_path / "bad.tar").write_bytes(content)
         assert "cannot be read as a plain tar" in failed(capfd, tmp_path / "bad.tar", "-o", f"{tmp_path}/bad/{{}}.tar")
-
-
-# --- whole or not at all ------------------------------------------------------------------------------------------------
-
-
-def tars(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."}
-
-
-@pytest.mark.parametrize("stop", [1, 5, 8, 14])
-def test_an_interrupted_packing_resumes_and_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, stop):
-    write_folder(tmp_path / "photos")
-    (tmp_path / "photos" / "c.jpg").write_bytes(b"broken")
-    assert pack(tmp_path / "photos", tmp_path / "whole", "--count", "3") == 0
-
-    write, written = pack_shards.Packer._write, []
-
-    def interrupt(self, writer, packed):
-        if len(written) == stop:
-            raise KeyboardInterrupt
-        written.append(packed.key)
-        write(self, writer, packed)
-
-    monkeypatch.setattr(pack_shards.Packer, "_write", interrupt)
-    assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 130
-    complete = tars(tmp_path / "packed")
-    assert all(content == tars(tmp_path / "whole")[name] for name, content in complete.items())
-    assert "packed.yaml" not in complete
-
-    monkeypatch.setattr(pack_shards.Packer, "_write", write)
-    assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 0
-    assert tars(tmp_path / "packed") == tars(tmp_path / "whole")
-    assert {path.name for path in (tmp_path / "packed").iterdir()} == {*tars(tmp_path / "whole"), ".packed.json"}
-
-
-def test_what_is_packed_already_is_left_alone_and_what_changed_is_packed_again(tmp_path, capfd):
-    write_folder(tmp_path / "photos")
-    assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "packed").iterdir()}
-    capfd.readouterr()
-    assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 0
-    assert "already packed; nothing to do" in capfd.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "packed").iterdir()} == before
-    for name in NAMES[4:]:
-        (tmp_path / "photos" / name).unlink()
-    assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 0
-    assert set(samples(tmp_path / "packed")) == set(NAMES[:4])
-    assert [path.name for path in sorted((tmp_path / "packed").glob("*.tar"))] == ["00000.tar", "00001.tar"]
-
-
-def test_tars_of_others_are_not_overwritten(tmp_path, capfd):
-    write_folder(tmp_path / "photos")
-    (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / "00000.tar").write_bytes(b"precious")
-    line = failed(capfd, tmp_path / "photos", "-o", f"{tmp_path}/packed/{{}}.tar")
-    assert "00000.tar: is there, but was not packed here" in line
-    assert (tmp_path / "packed" / "00000.tar").read_bytes() == b"precious"
-
-
-def test_tars_end_at_a_count_or_a_size(tmp_path):
-    write_folder(tmp_path / "photos")
-    assert main([str(tmp_path / "photos"), "-o", f"{tmp_path}/packed/photos-{{:03d}}.tar", "--size", "2k"]) == 0
-    counts = [len(list(read_tar(str(path), ["txt"]))) for path in sorted((tmp_path / "packed").glob("photos-???.tar"))]
-    assert len(counts) > 2
-    assert max(counts) < 10
-    assert len(samples(tmp_path / "packed")) == len(NAMES)
-
-
-@pytest.mark.parametrize(
-    "pattern", ["packed", "packed/", "packed/x.tar", "packed/{}{}.tar", "packed/[{}].tar", "{}.zip"]
-)
-def test_a_pattern_that_does_not_number_tars_is_refused(tmp_path, pattern, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", ["a.jpg"])
-    assert "-o:" in failed(capfd, "photos", "-o", pattern)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-
-
-def test_what_is_no_source_is_named(tmp_path, capfd):
-    output = f"{tmp_path}/packed/{{}}.tar"
-    assert "nothing: no such file or folder" in failed(capfd, tmp_path / "nothing", "-o", output)
-    (tmp_path / "empty").mkdir()
-    assert "empty: no images in it" in failed(capfd, tmp_path / "empty", "-o", output)
-    (tmp_path / "x.pdf").write_bytes(b"x")
-    assert "x.pdf: not a folder, a table" in failed(capfd, tmp_path / "x.pdf", "-o", output)
-    (tmp_path / "empty" / "a.jpg").write_bytes(picture(1))
-    assert "not one of 1 images can be packed" in failed(capfd, tmp_path / "empty", "-o", output)
-
-
-def test_the_configuration_is_the_data_sets(tmp_path):
-    write_folder(tmp_path / "my photos (2)", ["a.jpg", "b.png", "c.png"])
-    assert pack(tmp_path / "my photos (2)", tmp_path / "packed") == 0
-    values = yaml.safe_load((tmp_path / "packed" / "packed.yaml").read_text())
-    assert (values["name"], values["image"], values["caption"]) == ("my-photos-2", "png;jpg", "txt")
