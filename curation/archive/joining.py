@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.errors import CocuError
 
+NO_ARCHIVE, REJECTED = -1, -2  # in place of the row of an archive
 SHARDS_KEPT = 8  # in memory at once by attach: a shuffle before it mixes the samples of several
 
 RawSample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
@@ -48,15 +48,14 @@ def join(
     source: Source,
     keys: list[str],
     required: bool = True,
-    counts: Counter[str] | None = None,
+    with_rejected: bool = False,
 ) -> Iterator[tuple[RawSample, int]]:
-    """Each sample of a tar with the row of its archive; -1 for a sample without one, where ``required`` is false.
+    """Each sample of a tar with the row of its archive; NO_ARCHIVE for one that has none, where ``required`` is false.
 
-    keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out. ``counts``:
-    where to count them ("rejected") and samples without an archive ("without archive").
+    keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out, or, where they
+    are asked for, come with REJECTED in place of a row.
     Raises CocuError with shard and key when a sample is out of order, has no archive, or is missing from the tar.
     """
-    counts = Counter() if counts is None else counts
     rejected = archive.rejected(source.name)
     rows: dict[str, int] | None = None
     row = 0
@@ -67,7 +66,8 @@ def join(
             row += 1
             continue
         if key in rejected:
-            counts["rejected"] += 1
+            if with_rejected:
+                yield sample, REJECTED
             continue
         rows = {known: number for number, known in enumerate(keys)} if rows is None else rows
         if key in rows:
@@ -80,8 +80,7 @@ def join(
                 f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run make curate again, "
                 "or set require_archives to false to train on its caption alone"
             )
-        counts["without archive"] += 1
-        yield sample, -1
+        yield sample, NO_ARCHIVE
     if row < len(keys):
         raise CocuError(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
