@@ -17,6 +17,7 @@ from curation.base import files
 from curation.base.errors import CocuError, InputError
 
 META_FILE = re.compile(r"__[^/]*__($|/)")
+MOST_FIELDS = 1000  # of a sample; more are photos whose names share all before the first dot, and memory is bounded
 NO_KEY = "key is missing"
 NOT_ADJACENT = "files of one sample are not adjacent in the tar"
 
@@ -80,8 +81,8 @@ def read_members(stream: IO[bytes] | files.HashingReader) -> Iterator[tuple[str,
     """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
 
     A key ends at the first dot of the file name; extensions are lower-cased; folders, links and ``__meta__`` files are
-    skipped. A repeated extension begins a new sample with the same key. Raises tarfile.ReadError for a tar that does not
-    come to its proper end.
+    skipped. A repeated extension begins a new sample with the same key, and so does one after MOST_FIELDS.
+    Raises tarfile.ReadError for a tar that does not come to its proper end.
     """
     from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
 
@@ -94,7 +95,7 @@ def read_members(stream: IO[bytes] | files.HashingReader) -> Iterator[tuple[str,
             if not member.isreg() or META_FILE.match(member.name) or prefix is None:
                 continue
             extension = extension.lower()
-            if key is not None and (prefix != key or extension in fields):
+            if key is not None and (prefix != key or extension in fields or len(fields) == MOST_FIELDS):
                 yield key, fields
                 fields = {}
             key = prefix

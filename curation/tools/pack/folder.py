@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ImageFolder:
 
     root: Path
     excluded: Path | None = None
+    _names: dict[Path, dict[str, str]] = field(default_factory=dict, compare=False)  # of the folder asked for last
 
     def entries(self) -> Iterator[Entry]:
         """Every image, sorted by folder and name; hidden files and folders are passed over."""
@@ -70,8 +71,10 @@ class ImageFolder:
         if caption is not None:
             return self._entry(name, {}, caption)
         folder = (self.root / name).parent
-        names = {item.lower(): item for item in os.listdir(folder)} if folder.is_dir() else {}
-        return self._entry(name, self._beside(name, names), None)
+        if folder not in self._names:
+            self._names.clear()
+            self._names[folder] = {item.lower(): item for item in os.listdir(folder)} if folder.is_dir() else {}
+        return self._entry(name, self._beside(name, self._names[folder]), None)
 
     def _beside(self, name: str, names: dict[str, str]) -> dict[str, str]:
         """The files with caption ("txt") and sidecar ("json") of an image; ``names``: of its folder, by lower case."""
