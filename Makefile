@@ -19,7 +19,7 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure verify train eval experiments test faults bench lint clean
+.PHONY: help setup pack curate show measure verify train eval experiments test faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -38,6 +38,9 @@ help: ## list the targets
 	@touch $@
 
 setup: .venv/installed ## create .venv (every other target does so if needed)
+
+pack: .venv/installed ## pictures and captions in a folder or table -> tars: make pack DATA=some-photos [OUT=packed] [ARGS="..."]
+	@$(BIN)/python -m curation.tools.pack '$(DATA)' -o '$(or $(OUT),packed)/{}.tar' $(ARGS)
 
 curate: .venv/installed ## image-text shards -> concept archives: make curate [DATA=demo] [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
 	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)

@@ -150,6 +150,10 @@ class CurationConfig:
     on_error: str = option(
         "stop", "stop at a shard that cannot be read, or skip: only that shard is left out, and recorded"
     )
+    max_rejects: float = option(
+        0.5,
+        "share of a shard's samples, and of all, that may be unusable; more are an error, found early (1: no limit)",
+    )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -166,6 +170,7 @@ class CurationConfig:
         require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
         parse_bytes(self.max_member, "max_member")
         require_one_of("on_error", self.on_error, ("stop", "skip"))
+        require(0 <= self.max_rejects <= 1, f"max_rejects: {self.max_rejects} is not between 0 and 1")
         require(bool(self.image.strip(";")), "image: at least one field name is needed")
         require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
         require(

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from curation.archive.forward import Readable
-from curation.archive.members import MAX_KEY, MAX_MEMBER, Fields, Unread, key_problem, read_members, tar_errors
+from curation.archive.members import (
+    MAX_KEY,
+    MAX_MEMBER,
+    MAX_NAME,
+    Fields,
+    Unread,
+    key_problem,
+    read_members,
+    tar_errors,
+)
 from curation.archive.source import matching, shard_name
 from curation.base import files
 from curation.base.embeddings import has_direction
 from curation.base.errors import CocuError, InputError, listed, one_line
 
 MAX_CAPTION = 1 << 20  # bytes
+NO_KEY = "key is missing"
+NOT_ADJACENT = "files of one sample are not adjacent in the tar"
 
 
 class Shard(NamedTuple):
@@ -35,6 +47,7 @@ class Sample:
     key: str
     image: bytes
     caption: str
+    fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Reject:
 
     key: str
     reason: str
+    fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
 
 
 def list_shards(patterns: str | list[str]) -> list[Shard]:
@@ -62,29 +76,84 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
 
 
 def check_sample(
-    key: str, fields: Fields, image_fields: Iterable[str], caption_fields: Iterable[str]
+    key: str, fields: Fields, image_fields: Sequence[str], caption_fields: Sequence[str]
 ) -> Sample | Reject:
     """A sample from the members of one key, or the reason why there is none. The image is not decoded here."""
+    names = _names(fields)
     image_field = next((name for name in image_fields if name in fields), None)
     caption_field = next((name for name in caption_fields if name in fields), None)
+    if image_field is None and len(dotted_images(names, image_fields)) > 1:
+        return Reject(key, _several_images(names, image_fields), names)
     if image_field is None:
-        return Reject(key, f"no image field ({';'.join(image_fields)}), only {listed(sorted(fields))}")
+        return Reject(key, f"no image field ({';'.join(image_fields)}), only {listed(sorted(names))}", names)
     if caption_field is None:
-        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {listed(sorted(fields))}")
+        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {listed(sorted(names))}", names)
 
     image = fields[image_field]
     caption = fields[caption_field]
     if isinstance(image, Unread):
-        return Reject(key, f"{image_field} {image.reason}")
+        return Reject(key, f"{image_field} {image.reason}", names)
     if isinstance(caption, Unread):
-        return Reject(key, f"{caption_field} {caption.reason}")
+        return Reject(key, f"{caption_field} {caption.reason}", names)
     if len(caption) > MAX_CAPTION:
-        return Reject(key, f"caption is longer than {MAX_CAPTION >> 20} MiB")
+        return Reject(key, f"caption is longer than {MAX_CAPTION >> 20} MiB", names)
+
     try:
         text = caption.decode("utf-8").strip()
     except UnicodeDecodeError:
-        return Reject(key, "caption is not UTF-8")
-    return Sample(key, image, text) if text else Reject(key, "caption is empty")
+        return Reject(key, "caption is not UTF-8", names)
+    if is_json(text):
+        return Reject(key, "caption is JSON, not a sentence", names)
+    return Sample(key, image, text, names) if text else Reject(key, "caption is empty", names)
+
+
+def _names(fields: Fields) -> tuple[str, ...]:
+    """The fields that a key has, cut where a hostile tar would have us keep long ones."""
+    return tuple(name[:MAX_NAME] for name in fields)
+
+
+def dotted_images(names: Iterable[str], image_fields: Sequence[str]) -> list[str]:
+    """Fields such as ``1.jpg``: images whose file names have dots, so that they share a key.
+
+    >>> dotted_images(["jpg", "1.jpg", "1.txt", "2.png"], ["jpg", "png"])
+    ['1.jpg', '2.png']
+    """
+    return [name for name in names if name not in image_fields and name.rpartition(".")[2] in image_fields]
+
+
+def hidden_images(names: Sequence[str], image_fields: Sequence[str], caption_fields: Sequence[str]) -> list[str]:
+    """The images of one key that nobody would see, because a sample has one image: fields such as ``1.jpg``.
+
+    Beside an image of the key itself, one such as ``mask.png`` is part of the sample, unless it has a caption of its own.
+
+    >>> hidden_images(["jpg", "txt", "mask.png", "1.jpg", "1.txt"], ["jpg", "png"], ["txt"])
+    ['1.jpg']
+    """
+    dotted = dotted_images(names, image_fields)
+    if not any(name in image_fields for name in names):
+        return dotted[1:]  # the first stands for the key
+    return [name for name in dotted if any(f"{name.rpartition('.')[0]}.{field}" in names for field in caption_fields)]
+
+
+def _several_images(names: Sequence[str], image_fields: Sequence[str]) -> str:
+    dotted = dotted_images(names, image_fields)
+    shown = ", ".join(dotted[:3]) + (", ..." if len(dotted) > 3 else "")
+    return f"several images under one key ({shown}), which ends at the first dot of a file name"
+
+
+def is_json(caption: str) -> bool:
+    """Whether a caption is a JSON object, or a list of texts or objects.
+
+    >>> is_json('{"caption": "a dog"}'), is_json("[a dog]"), is_json("2021")
+    (True, False, False)
+    """
+    if caption[:1] not in ("{", "["):
+        return False
+    try:
+        value = json.loads(caption)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or (bool(value) and all(isinstance(item, (str, dict)) for item in value))
 
 
 def read_samples(
@@ -98,19 +167,26 @@ def read_samples(
     """
     image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
     wanted = {*image_fields, *caption_fields}
-    seen: set[str] = set()
+    seen: dict[str, int] = {}  # by key: 1 where it had an image, 2 where it had a caption, 3 where both
 
     try:
         for key, fields in read_members(stream, lambda key, extension: extension in wanted, max_member):
+            names = _names(fields)
             problem = key_problem(key)
             if problem:
-                yield Reject(printable(key), problem)
+                yield Reject(printable(key), problem, names)
                 continue
+            parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_fields)
             if key in seen:
-                yield Reject(key, "duplicate key")
+                # The rest of a sample has what its other part lacks.
+                is_rest = seen[key] != 3 and not seen[key] & parts and (seen[key] | parts)
+                yield Reject(key, NOT_ADJACENT if is_rest else "duplicate key", names)
+                seen[key] |= parts
                 continue
-            seen.add(key)
+            seen[key] = parts
             yield check_sample(key, fields, image_fields, caption_fields)
+            for name in hidden_images(names, image_fields, caption_fields):
+                yield Reject(f"{key}.{name.rpartition('.')[0]}", _several_images(names, image_fields), ())
     except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
         reason = one_line(error) or type(error).__name__
         raise InputError(
@@ -198,7 +274,7 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
     for value, caption, is_usable in zip(keys, captions, usable, strict=True):
         key = "" if value is None else str(value)
         if not key:
-            checked.append(Reject("", "key is missing"))
+            checked.append(Reject("", NO_KEY))
         elif key in seen:
             checked.append(Reject(key, "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():

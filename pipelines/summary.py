@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The tables at the end of a run, and what was wrong with its data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from curation.base.terminal import printable
 from curation.run.forecast import Step
 from curation.run.progress import read_progress
+from curation.run.rejects import is_notable, read_rejects
 from curation.run.run import Run
 
 
@@ -22,7 +23,8 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     table.add_column(justify="right")
     table.add_row("shards", f"{counts['shards']:,}")
     table.add_row("samples", f"{counts['samples']:,}")
-    table.add_row("rejects", f"{counts['rejects']:,}")
+    colour = "[red]" if is_notable(counts) else ""
+    table.add_row(f"{colour}rejects", f"{colour}{counts['rejects']:,}")
     if counts.get("unreadable"):
         table.add_row("[red]shards that cannot be read", f"{counts['unreadable']:,}")
     table.add_row("concepts in the vocabulary", f"{counts['concepts']:,}")
@@ -35,12 +37,46 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
             search = f", {index['search']}" if index["search"] else ""
             table.add_row(f"recall of the {name} ({index['factory']}{search})", f"{index['recall']:.3f}")
     console.print(table)
+    print_rejects(run, counts, console)
+    print_repeated(manifest, console)
     console.print(
         f"Archives: {printable(run.path('archives'))}\n"
         f"Look at some: python -m curation.tools.show {printable(run.folder)}",
         markup=False,
         highlight=False,
     )
+
+
+def print_rejects(run: Run, counts: dict[str, int], console: Console) -> None:
+    """Why samples could not be used: each reason with its count and two of its keys; red where there are many."""
+    groups = read_rejects(run)
+    if not groups:
+        return
+    colour = "red" if is_notable(counts) or counts.get("unreadable") else "yellow"
+    share = counts["rejects"] / max(counts["samples"], 1)
+    console.print(
+        f"[{colour}]{counts['rejects']:,} of {counts['samples']:,} samples could not be used ({share:.2%}):[/]",
+        highlight=False,
+    )
+    for group in groups:
+        console.print(f"  [{colour}]{escape(group.line())}[/]", highlight=False, soft_wrap=True)
+    console.print(
+        f"  All of them, with reasons: {escape(printable(run.path('rejects')))}", highlight=False, soft_wrap=True
+    )
+
+
+def print_repeated(manifest: dict[str, Any], console: Console) -> None:
+    """A warning where shards have keys in common, by which an archive cannot be looked up."""
+    count = manifest["counts"].get("repeated_keys", 0)
+    if count:
+        what = f"{count:,} keys occur in several shards, such as {repeated_examples(manifest)}"
+        console.print(f"[yellow]{escape(what)}: look them up as (shard, key)[/]", highlight=False, soft_wrap=True)
+
+
+def repeated_examples(manifest: dict[str, Any]) -> str:
+    """The keys that the manifest gives as examples of those in several shards: ``a (00000, 00001), b (00000, 00002)``."""
+    rows = manifest.get("repeated_keys", [])
+    return printable(", ".join(f"{key} ({one}, {other})" for key, one, other in rows))
 
 
 def print_stages(run: Run, console: Console) -> None:

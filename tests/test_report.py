@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from tiny_world import ROWS, SHARDS, jpeg, write_tar, write_world
 
+from curation.archive.members import read_members
 from curation.base.errors import InputError
 from curation.run.run import open_run
-from curation.samples import read_members
 from curation.tools import report
 from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples

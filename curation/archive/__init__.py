@@ -19,7 +19,7 @@ from curation.archive.parquet import SCHEMA, archive_batch, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds, templates
 from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
-from curation.base.errors import CocuError, UnknownKey
+from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
 from curation.base.parquet import FORMAT, open_parquet, parquet_writer, read_metadata, write_table
 
 CurationError = CocuError  # the name by which users of archives know the root of our errors
@@ -29,6 +29,7 @@ __all__ = [
     "NO_ARCHIVE",
     "REJECTED",
     "SCHEMA",
+    "AmbiguousKey",
     "ConceptArchive",
     "CurationError",
     "Draw",

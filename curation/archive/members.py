@@ -19,6 +19,7 @@ MAX_MEMBER = 256 << 20  # bytes of a member that is held, unless the configurati
 MAX_HEADER = 16 << 10  # bytes of a name, or of other headers, in front of a member
 MAX_PADDING = 64 << 20  # zeros behind the end of a tar
 MAX_KEY = 1000  # bytes
+MAX_FIELDS = 1000  # of a sample; more are photos whose names share all before the first dot, and memory is bounded
 MAX_NAME = 255  # bytes of a part of a key: those that the name of a file may have
 META_FILE = re.compile(r"__[^/]*__($|/)")
 
@@ -50,7 +51,8 @@ def read_members(
     """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
 
     A key ends at the first dot of the file name; extensions are lower-cased; folders, symbolic links and ``__meta__`` files
-    are skipped. A repeated extension begins a new sample with the same key. Of two tars one behind the other both are read.
+    are skipped. A repeated extension begins a new sample with the same key, and so does one after MAX_FIELDS. Of two tars
+    one behind the other both are read.
 
     ``wanted(key, extension)``: whether to read a member; others are passed over. Members of more than ``max_member`` bytes
     and hard links are Unread, with the reason. Raises tarfile.ReadError, or what a decompressor raises, for a tar that is
@@ -66,7 +68,7 @@ def read_members(
         if not (member.isreg() or member.islnk()) or META_FILE.match(member.name) or prefix is None:
             continue
         extension = extension.lower()
-        if key is not None and (prefix != key or extension in fields):
+        if key is not None and (prefix != key or extension in fields or len(fields) == MAX_FIELDS):
             yield key, fields
             fields = {}
         key = prefix

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -24,12 +24,13 @@ from curation.archive.shard import ShardArchives, read_caption_concepts, shard_a
 from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.configuration import did_you_mean, parse_bytes
-from curation.base.errors import CocuError, UnknownKey
+from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
 from curation.base.parquet import read_columns
 from curation.base.ragged import is_in
 from curation.base.recorded import check_manifest, check_openable, resolve_recorded
 
 Row = dict[str, Any]  # key, caption and concepts, a list of {concept, score, global, local, cluster, support}
+Key = str | tuple[str, str]  # a key, or the name of its shard and the key
 
 
 @dataclass(frozen=True)
@@ -190,29 +191,51 @@ class ArchiveReader:
 
     # --- by key -----------------------------------------------------------------------------------------------------------
 
-    def _locate(self, keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and row of every key. Raises UnknownKey for a key that no shard holds."""
-        shards, rows = locate(keys, self._footers, lambda shard: read_keys(self.path("archives", self.shards[shard])))
+    def _locate(self, keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and row of every key. Raises UnknownKey for a key that no shard holds, AmbiguousKey where several do."""
+        names = [key if isinstance(key, str) else key[1] for key in keys]
+        numbers = {name: number for number, name in enumerate(self.shards)}
+        chosen = np.array([-1 if isinstance(key, str) else numbers.get(key[0], len(numbers)) for key in keys], np.int64)
+        last = np.where(chosen < 0, len(numbers), chosen)
+        shards, rows = locate(names, self._footers, self._keys, np.maximum(chosen, 0), last)
         if (shards < 0).any():
             missing = keys[int(np.flatnonzero(shards < 0)[0])]
-            raise UnknownKey(f"{self.folder}: no archive has the key {missing}; rejected samples are in rejects/")
+            shown = missing if isinstance(missing, str) else f"{missing[1]} in shard {missing[0]}"
+            raise UnknownKey(f"{self.folder}: no archive has the key {shown}; rejected samples are in rejects/")
+
+        if self.manifest.get("counts", {}).get("repeated_keys") != 0:
+            others, _ = locate(names, self._footers, self._keys, shards + 1, np.where(chosen < 0, len(numbers), -1))
+            for position in np.flatnonzero(others >= 0):
+                one, other = self.shards[shards[position]], self.shards[others[position]]
+                raise AmbiguousKey(
+                    f"{self.folder}: the key {names[position]} is in the shards {one} and {other}; "
+                    f"ask for one of them, as ({one!r}, {names[position]!r})"
+                )
         return shards, rows
 
-    def __contains__(self, key: str) -> bool:
+    def _keys(self, shard: int) -> pa.Array:
+        return read_keys(self.path("archives", self.shards[shard]))
+
+    def __contains__(self, key: Key) -> bool:
         """Whether there is an archive of this key."""
         try:
             self._locate([key])
+        except AmbiguousKey:
+            return True
         except UnknownKey:
             return False
         return True
 
-    def __getitem__(self, key: str) -> Row:
-        """The archive of a key. Raises UnknownKey, which is a KeyError and a CocuError. Use :meth:`select` for many."""
+    def __getitem__(self, key: Key) -> Row:
+        """The archive of a key, or of (shard, key). Use :meth:`select` for many.
+
+        Raises UnknownKey, and AmbiguousKey for a key of several shards; both are a KeyError and a CocuError.
+        """
         row: Row = self.select([key]).to_pylist()[0]
         return row
 
-    def select(self, keys: Iterable[str]) -> pa.Table:
-        """The archives of these keys, in their order. Raises UnknownKey for a key that no shard holds."""
+    def select(self, keys: Iterable[Key]) -> pa.Table:
+        """The archives of these keys, or of pairs (shard, key), in their order. Raises UnknownKey and AmbiguousKey."""
         shards, rows = self._locate(list(keys))
         parts = [SCHEMA.empty_table()]
         positions = [np.zeros(0, np.int64)]
@@ -223,9 +246,12 @@ class ArchiveReader:
         return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(positions))))
 
     def prompts(
-        self, keys: Iterable[str], sampler: Sampler = Sampler(), seed: int = 0, epoch: int = 0
+        self, keys: Iterable[Key], sampler: Sampler = Sampler(), seed: int = 0, epoch: int = 0
     ) -> list[list[str]]:
-        """M prompts for every key, as the trainer draws them in this epoch. Raises UnknownKey."""
+        """M prompts for every key, or (shard, key), as the trainer draws them in this epoch.
+
+        Raises UnknownKey and AmbiguousKey.
+        """
         keys = list(keys)
         shards, rows = self._locate(keys)
         drawn: list[list[str]] = [[]] * len(keys)

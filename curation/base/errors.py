@@ -32,6 +32,10 @@ class UnknownKey(CocuError, KeyError):
     __str__ = CocuError.__str__  # a KeyError puts its message into quotes
 
 
+class AmbiguousKey(UnknownKey):
+    """A key of several shards: which archive is meant is not known."""
+
+
 def listed(names: Iterable[object], longest: int = 12) -> str:
     """Names for a message of ours to quote: the first of them, and how many more there are.
 

@@ -100,6 +100,12 @@ def decode_stored(content: bytes | str) -> Image.Image:
         return image
 
 
+def format_of(content: bytes) -> str:
+    """Which of FORMATS an image has. Its header is read, not its pixels. Raises ImageError."""
+    with _opened(content) as image:
+        return "JPEG" if image.format == "MPO" else str(image.format)  # an MPO is a JPEG with more pictures behind it
+
+
 # --- opening and limits ---------------------------------------------------------------------------------------------------
 
 

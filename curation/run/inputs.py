@@ -65,7 +65,9 @@ def request(run: Run, versions: dict[str, Version | None] | None = None) -> str:
     Raises CocuError naming the first input file that is missing, unless it is a shard and ``on_error`` is skip.
     """
     versions = versions_of(run) if versions is None else versions
-    return files.digest(FORMAT, portable(run.config, run.folder), list(versions.values()))
+    config = portable(run.config, run.folder)
+    config.pop("max_rejects", None)  # it stops runs, and changes no archive
+    return files.digest(FORMAT, config, list(versions.values()))
 
 
 def record_inputs(run: Run) -> None:

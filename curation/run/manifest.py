@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from curation.archive.keys import read_footers, read_keys, repeated_keys
 from curation.base import files
 from curation.base.parquet import FORMAT, read_metadata, row_count
 from curation.base.versions import versions
@@ -72,6 +73,9 @@ def finish(run: Run) -> None:
             if note.part == WHOLE:
                 seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
+    counts["repeated_keys"], repeated = repeated_keys(
+        read_footers(run.of_shards("archives")), lambda number: read_keys(run.of_shards("archives")[number])
+    )
     index = files.read_note(run.index_json)
     manifest = {
         "format": FORMAT,
@@ -81,6 +85,7 @@ def finish(run: Run) -> None:
         "shards": [shard.name for shard in run.shards],
         "paths": relative_paths((shard.path for shard in run.shards), run.folder),
         "counts": counts,
+        "repeated_keys": [[item.key, *(run.shards[number].name for number in item.shards)] for item in repeated],
         "index": {
             name: {"factory": index[name]["parameters"]["factory"], **_tuned(index, name)}
             for name in ("index", "text index")

@@ -36,22 +36,23 @@ def plain(value: str) -> str:
 def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
     """Shard and row of every key, in the order asked for; of the first ``count`` samples when no key is given.
 
-    Raises CocuError for a key that no shard holds.
+    A key of several shards gives all of them. Raises CocuError for a key that no shard holds.
     """
-    by_key: dict[str, tuple[Shard, int]] = {}
+    by_key: dict[str, list[tuple[Shard, int]]] = {key: [] for key in keys}
+    first: list[tuple[Shard, int]] = []
     for shard in run.shards:
-        column = read_keys(run.of_shard("archives", shard))
-        if keys:
-            rows = pc.index_in(column, value_set=pa.array(keys)).to_numpy(zero_copy_only=False)
-            by_key |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
-        else:
-            by_key |= {column[row].as_py(): (shard, row) for row in range(min(count - len(by_key), len(column)))}
-        if len(by_key) == (len(set(keys)) or count):
+        if not keys and len(first) == count:
             break
-    missing = [key for key in keys if key not in by_key]
+        column = read_keys(run.of_shard("archives", shard))
+        rows = pc.index_in(column, value_set=pa.array(keys, pa.string())).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(~np.isnan(rows)):
+            by_key[column[row].as_py()].append((shard, int(row)))
+        first += [(shard, row) for row in range(min(count - len(first), len(column)))]
+
+    missing = [key for key, matches in by_key.items() if not matches]
     if missing:
         raise CocuError(f"{run.folder}: no sample has the key {missing[0]}; rejected samples are in rejects/")
-    return [by_key[key] for key in keys] if keys else list(by_key.values())
+    return [match for key in keys for match in by_key[key]] if keys else first
 
 
 def show(run: Run, keys: list[str], count: int, console: Console) -> None:

@@ -27,6 +27,7 @@ from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
 from curation.run.inputs import request
+from curation.run.rejects import read_rejects
 from curation.run.run import Run, open_run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
@@ -213,8 +214,14 @@ def report(folder: str, sample: int, allow_remote: bool = False) -> int:
     if problems:
         print_error(f"{len(problems)} problems", label=folder)
         return FAILED
-    rows = files.read_json(run.manifest)["counts"]["rows"]
+    manifest = files.read_json(run.manifest)
+    rows = manifest["counts"]["rows"]
     print(f"{printable(folder)}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    for group in read_rejects(run):
+        print(f"could not be used: {printable(group.line())}")
+    repeated = manifest["counts"].get("repeated_keys", 0)
+    if repeated:
+        print(f"{repeated:,} keys occur in several shards: look them up as (shard, key)")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from curation.base.parquet import (
 )
 from curation.concepts import Matcher
 from curation.config import CurationConfig
+from curation.diagnosis import HEAD, HEAD_BYTES, check_head, check_shard
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
@@ -129,6 +131,8 @@ def _write(
         for batch in _row_groups(source.batches(rejects), source.width, progress):
             writer.write_batch(batch)
             rows += len(batch)
+        if source.is_limited:
+            check_shard(shard.path, rejects, rows, run.config.max_rejects)
 
         content = source.content()  # known only when all is read
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
@@ -148,35 +152,63 @@ def _write(
 class _Tar:
     """Samples of a tar, embedded; hashes the tar as it streams by."""
 
+    is_limited = True  # by max_rejects
     more_counts: ClassVar[dict[str, int]] = {}
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
+        """Read the first samples. Raises InputError where they are plainly wrong, before the encoder is loaded."""
         self._config, self._shard = config, shard
-        self._encoder = encoder.load(config.encoder)
-        self.width, self.weights = self._encoder.width, self._encoder.weights
         self._stream = files.open_file(shard.path)
-        self._reader = files.HashingReader(self._stream)
+        try:
+            self._reader = files.HashingReader(self._stream)
+            largest = parse_bytes(config.max_member, "max_member")
+            self._samples = samples.read_samples(self._reader, shard.path, config.image, config.caption, largest)
+            self._head = _read_head(self._samples)
+            check_head(shard.path, self._head, config.image, config.caption, config.max_rejects)
+            self._encoder = encoder.load(config.encoder)
+        except BaseException:
+            self._stream.close()
+            raise
+        self.width, self.weights = self._encoder.width, self._encoder.weights
 
     def close(self) -> None:
         self._stream.close()
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
-        config = self._config
-        largest = parse_bytes(config.max_member, "max_member")
-        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption, largest)
-        for item in self._encoder.encode_samples(stream):
+        rows = 0
+        for item in self._encoder.encode_samples(self._all()):
             if isinstance(item, Reject):
                 rejects.append(item)
+                check_shard(self._shard.path, rejects, rows, self._config.max_rejects, self._encoder.batch_size)
             else:
+                rows += len(item[0])
                 yield item
+
+    def _all(self) -> Iterator[Sample | Reject]:
+        while self._head:
+            yield self._head.popleft()
+        yield from self._samples
 
     def content(self) -> list[str]:
         return [self._reader.finish()]
 
 
+def _read_head(stream: Iterator[Sample | Reject]) -> deque[Sample | Reject]:
+    """The first samples of a tar, HEAD of them unless they are large."""
+    head: deque[Sample | Reject] = deque()
+    size = 0
+    for item in stream:
+        head.append(item)
+        size += len(item.image) if isinstance(item, Sample) else 0
+        if len(head) == HEAD or size >= HEAD_BYTES:
+            break
+    return head
+
+
 class _Unreadable:
     """A shard that cannot be read: no samples, one reject without a key."""
 
+    is_limited = False
     more_counts: ClassVar[dict[str, int]] = {"samples": 0, "rejects": 0, "unreadable": 1}
     weights = None
 
@@ -194,6 +226,7 @@ class _Unreadable:
 class _Import:
     """Rows of a part of a clip-retrieval folder."""
 
+    is_limited = True
     more_counts: ClassVar[dict[str, int]] = {}
     weights = None  # of a model that we have not seen
 

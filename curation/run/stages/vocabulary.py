@@ -16,6 +16,7 @@ from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
+from curation.run.rejects import check_rejects, read_rejects
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
@@ -66,9 +67,14 @@ def _candidates(run: Run, expected: Record, progress: Progress) -> None:
 
 
 def _require_samples(run: Run) -> None:
-    """Raises CocuError when not one sample can be used."""
+    """Raises CocuError when not one sample can be used, or fewer than ``max_rejects`` asks for."""
     if not any(map(row_count, run.of_shards("embeddings"))):
-        raise CocuError(f"shards: not one usable sample in {len(run.shards)} shards; {run.path('rejects')} says why")
+        reasons = "; ".join(group.line() for group in read_rejects(run)[:3])
+        raise CocuError(
+            f"shards: not one usable sample in {len(run.shards)} shards; {run.path('rejects')} says why"
+            + (f": {reasons}" if reasons else "")
+        )
+    check_rejects(run)
 
 
 def _frequent_nouns(run: Run) -> list[str]:

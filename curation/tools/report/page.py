@@ -13,6 +13,7 @@ from curation.tools.report.charts import histogram, vocabulary
 from curation.tools.report.examples import Example, Picture
 from curation.tools.report.markup import quoted, text
 from curation.tools.report.record import Report
+from curation.tools.report.rejects import rejects_section
 from curation.tools.report.survey import Survey
 
 COLOURS = 8  # of clusters; more than that take turns
@@ -50,7 +51,7 @@ def render(config: CurationConfig, report: Report) -> str:
 <p>{counted(report.survey, report.manifest["counts"]["rows"])}</p>
 {histogram(report.survey)}
 </section>
-<section aria-labelledby="examples">
+{rejects_section(report.rejects, report.manifest["counts"])}<section aria-labelledby="examples">
 <h2 id="examples">{len(report.examples)} images, chosen at random</h2>
 {legend(config, has_truth)}
 {notes}

@@ -10,6 +10,7 @@ import numpy as np
 from curation.base import files
 from curation.run.run import Run
 from curation.tools.report.examples import Example, Picture, add_images, add_neighbours, choose, read_examples
+from curation.tools.report.rejects import RejectsShown, read_shown
 from curation.tools.report.survey import Candidate, Survey, count_concepts, random_shards, read_candidates
 
 SEED = 0
@@ -23,6 +24,7 @@ class Report:
     manifest: dict[str, Any]
     survey: Survey
     candidates: list[Candidate]
+    rejects: RejectsShown
     examples: list[Example]
     notes: list[str]  # why something that one would expect is not shown
 
@@ -40,6 +42,7 @@ def collect(run: Run) -> Report:
         files.read_json(run.manifest),
         count_concepts(run, list(counts)),
         read_candidates(run),
+        read_shown(run, notes),
         examples,
         notes,
     )

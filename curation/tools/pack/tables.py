@@ -1,0 +1,188 @@
+"""Captions in tables and lists: CSV, TSV, JSON lines, JSON, Parquet, and plain lists of file names."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from curation.base.configuration import did_you_mean
+from curation.base.errors import CocuError, one_line
+from curation.base.parquet import open_parquet
+from curation.tools.pack.entry import CAPTIONS, EXTENSIONS, Entry, extension_of, unusable
+from curation.tools.pack.folder import ImageFolder
+
+NAMES = (
+    "file_name",
+    "filename",
+    "filepath",
+    "file_path",
+    "path",
+    "image_path",
+    "image_file",
+    "image",
+    "img",
+    "file",
+    "key",
+    "id",
+)
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+LISTS = (".txt", ".lst", ".list")
+FOUND = (
+    *(f"captions{suffix}" for suffix in TABLES),
+    "metadata.csv",
+    "metadata.jsonl",
+    "metadata.parquet",
+)  # in a folder
+
+
+class Columns(NamedTuple):
+    """Which columns hold the file names and the captions; None: the one of a usual name."""
+
+    image: str | None = None
+    caption: str | None = None
+
+
+class Row(NamedTuple):
+    """A row of a table: an image's file name and its caption."""
+
+    number: int  # from 1, to name it in a reject
+    name: str
+    caption: Any  # None where the row has none
+
+
+def choose_column(path: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], what: str) -> str:
+    """The column with file names, or with captions. Raises CocuError naming the columns that are there."""
+    if asked is not None:
+        if asked in columns:
+            return asked
+        raise CocuError(f"{path}: no column {asked}{did_you_mean(asked, columns)}; there are {_shown(columns)}")
+    by_name = {column.lower().strip(): column for column in columns}
+    column = next((by_name[name] for name in usual if name in by_name), None)
+    if column is None:
+        option = "--image-column" if what == "file names" else "--caption-column"
+        raise CocuError(f"{path}: no column with {what}; the columns are {_shown(columns)}; name it with {option}")
+    return column
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "") if columns else "none"
+
+
+def read_table(path: Path, columns: Columns) -> Iterator[Row]:
+    """The rows of a table. Raises CocuError where it cannot be read, or has no such columns."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            yield from _parquet_rows(path, columns)
+            return
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            if suffix in (".csv", ".tsv"):
+                yield from _csv_rows(path, stream, columns)
+            elif suffix in LISTS:
+                for number, line in enumerate(stream, 1):
+                    name, _, caption = line.strip("\r\n").partition("\t")
+                    if name.strip():
+                        yield Row(number, name.strip(), caption or None)
+            else:
+                yield from _json_rows(path, stream, suffix == ".json", columns)
+    except UnicodeDecodeError:
+        raise CocuError(f"{path}: not UTF-8; save it as UTF-8") from None
+    except csv.Error as error:
+        raise CocuError(f"{path}: cannot be read as a table ({one_line(error)})") from None
+
+
+def _csv_rows(path: Path, stream: Any, columns: Columns) -> Iterator[Row]:
+    csv.field_size_limit(1 << 24)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(stream, delimiter=delimiter)
+    header = [name.strip() for name in next(reader, [])]
+    image = header.index(choose_column(path, header, columns.image, NAMES, "file names"))
+    caption = header.index(choose_column(path, header, columns.caption, CAPTIONS, "captions"))
+    for number, cells in enumerate(reader, 1):
+        if len(cells) > image and cells[image].strip():
+            yield Row(number, cells[image].strip(), cells[caption] if len(cells) > caption else "")
+
+
+def _json_rows(path: Path, stream: Any, whole: bool, columns: Columns) -> Iterator[Row]:
+    try:
+        values = json.load(stream) if whole else (json.loads(line) for line in stream if line.strip())
+        image = caption = None
+        for number, value in enumerate(values if isinstance(values, list) or not whole else [], 1):
+            if not isinstance(value, dict):
+                raise CocuError(f"{path}: item {number} is not an object with a file name and a caption")
+            if image is None or caption is None:
+                image = choose_column(path, list(value), columns.image, NAMES, "file names")
+                caption = choose_column(path, list(value), columns.caption, CAPTIONS, "captions")
+            if value.get(image):
+                text = value.get(caption)
+                yield Row(number, str(value[image]), "" if text is None else text)
+    except (ValueError, RecursionError) as error:
+        raise CocuError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    with open_parquet(str(path)) as file:
+        schema = file.schema_arrow
+        plain = [
+            field.name for field in schema if not pa.types.is_binary(field.type) and not pa.types.is_struct(field.type)
+        ]
+        image = choose_column(path, plain, columns.image, NAMES, "file names")
+        caption = choose_column(path, plain, columns.caption, CAPTIONS, "captions")
+        number = 0
+        for block in file.iter_batches(columns=[image, caption]):
+            for name, text in zip(block[image].to_pylist(), block[caption].to_pylist(), strict=True):
+                number += 1
+                if name is not None and str(name):
+                    yield Row(number, str(name), "" if text is None else text)
+
+
+class Table:
+    """The images that a table or a list names; in a folder, those that it does not name follow."""
+
+    def __init__(self, path: Path, folder: ImageFolder, columns: Columns, with_others: bool) -> None:
+        self.path, self.folder = path, folder
+        self._columns, self._with_others = columns, with_others
+        self._by_name: dict[str, list[str]] | None = None  # names within the folder, by file name alone
+
+    def entries(self) -> Iterator[Entry]:
+        """An entry for every row, in the order of the table, then the images without a row."""
+        named: set[str] = set()
+        for row in read_table(self.path, self._columns):
+            name = self._find(row.name)
+            if name is None:
+                yield unusable(row.name, f"no such image (row {row.number} of {self.path.name})")
+                continue
+            named.add(name)
+            yield self.folder.entry(name, row.caption)
+        if self._with_others:
+            yield from (entry for entry in self.folder.entries() if entry.name not in named)
+
+    def _find(self, name: str) -> str | None:
+        """The image that a row means, relative to the folder: a path, or only a file name; with extension or without."""
+        name = name.replace("\\", "/") if "\\" in name and not (self.folder.root / name).exists() else name
+        if os.path.isabs(name) or ".." in name.split("/"):
+            return self._inside(name)
+        candidates = [name] if extension_of(name) in EXTENSIONS else [name, *(f"{name}.{kind}" for kind in EXTENSIONS)]
+        for candidate in candidates:
+            if os.path.lexists(self.folder.root / candidate) and not (self.folder.root / candidate).is_dir():
+                return os.path.normpath(candidate)
+        if self._by_name is None:
+            self._by_name = {}
+            for entry in self.folder.entries():
+                file = entry.name.rpartition("/")[2]
+                for key in {file, file[: -len(extension_of(file)) - 1]}:
+                    self._by_name.setdefault(key, []).append(entry.name)
+        matches = self._by_name.get(name.rpartition("/")[2], [])
+        return matches[0] if len(matches) == 1 and "/" not in name else None
+
+    def _inside(self, name: str) -> str:
+        """A path by another way, relative to the folder where it leads into it; reading refuses any other."""
+        path = os.path.realpath(self.folder.root / name)
+        root = os.path.realpath(self.folder.root)
+        return os.path.relpath(path, root) if path.startswith(root + os.sep) else name
