@@ -26,6 +26,7 @@ from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError, UnknownKey
 from curation.base.parquet import open_parquet
+from curation.base.patterns import resolve
 from curation.base.ragged import is_in
 
 Row = dict[str, Any]  # key, caption and concepts, a list of {concept, score, global, local, cluster, support}
@@ -81,7 +82,7 @@ class ArchiveReader:
                 Source(name, files.resolve(path, folder), config["image"], config["caption"]) for name, path in recorded
             ]
         patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]  # runs before 0.2
-        return list_sources([files.resolve(item, folder) for item in patterns], config["image"], config["caption"])
+        return list_sources([resolve(item, folder) for item in patterns], config["image"], config["caption"])
 
     @cached_property
     def _footers(self) -> list[Footer]:

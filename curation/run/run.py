@@ -10,6 +10,7 @@ from typing import Any
 
 from curation.archive import ConceptArchive
 from curation.base import files
+from curation.base.patterns import split
 from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
 
@@ -120,7 +121,8 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
     if config.shards:
-        values["shards"] = relative_paths([config.shards] if isinstance(config.shards, str) else config.shards, folder)
+        joined = [config.shards] if isinstance(config.shards, str) else config.shards
+        values["shards"] = relative_paths([part for pattern in joined for part in split(pattern)], folder)
     if config.embeddings:
         values["embeddings"] = relative(config.embeddings)
     if config.retrieval.data:
