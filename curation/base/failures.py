@@ -122,11 +122,11 @@ def explain(error: BaseException) -> Failure | None:
         if any(known & of_cause for of_cause in names):
             return failure
 
-    if any(isinstance(cause, FileNotFoundError) for cause in chain):
-        return MISSING
-    if status is not None and status >= 400:
+    if status is not None:
         return Failure(f"the server refuses the request ({status}); correct the address")
-    return STATUS[403] if any(isinstance(cause, PermissionError) for cause in chain) else None
+    if any(isinstance(cause, PermissionError) for cause in chain):
+        return STATUS[403]
+    return MISSING if any(isinstance(cause, FileNotFoundError) for cause in chain) else None
 
 
 def retry_after(error: BaseException) -> float:

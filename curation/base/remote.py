@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fsspec import get_filesystem_class
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from curation.base.errors import CocuError, InputError, one_line
 from curation.base.failures import Failure, explain, retry_after
@@ -154,7 +154,8 @@ def _may_pass(error: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = retry_after(error) if error else 0.0
-    return min(max(wait_exponential_jitter(FIRST_WAIT, jitter=FIRST_WAIT)(state), asked), LONGEST_WAIT)
+    backoff = wait_exponential(FIRST_WAIT) + wait_random(0, FIRST_WAIT)
+    return min(max(backoff(state), asked), LONGEST_WAIT)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------
