@@ -66,9 +66,11 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
+faults: .venv/installed ## kill 50 runs at random moments and compare, fuzz every reader for a few minutes, then http, S3 and full disks
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	@$(BIN)/python tests/network_faults.py
+	@FAULTS=1 $(BIN)/python -m pytest -q tests/test_environment.py -k disk
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .

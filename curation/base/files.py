@@ -144,14 +144,22 @@ def _writing(path: str, undo: Callable[[], object]) -> Iterator[None]:
     except BaseException as error:
         with contextlib.suppress(Exception):  # the error that matters is the first
             undo()
-        if isinstance(error, OSError) and error.errno in CANNOT_WRITE and not is_remote(path):
-            reason = os.strerror(error.errno)
+        reason = None if is_remote(path) else _reason(error)
+        if reason:
             raise OutputError(
                 f"{path}: cannot be written ({reason}); make room there, or choose another output"
             ) from error
         if is_remote(path) and isinstance(error, Exception) and not isinstance(error, CocuError):
             raise_unwritable(path, error)
         raise
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why the disk cannot be written to, where that is what went wrong; libraries in C++ say so in their messages."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno) if error.errno in CANNOT_WRITE else None
+    reasons = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)]
+    return next((reason for reason in reasons if isinstance(error, RuntimeError) and reason in str(error)), None)
 
 
 def raise_unwritable(path: str, error: Exception) -> None:
@@ -180,7 +188,7 @@ def put(path: str, content: bytes) -> None:
 def atomic_path(path: str) -> Iterator[str]:
     """A temporary local path for libraries that write by name; its file appears at ``path`` when the block ends."""
     if is_remote(path):
-        with scratch.scratch() as folder:
+        with scratch.scratch() as folder, _writing(folder, lambda: None):
             local = os.path.join(folder, os.path.basename(path))
             yield local
             with open(local, "rb") as source, atomic_write(path) as target:
