@@ -145,7 +145,8 @@ def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_argumen
     """Run the pipeline to its end.
 
     ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, by
-    default one for each core that this process may use; ``beam_arguments``: the runner's options. Raises CocuError with one line that says what went wrong.
+    default one for each core that this process may use; ``beam_arguments``: the runner's options. Raises CocuError with
+    one line that says what went wrong.
     """
     reach_this_machine_directly()
     with quiet_import():

@@ -218,10 +218,8 @@ def curate(world, server, tmp_path, capfd):
 
     def curate(*more: str, name: str = "out") -> tuple[int, str, Path]:
         output = tmp_path / name
-        code = main(
-            ["--data", str(world), "--shards", f"{server.url}/{{00000..00002}}.tar", "--output", str(output)]
-            + ["--runner", "inprocess", *more]
-        )
+        command = ["--data", str(world), "--shards", f"{server.url}/{{00000..00002}}.tar", "--output", str(output)]
+        code = main([*command, "--runner", "inprocess", *more])
         captured = capfd.readouterr()
         return code, captured.out + captured.err, output
 
