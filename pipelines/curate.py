@@ -138,7 +138,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{run.folder}: already finished; nothing to do", highlight=False)
+        console.print(f"{run.folder}: already finished; nothing to do", highlight=False, soft_wrap=True)
         print_counts(run, manifest, console)
         if not files.exists(run.path("report.html")):
             _write_report(run, console)

@@ -14,10 +14,10 @@ SCHEDULER = ("--dask_client_address", "--dask_scheduler_file")
 
 
 @contextlib.contextmanager
-def options(arguments: list[str], workers: int, shards: int, folder: str) -> Iterator[list[str]]:
+def options(arguments: list[str], workers: int, shards: int, folder: str | None = None) -> Iterator[list[str]]:
     """Beam's options for Dask. Unless ``arguments`` name a scheduler, ``workers`` processes run here while the block lasts.
 
-    ``folder``: for their temporary files.
+    ``folder``: for their temporary files, in place of TMPDIR.
     Raises CocuError when Dask is not installed.
     """
     try:

@@ -48,7 +48,7 @@ def test_this_machine_is_excepted_from_proxies(monkeypatch, before, after):
     assert "no_grpc_proxy" not in os.environ
     monkeypatch.setenv("no_grpc_proxy", "other.example")
     runners.reach_this_machine_directly()
-    assert os.environ.get("no_grpc_proxy") == "other.example,localhost,127.0.0.1,::1"
+    assert dict(os.environ)["no_grpc_proxy"] == "other.example,localhost,127.0.0.1,::1"
 
 
 def test_a_run_with_worker_processes_behind_a_proxy_that_is_not_there(world, tmp_path):
