@@ -276,7 +276,7 @@ def _entries(folder: str) -> dict[str, dict[str, Any]]:
         try:
             return list(filesystem.ls(inner, detail=True))
         except Exception as error:
-            if remote.is_missing(error):
+            if remote.is_missing(error) or isinstance(error, NotADirectoryError):
                 return []
             raise
 
