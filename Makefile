@@ -15,6 +15,8 @@ BIN := .venv/bin
 # What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
+# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
+SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup curate show measure verify train eval experiments test faults bench lint clean
@@ -50,7 +52,7 @@ verify: .venv/installed ## check a finished run and compute a sample of it again
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
 train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
-	@$(BIN)/python -m training fit $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
+	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
 
@@ -66,7 +68,8 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-faults: .venv/installed ## kill 50 runs at random moments and compare, fuzz every reader for a few minutes, then http, S3 and full disks
+faults: .venv/installed ## broken images and tars, servers and full disks as tables, 50 killed runs compared, every reader fuzzed
+	@$(BIN)/python tests/faults.py
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 	@$(BIN)/python tests/network_faults.py
@@ -74,6 +77,7 @@ faults: .venv/installed ## kill 50 runs at random moments and compare, fuzz ever
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; FULL=1: with up to a million samples

@@ -151,7 +151,9 @@ def main() -> int:
     machine = conditions("faiss-cpu", "scikit-learn", "torch", "numpy")
     images = synthetic_images(random_world(), ROWS)
     vectors = images.vectors
-    mentioned = [part.tolist() for part in np.split(images.mentions.concepts.values, images.mentions.concepts.offsets[1:-1])]
+    mentioned = [
+        part.tolist() for part in np.split(images.mentions.concepts.values, images.mentions.concepts.offsets[1:-1])
+    ]
     inverted = inverted_index(vectors, LISTS)
     probes, tried = tuned_probes(inverted, vectors)
     flat = exact_index(vectors)

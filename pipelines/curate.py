@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import time
@@ -17,13 +18,14 @@ from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError, one_line
 from curation.base.scratch import remove_abandoned, scratch
-from curation.base.terminal import run_command
+from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
-from curation.run.lock import hold
-from curation.run.manifest import finish, finished
+from curation.run.lock import check_data, hold
+from curation.run.manifest import begin, finish, finished
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
+from curation.run.settings import check_settings
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
@@ -83,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
-        if key not in ("name", "output"):
+        if key != "output":
             shown = "" if default in ("", None) else f" (default: {default})"
             values.add_argument(f"--{key}", dest=key, metavar="VALUE", help=(text + shown).replace("%", "%%"))
     return parser
@@ -121,6 +123,8 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     """Do what the command line says. Raises CocuError."""
     args, beam_arguments = build_parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(args).items() if value is not None}
+    if args.name is not None:
+        overrides["name"] = json.dumps(args.name)  # a text, even where it looks like a number
     for name in ("data", "output", "runner", "workers", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
@@ -135,10 +139,15 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if args.dry_run:
         from curation.run.forecast import forecast
 
+        check_data(run)
+        if not manifest:
+            check_settings(run)
         print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{run.folder}: already finished; nothing to do", highlight=False, soft_wrap=True)
+        console.print(
+            f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False, soft_wrap=True
+        )
         print_counts(run, manifest, console)
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
@@ -165,11 +174,10 @@ def _write_report(run: Run, console: Console) -> None:
     except Exception as error:  # whatever it is, hours of work are done
         reason = str(error) if isinstance(error, CocuError) else f"{type(error).__name__}: {one_line(error)}"
         again = f"python -m curation.tools.report {run.folder}"
-        console.print(
-            f"[yellow]no report:[/] {escape(reason)}; try again with {again}", highlight=False, soft_wrap=True
-        )
+        message = escape(printable(f"{reason}; try again with {again}"))
+        console.print(f"[yellow]no report:[/] {message}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Pictures and numbers: {printable(path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
@@ -184,25 +192,26 @@ def _curate(run: Run, args: argparse.Namespace, beam_arguments: list[str], conso
     from pipelines.monitor import Monitor
 
     config = run.config
+    check_settings(run)
     device, precision = encoder.resolve(config.encoder)
     console.print(
-        f"Curating {config.name}: {len(run.shards):,} shards -> {run.folder}\n"
+        f"Curating {config.name}: {len(run.shards):,} shards -> {escape(printable(run.folder))}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {args.runner}",
         highlight=False,
         soft_wrap=True,
     )
     with hold(run):
-        files.remove(run.manifest)  # no manifest: not finished
+        begin(run)
         remove_temporary(run)
         clear_progress(run)
         with Monitor(run, console):
             run_pipeline(run, args.runner, args.workers, beam_arguments)
         finish(run)
         remove_temporary(run)  # of workers that were lost while others went on
-    print_counts(run, files.read_json(run.manifest), console)
-    print_stages(run, console)
-    clear_progress(run)
+        print_counts(run, files.read_json(run.manifest), console)
+        print_stages(run, console)
+        clear_progress(run)  # before another run may begin, whose notes these would be
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from curation.base import files
+from curation.base.terminal import printable
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
@@ -149,4 +150,4 @@ def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
 def describe(state: StageProgress) -> str:
     """What was kept and why the rest was computed again."""
     kept = f"{state.kept} kept" if state.kept else ""
-    return "; ".join(item for item in (kept, *(f"again: {reason}" for reason in state.reasons)) if item)
+    return "; ".join(item for item in (kept, *(f"again: {printable(reason)}" for reason in state.reasons)) if item)

@@ -66,7 +66,7 @@ def test_every_fault_is_one_line_that_names_the_file(server, fault, action):
         return
     with pytest.raises(InputError, match=LINES[fault]) as raised:
         ACTIONS[action](address)
-    assert str(raised.value).startswith(f"{server.url}/a.bin: ")
+    assert str(raised.value).startswith((f"{server.url}/a.bin: ", f"{server.url}/a.bin?hidden: "))
     assert "\n" not in str(raised.value)
 
 

@@ -8,10 +8,12 @@ import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from curation.archive.members import MAX_MEMBER
 from curation.base import files
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError
 from curation.base.patterns import expand
-from curation.base.remote import is_remote, shown
+from curation.base.remote import is_remote
 
 
 class Source(NamedTuple):
@@ -21,6 +23,7 @@ class Source(NamedTuple):
     path: str
     image: str  # webdataset fields, separated by semicolons; the first that is present wins
     caption: str
+    max_member: int = MAX_MEMBER  # bytes of a member that is held
 
 
 def list_sources(patterns: Iterable[str], image: str, caption: str) -> list[Source]:
@@ -37,7 +40,7 @@ def matching(patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         matches = expand(pattern)
         if not matches:
-            raise CocuError(f"shards: {shown(pattern)} matches no file; correct the pattern, or put the tars there")
+            raise CocuError(f"shards: {redacted(pattern)} matches no file; correct the pattern, or put the tars there")
         for path in matches:
             _refuse_folder(path)
         paths += matches
@@ -49,9 +52,9 @@ def _refuse_folder(path: str) -> None:
     if is_remote(path):
         if not path.endswith("/") and re.search(r"\.\w+$", path.split("?")[0].rpartition("/")[2]):
             return
-        tars = shown(path).rstrip("/") + "/*.tar"
+        tars = redacted(path).rstrip("/") + "/*.tar"
         if path.endswith("/") or not files.is_file(path):
-            raise CocuError(f"shards: {shown(path)} is a folder; for the tars in it write {tars}")
+            raise CocuError(f"shards: {redacted(path)} is a folder; for the tars in it write {tars}")
     elif os.path.isdir(path):
         raise CocuError(
             f"shards: {path} is a folder; for the tars in it write {os.path.join(path, '*.tar')}, and if it holds images, "

@@ -17,6 +17,7 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 
 from curation.base import remote, scratch
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError, OutputError
 from curation.base.failures import explain
 from curation.base.remote import attempt, open_filesystem
@@ -110,7 +111,7 @@ def atomic_write(path: str, durable: bool = True) -> Iterator[IO[bytes]]:
     """
     filesystem, inner = open_filesystem(path)
     if remote.scheme(path) in remote.WEB:
-        raise OutputError(f"{remote.shown(path)}: cannot be written to; choose a folder, or a bucket (s3://, gs://)")
+        raise OutputError(f"{redacted(path)}: cannot be written to; choose a folder, or a bucket (s3://, gs://)")
     folder, name = os.path.split(inner)
     temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
     with _writing(path, lambda: filesystem.rm_file(temporary)):
@@ -168,7 +169,7 @@ def raise_unwritable(path: str, error: Exception) -> None:
     if failure is None:
         return
     reason = "no such bucket; create it, or correct the address" if failure.is_missing else failure.reason
-    raise OutputError(f"{remote.shown(path)}: cannot be written: {reason}") from error
+    raise OutputError(f"{redacted(path)}: cannot be written: {reason}") from error
 
 
 def put(path: str, content: bytes) -> None:
@@ -233,15 +234,15 @@ def write_json(path: str, value: Any, durable: bool = True) -> None:
         stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises CocuError when it is missing or holds anything else."""
+def read_json(path: str, remedy: str = "delete it and it will be written again") -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises CocuError when it is missing, and, with ``remedy``, for any other."""
     with open_file(path) as stream:
         try:
             content = json.loads(stream.read().decode("utf-8"))
-        except ValueError as error:
-            raise CocuError(f"{path}: not valid JSON ({error}); delete it and it will be written again") from None
+        except (ValueError, RecursionError) as error:
+            raise CocuError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(content, dict):
-        raise CocuError(f"{path}: not a JSON object; delete it and it will be written again")
+        raise CocuError(f"{path}: not a JSON object; {remedy}")
     return content
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
 from braceexpand import braceexpand
 
 from curation.base import files, remote
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError
 from curation.base.remote import attempt, open_filesystem
 
@@ -25,14 +27,14 @@ def split(pattern: str) -> list[str]:
     return [part for part in SEPARATOR.split(pattern) if part]
 
 
-def resolve(pattern: str, folder: str) -> str:
-    """``pattern`` with every path in it resolved as :func:`curation.base.files.resolve` does."""
+def resolve(pattern: str, folder: str, resolve_one: Callable[[str, str], str] = files.resolve) -> str:
+    """``pattern`` with every path in it resolved by ``resolve_one``, from path and folder to path."""
     if pattern.startswith("pipe:"):
         return pattern
     parts = [part for part in SEPARATOR.split(pattern) if part]
     if len(parts) > 1 and _is_there(os.path.join(folder, pattern)):  # a name with :: in it
         parts = [pattern]
-    return "::".join(files.resolve(part, folder) for part in parts)
+    return "::".join(resolve_one(part, folder) for part in parts)
 
 
 def expand(pattern: str) -> list[str]:
@@ -59,7 +61,7 @@ def _braces(pattern: str) -> list[str]:
     try:
         return list(braceexpand(pattern))
     except ValueError:
-        raise CocuError(f"shards: {remote.shown(pattern)}: its braces do not match; write {{00000..00099}}") from None
+        raise CocuError(f"shards: {redacted(pattern)}: its braces do not match; write {{00000..00099}}") from None
 
 
 def _glob(name: str) -> list[str]:
@@ -103,4 +105,4 @@ def _query(name: str) -> tuple[str, str]:
 
 def _instead_of(command: str) -> str:
     address = re.search(r"[a-z][a-z0-9]*://[^\s'\"]+", command)
-    return f"give the address itself: {remote.shown(address[0])}" if address else "give the addresses of the tars"
+    return f"give the address itself: {redacted(address[0])}" if address else "give the addresses of the tars"

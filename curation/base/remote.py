@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError, InputError, one_line
 from curation.base.failures import Failure, explain, retry_after
 
@@ -47,15 +48,6 @@ def scheme(path: str) -> str:
     return path.partition("://")[0] if is_remote(path) else ""
 
 
-def shown(path: str) -> str:
-    """A path as messages show it: without the user, password and signature that an address may hold.
-
-    >>> shown("https://me:secret@host/00000.tar?X-Amz-Signature=1f")
-    'https://host/00000.tar'
-    """
-    return re.sub(r"//[^/@]*@", "//", path.split("?")[0]) if scheme(path) in WEB else path
-
-
 def open_filesystem(path: str) -> tuple[Any, str]:
     """The fsspec file system of a path, and the path in it.
 
@@ -69,11 +61,13 @@ def open_filesystem(path: str) -> tuple[Any, str]:
         filesystem = kind(**{**kind._get_kwargs_from_urls(path), **_options(protocol, path)})
         return filesystem, filesystem._strip_protocol(path)
     except ImportError as error:
-        raise InputError(f"{shown(path)}: needs another package; run pip install {_package(protocol, error)}") from None
+        raise InputError(
+            f"{redacted(path)}: needs another package; run pip install {_package(protocol, error)}"
+        ) from None
     except ValueError as error:
         if protocol in known_implementations:
-            raise InputError(f"{shown(path)}: cannot be opened ({one_line(error)})") from None
-        raise InputError(f"{shown(path)}: {protocol}:// is not a kind of address that fsspec knows") from None
+            raise InputError(f"{redacted(path)}: cannot be opened ({one_line(error)})") from None
+        raise InputError(f"{redacted(path)}: {protocol}:// is not a kind of address that fsspec knows") from None
     except Exception as error:  # some log in at once
         raise explained(error, path) from None
 
@@ -135,7 +129,7 @@ def explained(error: Exception, path: str) -> InputError:
     """What went wrong at a remote storage, as the error that users see."""
     failure = explain(error) or Failure(f"cannot be read ({type(error).__name__}: {one_line(error)})")
     tried = f" (tried {ATTEMPTS} times)" if failure.may_pass else ""
-    return InputError(f"{shown(path)}: {failure.reason}{tried}")
+    return InputError(f"{redacted(path)}: {failure.reason}{tried}")
 
 
 def is_missing(error: BaseException) -> bool:
@@ -203,7 +197,7 @@ class RemoteReader(io.RawIOBase):
         if start is None:
             start = getattr(self._stream, "size", None)
             if start is None:
-                raise InputError(f"{shown(self._path)}: the server does not say how long it is; copy it here first")
+                raise InputError(f"{redacted(self._path)}: the server does not say how long it is; copy it here first")
         self._position = max(start + offset, 0)
         return self._position
 

@@ -32,7 +32,7 @@ def hold(run: Run) -> Iterator[None]:
     Raises CocuError naming the holder when another run works in the folder, and when the folder belongs to another data
     set.
     """
-    _check_data(run)
+    check_data(run)
     if files.is_remote(run.folder):
         with _hold_remote(run):
             yield
@@ -144,7 +144,7 @@ def read_name(manifest: str) -> str | None:
         return None
 
 
-def _check_data(run: Run) -> None:
+def check_data(run: Run) -> None:
     """Raises CocuError when the folder holds, or began to hold, another data set."""
     name = _owner(run).get("data")
     if files.exists(run.manifest):
