@@ -71,10 +71,12 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-faults: .venv/installed ## broken images and tars as a table, then kill 50 runs at random moments and compare, then fuzz every reader
+faults: .venv/installed ## broken images and tars, servers and full disks as tables, 50 killed runs compared, every reader fuzzed
 	@$(BIN)/python tests/faults.py
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
+	@$(BIN)/python tests/network_faults.py
+	@FAULTS=1 $(BIN)/python -m pytest -q tests/test_environment.py -k disk
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.base import configuration, files
+from curation.base import configuration, files, patterns
 from curation.base.configuration import errors_naming, option, parse_bytes, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
 from curation.base.errors import quoted
@@ -140,7 +140,7 @@ class CurationConfig:
 
     name: str = option("", "name of the data set")
     shards: str | list[str] = option(
-        "", "webdataset tars: braces, a glob or a list; local paths or URLs; ${ENV} is expanded"
+        "", "webdataset tars: braces, a glob, several joined by ::, or a list; local paths or URLs; ${ENV} is expanded"
     )
     embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import instead of shards")
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that a sample has is used")
@@ -223,9 +223,11 @@ def resolve_paths(values: dict[str, Any], folder: str, resolve_one: Callable[[st
 
     shards = values.get("shards")
     if isinstance(shards, str) and shards:
-        values["shards"] = resolve(shards)
+        values["shards"] = patterns.resolve(shards, folder, resolve_one)
     elif isinstance(shards, list):
-        values["shards"] = [resolve(shard) if isinstance(shard, str) else shard for shard in shards]
+        values["shards"] = [
+            patterns.resolve(shard, folder, resolve_one) if isinstance(shard, str) else shard for shard in shards
+        ]
     if isinstance(values.get("embeddings"), str):
         values["embeddings"] = resolve(values["embeddings"])
     encoder, vocabulary, retrieval = (values.get(key) for key in ("encoder", "vocabulary", "retrieval"))

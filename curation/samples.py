@@ -24,6 +24,7 @@ from curation.archive.members import (
 )
 from curation.archive.source import matching, shard_name
 from curation.base import files
+from curation.base.addresses import redacted
 from curation.base.embeddings import has_direction
 from curation.base.errors import CocuError, InputError, listed, one_line
 
@@ -60,16 +61,17 @@ class Reject:
 
 
 def list_shards(patterns: str | list[str]) -> list[Shard]:
-    """The shards that patterns name, in order: braces, globs or a list of both.
+    """The shards that patterns name, in order: braces, globs, several joined by ``::``, or a list of them.
 
-    Raises CocuError when a glob matches nothing or two shards share a stem (run are named by it).
+    Raises CocuError when a pattern matches nothing or two shards share a stem (files of a run are named by it).
     """
     by_name: dict[str, str] = {}
     for path in matching([patterns] if isinstance(patterns, str) else patterns):
         name = shard_name(path)
         if name in by_name:
             raise CocuError(
-                f"shards: {by_name[name]} and {path} are both called {name}; curate them as two data sets, or rename one"
+                f"shards: {redacted(by_name[name])} and {redacted(path)} are both called {name}; curate them as two data "
+                "sets, or rename one"
             )
         by_name[name] = path
     return [Shard(index, name, path) for index, (name, path) in enumerate(by_name.items())]
@@ -187,6 +189,8 @@ def read_samples(
             yield check_sample(key, fields, image_fields, caption_fields)
             for name in hidden_images(names, image_fields, caption_fields):
                 yield Reject(f"{key}.{name.rpartition('.')[0]}", _several_images(names, image_fields), ())
+    except InputError:  # of the storage, which says what happened itself
+        raise
     except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
         reason = one_line(error) or type(error).__name__
         raise InputError(

@@ -16,7 +16,8 @@ from rich.markup import escape
 
 from curation.base import files
 from curation.base.configuration import did_you_mean
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line
+from curation.base.scratch import remove_abandoned, scratch
 from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
@@ -76,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help=f"{', '.join(packaged())}, or the path of a YAML file")
     parser.add_argument("--output", help="output folder (default: the file's output, or artifacts/<name>)")
     parser.add_argument("--runner", default="DirectRunner", help=f"{runners}; or the name of any Beam runner")
-    parser.add_argument("--workers", type=int, help="worker processes on this machine (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, help="worker processes on this machine (default: one per core that it may use)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be kept and what would be computed, and why"
     )
@@ -142,7 +145,9 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False)
+        console.print(
+            f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False, soft_wrap=True
+        )
         print_counts(run, manifest, console)
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
@@ -166,15 +171,23 @@ def _write_report(run: Run, console: Console) -> None:
 
     try:
         path = report.write(run)
-    except CocuError as error:
+    except Exception as error:  # whatever it is, hours of work are done
+        reason = str(error) if isinstance(error, CocuError) else f"{type(error).__name__}: {one_line(error)}"
         again = f"python -m curation.tools.report {run.folder}"
-        message = escape(printable(f"{error}; try again with {again}"))
+        message = escape(printable(f"{reason}; try again with {again}"))
         console.print(f"[yellow]no report:[/] {message}", highlight=False, soft_wrap=True)
     else:
         console.print(f"Pictures and numbers: {printable(path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
+    remove_abandoned()
+    with scratch() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # torch would leave a folder in TMPDIR
+        _curate(run, args, beam_arguments, console)
+
+
+def _curate(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
     from curation import encoder
     from pipelines.monitor import Monitor
 

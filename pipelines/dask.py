@@ -14,12 +14,14 @@ SCHEDULER = ("--dask_client_address", "--dask_scheduler_file")
 
 
 @contextlib.contextmanager
-def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[str]]:
+def options(arguments: list[str], workers: int, shards: int, folder: str | None = None) -> Iterator[list[str]]:
     """Beam's options for Dask. Unless ``arguments`` name a scheduler, ``workers`` processes run here while the block lasts.
 
+    ``folder``: for their temporary files, in place of TMPDIR.
     Raises CocuError when Dask is not installed.
     """
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError:
         raise CocuError("runner dask: Dask is not installed; run pip install 'cocu[dask]'") from None
@@ -30,7 +32,8 @@ def options(arguments: list[str], workers: int, shards: int) -> Iterator[list[st
     if _names(arguments, *SCHEDULER):
         yield partitions + arguments
         return
-    cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL)
+    with dask.config.set({"temporary-directory": folder}):
+        cluster = LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL)
     try:
         with Client(cluster) as client:
             client.run(logging.disable, logging.WARNING)  # Beam warns of Google packages when it is imported

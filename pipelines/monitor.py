@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from curation.base import files
 from curation.base.terminal import printable
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
 
 POLL = 0.5  # seconds
+REMOTE_POLL = 5.0  # the same, where each look is a request
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 
@@ -26,6 +28,7 @@ class Monitor(AbstractContextManager["Monitor"]):
         self._run, self._console = run, console
         self._stop = threading.Event()
         self._stages = plan(run)
+        self._poll = REMOTE_POLL if files.is_remote(run.folder) else POLL
         self._bars = Progress(
             TextColumn("{task.description:<11}"),
             BarColumn(bar_width=24),
@@ -57,7 +60,7 @@ class Monitor(AbstractContextManager["Monitor"]):
         self._bars.stop()
 
     def _watch(self) -> None:
-        while not self._stop.wait(POLL):
+        while not self._stop.wait(self._poll):
             self._update()
 
     def _update(self) -> None:

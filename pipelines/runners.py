@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curation.base.errors import CocuError
+from curation.base.processors import usable_processors
+from curation.base.scratch import scratch
 from curation.run.run import Run
 from pipelines import dask
 from pipelines.watch import WorkerWatch, one_line_of
@@ -32,6 +34,16 @@ def quiet_import() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def files_in(folder: str) -> Iterator[None]:
+    """Make temporary files in a folder: a pipeline of Beam's makes one that stays behind when it is killed."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 class Request(NamedTuple):
@@ -83,7 +95,7 @@ def dask_cluster(request: Request) -> Iterator[tuple[Any, PipelineOptions]]:
     """A Dask scheduler that is there, or a cluster on this machine."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    with dask.options(request.arguments, request.workers, request.shards) as options:
+    with dask.options(request.arguments, request.workers, request.shards, request.watch.folder) as options:
         yield dask.RUNNER, PipelineOptions(options)
 
 
@@ -93,7 +105,8 @@ def portable(request: Request) -> Iterator[tuple[Any, PipelineOptions]]:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     options = ["--job_endpoint=embed", "--environment_type=LOOPBACK", *request.arguments]
-    yield "PortableRunner", PipelineOptions(options)
+    with files_in(request.watch.folder):  # a job server in this process leaves some behind
+        yield "PortableRunner", PipelineOptions(options)
 
 
 RUNNERS = {
@@ -118,12 +131,24 @@ def runner_of(name: str) -> Runner:
     return Runner(engine, f"Beam's {name}", name.rpartition(".")[0])
 
 
+def reach_this_machine_directly() -> None:
+    """Except this machine from proxies: gRPC, by which Beam talks to its workers here, would ask one for localhost."""
+    for name in ("no_proxy", "no_grpc_proxy"):
+        exceptions = [part for part in os.environ.get(name, os.environ.get(name.upper(), "")).split(",") if part]
+        if name == "no_proxy" or exceptions:  # the second, where it is set, stands for the first
+            missing = [host for host in ("localhost", "127.0.0.1", "::1") if host not in exceptions]
+            os.environ[name] = ",".join(exceptions + missing)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"]
+
+
 def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
     """Run the pipeline to its end.
 
-    ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, one per
-    core by default; ``beam_arguments``: the runner's options. Raises CocuError with one line that says what went wrong.
+    ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, by
+    default one for each core that this process may use; ``beam_arguments``: the runner's options. Raises CocuError with
+    one line that says what went wrong.
     """
+    reach_this_machine_directly()
     with quiet_import():
         import apache_beam as beam
         from apache_beam.runners.portability import fn_api_runner  # noqa: F401 - imported here, where nothing is heard
@@ -133,13 +158,14 @@ def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_argumen
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    count = min(workers or os.cpu_count() or 1, len(run.shards))
-    with tempfile.TemporaryDirectory() as folder:
+    count = min(workers or usable_processors(), len(run.shards))
+    with scratch() as folder:
         watch = WorkerWatch(run, folder)
         request = Request(count, len(run.shards), beam_arguments or [], watch)
         with runner_of(runner).engine(request) as (engine, options), watch:
             try:
-                pipeline = beam.Pipeline(runner=engine, options=options)
+                with files_in(folder):
+                    pipeline = beam.Pipeline(runner=engine, options=options)
                 build(pipeline, run)
                 state = pipeline.run().wait_until_finish()
             except Exception as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sys
 import threading
 
 from curation.base.errors import CocuError
+from curation.base.scratch import discard
 from curation.base.terminal import print_error
 from curation.run.progress import read_progress
 from curation.run.run import Run
@@ -27,7 +27,7 @@ class WorkerWatch:
     """
 
     def __init__(self, run: Run, folder: str) -> None:
-        self._run, self._folder = run, folder
+        self._run, self.folder = run, folder
         self.log, self.alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
         self._over = threading.Event()
 
@@ -57,7 +57,7 @@ class WorkerWatch:
         if self._over.wait(GRACE):  # without workers Beam may come to an end of its own
             return
         message = one_line_of(RuntimeError("a worker died"), self._run, self.log)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        discard(self.folder)
         print_error(message)
         sys.stderr.flush()
         os._exit(1)

@@ -59,7 +59,8 @@ def test_notes_of_progress_are_cleared_before_another_run_may_begin(world, tmp_p
     release = lock.FileLock.release
 
     def released(self, *arguments, **more):
-        seen.append((tmp_path / "out" / ".progress").exists())
+        if self.lock_file.startswith(str(tmp_path / "out")):  # temporary folders have locks too
+            seen.append((tmp_path / "out" / ".progress").exists())
         return release(self, *arguments, **more)
 
     monkeypatch.setattr(lock.FileLock, "release", released)

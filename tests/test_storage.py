@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.base import files
+from curation.base import files, patterns
 from curation.base.errors import CocuError, OutputError
 
 
@@ -209,16 +209,16 @@ def test_braces_expand_as_webdataset_expands_them(pattern, expected):
     from webdataset.shardlists import expand_urls
 
     assert expand_urls(pattern) == expected
-    assert files.expand(pattern) == expected
+    assert patterns.expand(pattern) == expected
 
 
 def test_globs_find_sorted_files(folder):
     for name in ("b.tar", "a.tar", "c.txt", "sub/d.tar"):
         write(files.join(folder, name), b"")
-    assert [path.rsplit("/", 1)[1] for path in files.expand(files.join(folder, "*.tar"))] == ["a.tar", "b.tar"]
-    assert [path.rsplit("/", 1)[1] for path in files.expand(files.join(folder, "*/?.tar"))] == ["d.tar"]
-    assert files.expand(files.join(folder, "no*")) == []
-    assert all(files.exists(path) for path in files.expand(files.join(folder, "*")))
+    assert [path.rsplit("/", 1)[1] for path in patterns.expand(files.join(folder, "*.tar"))] == ["a.tar", "b.tar"]
+    assert [path.rsplit("/", 1)[1] for path in patterns.expand(files.join(folder, "*/?.tar"))] == ["d.tar"]
+    assert patterns.expand(files.join(folder, "no*")) == []
+    assert all(files.exists(path) for path in patterns.expand(files.join(folder, "*")))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from curation.base import files
 from curation.base.configuration import did_you_mean, parse_bytes
 from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
 from curation.base.parquet import read_columns
+from curation.base.patterns import expand, split
 from curation.base.ragged import is_in
 from curation.base.recorded import check_manifest, check_openable, resolve_recorded
 
@@ -85,10 +86,11 @@ class ArchiveReader:
 
         # Runs before 0.2 recorded patterns, which may match more files by now, or none: only the names count.
         recorded = self.manifest["config"].get("shards") or []
-        patterns = [resolve_recorded(item, folder) for item in ([recorded] if isinstance(recorded, str) else recorded)]
+        joined = [recorded] if isinstance(recorded, str) else recorded
+        patterns = [resolve_recorded(part, folder) for item in joined for part in split(str(item))]
         for pattern in patterns:
             check_openable(pattern, self.folder, self.allow_remote)
-        matches = {shard_name(path): path for pattern in patterns for path in files.expand(pattern)}
+        matches = {shard_name(path): path for pattern in patterns for path in expand(pattern)}
         guess = os.path.dirname(patterns[0]) if patterns else ""
         return [matches.get(name, files.join(guess, f"{name}.tar")) for name in self.shards]
 

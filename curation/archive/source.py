@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from curation.archive.members import MAX_MEMBER
 from curation.base import files
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError
+from curation.base.patterns import expand
+from curation.base.remote import is_remote
 
 
 class Source(NamedTuple):
@@ -27,14 +32,34 @@ def list_sources(patterns: Iterable[str], image: str, caption: str) -> list[Sour
 
 
 def matching(patterns: Iterable[str]) -> list[str]:
-    """The files that shard patterns (braces, globs) name, in order. Raises CocuError when one matches nothing."""
+    """The files that shard patterns name, in order; :func:`curation.base.patterns.expand` says what they may be.
+
+    Raises CocuError when one matches nothing, and for a folder, with what to do about it.
+    """
     paths: list[str] = []
     for pattern in patterns:
-        matches = files.expand(pattern)
+        matches = expand(pattern)
         if not matches:
-            raise CocuError(f"shards: {pattern} matches no file")
+            raise CocuError(f"shards: {redacted(pattern)} matches no file; correct the pattern, or put the tars there")
+        for path in matches:
+            _refuse_folder(path)
         paths += matches
     return paths
+
+
+def _refuse_folder(path: str) -> None:
+    """Raises CocuError for a folder. Remote names that end like a file are believed: each look would be a request."""
+    if is_remote(path):
+        if not path.endswith("/") and re.search(r"\.\w+$", path.split("?")[0].rpartition("/")[2]):
+            return
+        tars = redacted(path).rstrip("/") + "/*.tar"
+        if path.endswith("/") or not files.is_file(path):
+            raise CocuError(f"shards: {redacted(path)} is a folder; for the tars in it write {tars}")
+    elif os.path.isdir(path):
+        raise CocuError(
+            f"shards: {path} is a folder; for the tars in it write {os.path.join(path, '*.tar')}, and if it holds images, "
+            f"pack them into tars first: cocu pack {shlex.quote(path)} -o packed/{{}}.tar"
+        )
 
 
 def shard_name(path: str) -> str:
@@ -43,4 +68,5 @@ def shard_name(path: str) -> str:
     >>> shard_name("s3://bucket/cc12m/00012.tar?versionId=3")
     '00012'
     """
-    return re.sub(r"\.tar(\.\w+)?$", "", path.split("?")[0].strip().rstrip("/").rsplit("/", 1)[-1])
+    address = path.split("?")[0] if is_remote(path) or path.startswith("pipe:") else path
+    return re.sub(r"\.tar(\.\w+)?$", "", address.strip().rstrip("/").rsplit("/", 1)[-1])

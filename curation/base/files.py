@@ -1,32 +1,37 @@
-"""Paths, local or remote: expanding shard patterns, and files that appear whole or not at all."""
+"""Files, local or remote: where they lie, what tells that one is unchanged, and how one appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import importlib.util
 import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import fsspec
-from braceexpand import braceexpand
-from fsspec.core import url_to_fs
+from fsspec import AbstractFileSystem
 
-from curation.base.errors import CocuError, InputError, OutputError
+from curation.base import remote, scratch
+from curation.base.addresses import redacted
+from curation.base.errors import CocuError, OutputError
+from curation.base.failures import explain
+from curation.base.remote import attempt, open_filesystem
 
-TEMPORARY = ".partial-"
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+TEMPORARY = scratch.TEMPORARY
+CANNOT_WRITE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+}
 
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` is a URL (``s3://...``, ``https://...``, ``memory://...``) rather than a local path."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None and not path.startswith("file://")
+    return remote.is_remote(path)
 
 
 def base(folder: str) -> str:
@@ -62,34 +67,40 @@ def join(folder: str, *parts: str) -> str:
     return "/".join([folder.rstrip("/"), *parts]) if is_remote(folder) else os.path.join(folder, *parts)
 
 
-def expand(pattern: str) -> list[str]:
-    """The files that a shard pattern names: webdataset braces first, then globs; the order of the braces is kept."""
-    paths: list[str] = []
-    for braced in braceexpand(pattern):
-        if any(character in braced for character in "*?["):
-            filesystem, inner = url_to_fs(braced)
-            matches = sorted(filesystem.glob(inner))
-            paths += [filesystem.unstrip_protocol(path) if is_remote(braced) else path for path in matches]
-        else:
-            paths.append(braced)
-    return paths
-
-
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
-    filesystem, inner = url_to_fs(path)
-    return bool(filesystem.exists(inner))
+    """Whether a file or folder is there. Raises InputError when a remote storage does not say."""
+    filesystem, inner = open_filesystem(path)
+    if not is_remote(path):
+        return os.path.exists(inner)
+
+    def look() -> bool:
+        try:
+            filesystem.info(inner)
+        except Exception as error:
+            if remote.is_missing(error):
+                return False
+            raise
+        return True
+
+    return attempt(path, look)
+
+
+def is_file(path: str) -> bool:
+    """Whether a path is a file rather than a folder. Raises InputError when it is missing or cannot be asked."""
+    filesystem, inner = open_filesystem(path)
+    return bool(attempt(path, lambda: filesystem.info(inner))["type"] == "file")
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Open a file for reading, as a seekable binary stream. Raises InputError when it is missing or not to be read."""
-    try:
-        stream: IO[bytes] = fsspec.open(path, "rb").open()
-        return stream
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    """Open a file for reading, as a seekable binary stream.
+
+    Raises InputError when it is missing or not to be read; for a remote file also later, when it cannot be read on.
+    """
+    if is_remote(path):
+        return remote.open_remote(path)
+    filesystem, inner = open_filesystem(path)
+    stream: IO[bytes] = attempt(path, lambda: filesystem.open(inner, "rb"))
+    return stream
 
 
 @contextlib.contextmanager
@@ -98,35 +109,79 @@ def atomic_write(path: str, durable: bool = True) -> Iterator[IO[bytes]]:
 
     ``durable``: wait until the disk has it, so that it survives a loss of power.
     """
-    filesystem, inner = url_to_fs(path)
+    filesystem, inner = open_filesystem(path)
+    if remote.scheme(path) in remote.WEB:
+        raise OutputError(f"{redacted(path)}: cannot be written to; choose a folder, or a bucket (s3://, gs://)")
     folder, name = os.path.split(inner)
     temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
-    with _writing(path, lambda: filesystem.rm(temporary)):
-        filesystem.makedirs(folder, exist_ok=True)
+    with _writing(path, lambda: filesystem.rm_file(temporary)):
+        if remote.scheme(path) not in remote.BUCKETS:
+            filesystem.makedirs(folder, exist_ok=True)
         with filesystem.open(temporary, "wb") as stream:
             yield stream
             stream.flush()
             if durable and not is_remote(path):
                 os.fsync(stream.fileno())
         if is_remote(path):
-            filesystem.mv(temporary, inner)
+            _move(filesystem, temporary, inner)
         else:
             os.replace(temporary, inner)
 
 
+def _move(filesystem: AbstractFileSystem, source: str, target: str) -> None:
+    """Move a file of a remote storage. fsspec's own way of moving takes brackets in a path for a glob."""
+    if type(filesystem).mv is not AbstractFileSystem.mv:
+        filesystem.mv(source, target)
+    else:
+        filesystem.cp_file(source, target)
+        filesystem.rm_file(source)
+
+
 @contextlib.contextmanager
 def _writing(path: str, undo: Callable[[], object]) -> Iterator[None]:
-    """Undo what was begun when the block raises; a full or read-only disk becomes an OutputError."""
+    """Undo what was begun when the block raises; a full or read-only disk or storage becomes an OutputError."""
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # the error that matters is the first
             undo()
-        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
-            reason = os.strerror(error.errno)
+        reason = None if is_remote(path) else _reason(error)
+        if reason:
             raise OutputError(
                 f"{path}: cannot be written ({reason}); make room there, or choose another output"
             ) from error
+        if is_remote(path) and isinstance(error, Exception) and not isinstance(error, CocuError):
+            raise_unwritable(path, error)
+        raise
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why the disk cannot be written to, where that is what went wrong; libraries in C++ say so in their messages."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno) if error.errno in CANNOT_WRITE else None
+    reasons = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)]
+    return next((reason for reason in reasons if isinstance(error, RuntimeError) and reason in str(error)), None)
+
+
+def raise_unwritable(path: str, error: Exception) -> None:
+    """Raises OutputError for what a remote storage reports when ``path`` is written; nothing for any other error."""
+    failure = explain(error)
+    if failure is None:
+        return
+    reason = "no such bucket; create it, or correct the address" if failure.is_missing else failure.reason
+    raise OutputError(f"{redacted(path)}: cannot be written: {reason}") from error
+
+
+def put(path: str, content: bytes) -> None:
+    """Write a small file of a remote folder at once, as buckets do it: whole, in one request.
+
+    Raises OutputError when the storage does not take it.
+    """
+    filesystem, inner = open_filesystem(path)
+    try:
+        filesystem.pipe_file(inner, content)
+    except Exception as error:
+        raise_unwritable(path, error)
         raise
 
 
@@ -134,14 +189,14 @@ def _writing(path: str, undo: Callable[[], object]) -> Iterator[None]:
 def atomic_path(path: str) -> Iterator[str]:
     """A temporary local path for libraries that write by name; its file appears at ``path`` when the block ends."""
     if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.scratch() as folder, _writing(folder, lambda: None):
             local = os.path.join(folder, os.path.basename(path))
             yield local
             with open(local, "rb") as source, atomic_write(path) as target:
                 while chunk := source.read(1 << 24):
                     target.write(chunk)
         return
-    folder, name = os.path.split(url_to_fs(path)[1])
+    folder, name = os.path.split(open_filesystem(path)[1])
     temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4) + "-" + name)
     with _writing(path, lambda: os.remove(temporary)):
         os.makedirs(folder, exist_ok=True)
@@ -155,21 +210,17 @@ def local_path(path: str) -> str:
     A remote file is copied into this user's part of the temporary folder, once for all processes of the machine, and again
     when it has changed there; copies of what it was before are removed.
     """
-    filesystem, inner = url_to_fs(path)
+    filesystem, inner = open_filesystem(path)
     if not is_remote(path):
         return str(inner)
-    folder = os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    status = os.stat(folder)
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:  # anyone may make a folder of that name there
-        raise OutputError(f"{folder}: not owned by this user alone; remove it, or set TMPDIR")
+    folder = scratch.user_folder()
     prefix = digest(path) + "-"
     copy = os.path.join(folder, prefix + digest(version(path)) + "-" + os.path.basename(inner))
     if not os.path.exists(copy):
-        temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(4))
-        with _writing(copy, lambda: os.remove(temporary)):
-            filesystem.get_file(inner, temporary)
-            os.replace(temporary, copy)
+        with scratch.scratch() as temporary, _writing(copy, lambda: None):
+            whole = os.path.join(temporary, "whole")
+            attempt(path, lambda: filesystem.get_file(inner, whole))
+            os.replace(whole, copy)
         for name in os.listdir(folder):
             if name.startswith(prefix) and name != os.path.basename(copy):
                 with contextlib.suppress(FileNotFoundError):  # another process was faster
@@ -205,33 +256,63 @@ def read_note(path: str) -> dict[str, Any]:
 
 def files_in(folder: str) -> list[str]:
     """Names of the files in ``folder``, sorted; none when the folder is missing."""
-    filesystem, inner = url_to_fs(folder)
-    if not filesystem.exists(inner):
-        return []
-    return sorted(
-        os.path.basename(item["name"]) for item in filesystem.ls(inner, detail=True) if item["type"] == "file"
-    )
+    return sorted(name for name, info in _entries(folder).items() if info["type"] == "file")
+
+
+def folders_in(folder: str) -> list[str]:
+    """Names of the folders in ``folder``, sorted; none when the folder is missing."""
+    return sorted(name for name, info in _entries(folder).items() if info["type"] == "directory")
+
+
+def marks_in(folder: str) -> dict[str, str]:
+    """Names of the files in ``folder``, and what tells that each is unchanged; in one request."""
+    entries = _entries(folder)
+    return {name: f"{info['size']} {remote.mark(info)}" for name, info in entries.items() if info["type"] == "file"}
+
+
+def _entries(folder: str) -> dict[str, dict[str, Any]]:
+    filesystem, inner = open_filesystem(folder)
+
+    def look() -> list[dict[str, Any]]:
+        try:
+            return list(filesystem.ls(inner, detail=True))
+        except Exception as error:
+            if remote.is_missing(error) or isinstance(error, NotADirectoryError):
+                return []
+            raise
+
+    items = attempt(folder, look)
+    return {os.path.basename(item["name"].rstrip("/")): item for item in items}
 
 
 def remove(path: str) -> None:
     """Remove a file or a folder with all that is in it; nothing happens when it is missing."""
-    filesystem, inner = url_to_fs(path)
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(inner, recursive=True)
+    filesystem, inner = open_filesystem(path)
+
+    def take_away() -> None:
+        try:
+            filesystem.rm(glob.escape(inner) if is_remote(path) else inner, recursive=True)
+        except Exception as error:
+            if not remote.is_missing(error):
+                raise
+
+    attempt(path, take_away)
 
 
 def version(path: str) -> dict[str, Any]:
-    """What tells cheaply that a file is unchanged: its size, and its modification time or ETag.
+    """What tells that a file is unchanged: its size, and its modification time, its ETag or what else a server gives.
 
-    Raises InputError when the file is missing.
+    A server that gives nothing has the file read, and its content hashed. Raises InputError when the file is missing.
     """
-    filesystem, inner = url_to_fs(path)
-    try:
-        info = filesystem.info(inner)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    mark = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(key)), None)
-    return {"size": info["size"], "mark": str(mark)}
+    filesystem, inner = open_filesystem(path)
+    info = attempt(path, lambda: filesystem.info(inner))
+    mark, size = remote.mark(info), info["size"]
+    if mark is None and info["type"] == "file":
+        with open_file(path) as stream:
+            reader = HashingReader(stream)
+            mark = "content " + reader.finish()
+            size = reader.size
+    return {"size": size or 0, "mark": str(mark)}
 
 
 def digest(*values: Any) -> str:
@@ -246,11 +327,13 @@ class HashingReader:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._hash = hashlib.blake2b(digest_size=16)
+        self.size = 0  # bytes so far
 
     def read(self, size: int = -1) -> bytes:
         """Read and hash up to ``size`` bytes."""
         data = self._stream.read(size)
         self._hash.update(data)
+        self.size += len(data)
         return data
 
     def finish(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
+import threading
 import unicodedata
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,11 +49,12 @@ def print_error(message: str, label: str = "error", style: str = "bold red") -> 
 def run_command(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run the work of a command and return its exit code, 0 unless ``work`` returns another.
 
-    An error that the user can fix, and an error of the operating system, are printed as one line and give 1; Ctrl-C prints
-    ``interrupted`` and gives 130.
+    An error that the user can fix, and an error of the operating system, are printed as one line and give 1; Ctrl-C and
+    SIGTERM print ``interrupted`` and give 130.
     """
     try:
-        return work() or 0
+        with terminable():
+            return work() or 0
     except CocuError as error:
         # An error from a worker process of torch's comes behind that process's stack.
         print_error(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]))
@@ -62,6 +66,24 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
     except KeyboardInterrupt:
         Console(stderr=True).print(interrupted, highlight=False)
         return INTERRUPTED
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it has to clear away is cleared away."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else minds it
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def add_remote_option(parser: ArgumentParser) -> None:

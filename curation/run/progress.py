@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from curation.base import files
+from curation.base.errors import CocuError
 from curation.run.run import Run
 
 INTERVAL = 0.5  # seconds between two notes of one worker
+REMOTE_INTERVAL = 10.0  # the same, where each note is a request
 WHOLE = "all"  # the part of a stage that runs once
 
 
@@ -25,10 +30,14 @@ class Note(NamedTuple):
 
 
 class Progress:
-    """Notes how far one stage is with one part of its work: a shard, or all of it. Local output folders only."""
+    """Notes how far one stage is with one part of its work: a shard, or all of it.
+
+    No result depends on the notes: where a remote storage does not take one, the work goes on without it.
+    """
 
     def __init__(self, run: Run, stage: str, part: str) -> None:
-        self._path = None if files.is_remote(run.folder) else run.path(".progress", stage, part + ".json")
+        self._path = run.path(".progress", stage, part + ".json")
+        self._interval = REMOTE_INTERVAL if files.is_remote(run.folder) else INTERVAL
         self._part = part
         self._samples = 0
         self._last = self._start = time.monotonic()
@@ -37,7 +46,7 @@ class Progress:
     def advance(self, samples: int) -> None:
         """``samples`` more are done."""
         self._samples += samples
-        if time.monotonic() - self._last >= INTERVAL:
+        if time.monotonic() - self._last >= self._interval:
             self._note("running", "")
 
     def finish(self, state: str, reason: str = "") -> None:
@@ -51,27 +60,48 @@ class Progress:
 
     def _note(self, state: str, reason: str) -> None:
         self._last = time.monotonic()
-        if self._path is not None:
-            note = Note(self._part, state, self._samples, self.seconds, time.time(), reason)
+        note = Note(self._part, state, self._samples, self.seconds, time.time(), reason)
+        if files.is_remote(self._path):
+            with contextlib.suppress(CocuError):
+                files.put(self._path, json.dumps(note._asdict()).encode())
+        else:
             files.write_json(self._path, note._asdict(), durable=False)
 
 
 def stages_begun(run: Run) -> list[str]:
     """The stages that have notes, sorted."""
-    folder = run.path(".progress")
-    return [] if files.is_remote(folder) or not os.path.isdir(folder) else sorted(os.listdir(folder))
+    return files.folders_in(run.path(".progress"))
 
 
 def read_progress(run: Run, stage: str) -> list[Note]:
-    """The notes of a stage, one for each part that was begun."""
+    """The notes of a stage, one for each part that was begun; as far as they can be read, where they are remote."""
     folder = run.path(".progress", stage)
-    if files.is_remote(folder) or not os.path.isdir(folder):
+    if not files.is_remote(folder):
+        names = [name for name in files.files_in(folder) if name.endswith(".json") and not name.startswith(".")]
+        return [Note(**files.read_json(files.join(folder, name))) for name in names]
+    try:
+        marks = sorted(files.marks_in(folder).items())
+    except CocuError:
         return []
-    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".json") and not name.startswith(".")]
-    return [Note(**files.read_json(os.path.join(folder, name))) for name in names]
+    paths = [(files.join(folder, name), mark) for name, mark in marks if name.endswith(".json")]
+    with ThreadPoolExecutor(16) as pool:
+        notes = pool.map(lambda item: _note_or_none(*item), paths)
+        return [note for note in notes if note is not None]
+
+
+def _note_or_none(path: str, mark: str) -> Note | None:
+    try:
+        return _read_remote(path, mark)
+    except (CocuError, TypeError):
+        return None
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _read_remote(path: str, mark: str) -> Note:
+    """A note; read again only when ``mark`` tells that it has changed."""
+    return Note(**files.read_json(path))
 
 
 def clear_progress(run: Run) -> None:
     """Forget the notes of an earlier run."""
-    if not files.is_remote(run.folder):
-        files.remove(run.path(".progress"))
+    files.remove(run.path(".progress"))

@@ -12,6 +12,7 @@ from curation.archive import ConceptArchive
 from curation.base import files
 from curation.base.addresses import redacted
 from curation.base.errors import CocuError, listed
+from curation.base.patterns import split
 from curation.base.recorded import check_openable, resolve_recorded
 from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
@@ -139,7 +140,8 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
     if config.shards:
-        values["shards"] = relative_paths([config.shards] if isinstance(config.shards, str) else config.shards, folder)
+        joined = [config.shards] if isinstance(config.shards, str) else config.shards
+        values["shards"] = relative_paths([part for pattern in joined for part in split(pattern)], folder)
     if config.embeddings:
         values["embeddings"] = relative(config.embeddings)
     if config.retrieval.data:

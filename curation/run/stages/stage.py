@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from curation.base import files
 from curation.base.errors import CocuError, one_line
+from curation.base.processors import usable_processors
 from curation.run.progress import WHOLE, Progress
 from curation.run.records import Record, changes, read_record, recorded
 from curation.run.run import Run
@@ -80,7 +80,7 @@ def run_stage(stage: Stage, run: Run, shard: Shard | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1 if stage.per_shard else os.cpu_count() or 1)
+    faiss.omp_set_num_threads(1 if stage.per_shard else usable_processors())
     try:
         # numpy's BLAS has threads of its own
         with threadpool_limits(1) if stage.per_shard else contextlib.nullcontext():
