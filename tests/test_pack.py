@@ -97,9 +97,6 @@ def test_what_cannot_be_packed_is_a_reject_with_its_reason(tmp_path, capfd):
     assert "2 samples in 1 tar (2 jpg)" in out
     assert "13 could not be packed" in out
     assert "3 x not an image in JPEG, PNG" in out and "damaged, such as empty.jpg, eps.jpg" in out
-        "3 x not an image in JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF, or its header is damaged, such as empty.jpg, eps.jpg"
-        in out
-    )
 
 
 def test_tars_are_not_packed_into_themselves(tmp_path):
