@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments")
+PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "cocu")
 
 
 def modules_with_examples() -> list[str]:

@@ -16,7 +16,7 @@ from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import build_parser, packaged, read_config
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks")
+PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks", "cocu")
 ALLOWED = {  # what a package may import, besides itself: packages, or parts of them
     "curation": set(),
     "segmenters": {"curation.base"},
@@ -25,6 +25,7 @@ ALLOWED = {  # what a package may import, besides itself: packages, or parts of 
     "pipelines": {"curation"},
     "experiments": set(PACKAGES),
     "benchmarks": set(PACKAGES),
+    "cocu": {"curation.base"},  # what a command needs is imported when it runs
 }
 FORBIDDEN = {
     "curation": {"apache_beam", "lightning", "pytorch_lightning"},
@@ -34,6 +35,7 @@ FORBIDDEN = {
     "pipelines": {"lightning", "pytorch_lightning"},
     "experiments": {"apache_beam"},
     "benchmarks": set(),
+    "cocu": {"apache_beam", "torch", "lightning", "pytorch_lightning"},
 }
 # The floors of curation, from below: a module imports from its own floor and from those below it.
 FLOORS = ("curation.base", "curation.archive", "curation.", "curation.run", "curation.tools")

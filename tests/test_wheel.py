@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("curation", "evaluation", "pipelines", "training")
+PACKAGES = ("cocu", "curation", "evaluation", "pipelines", "segmenters", "training")
 SHIPPED = ("LICENSE", "NOTICE", "README.md", "pyproject.toml", "setup.cfg", *PACKAGES)
 
 
