@@ -9,6 +9,8 @@ import errno
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from curation.base.errors import one_line
+
 
 class Failure(NamedTuple):
     """What happened, and what to do about it."""
@@ -126,7 +128,11 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(f"the server refuses the request ({status}); correct the address")
     if any(isinstance(cause, PermissionError) for cause in chain):
         return STATUS[403]
-    return MISSING if any(isinstance(cause, FileNotFoundError) for cause in chain) else None
+    if isinstance(chain[-1], FileNotFoundError):
+        return MISSING
+    if any(isinstance(cause, FileNotFoundError) for cause in chain):  # fsspec says so of whatever http ran into
+        return Failure(f"cannot be read ({type(chain[-1]).__name__}: {one_line(chain[-1])})")
+    return None
 
 
 def retry_after(error: BaseException) -> float:
