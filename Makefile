@@ -40,7 +40,7 @@ help: ## list the targets
 setup: .venv/installed ## create .venv (every other target does so if needed)
 
 pack: .venv/installed ## pictures and captions in a folder or table -> tars: make pack DATA=some-photos [OUT=packed] [ARGS="..."]
-	@$(BIN)/python -m curation.tools.pack '$(DATA)' -o '$(or $(OUT),packed)/{}.tar' $(ARGS)
+	@$(BIN)/cocu pack '$(DATA)' -o '$(or $(OUT),packed)/{}.tar' $(ARGS)
 
 curate: .venv/installed ## image-text shards -> concept archives: make curate [DATA=demo] [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
 	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)

@@ -19,7 +19,7 @@ HEAD_BYTES = 1 << 27
 LEAST = 20  # samples without which a share says nothing
 PLAIN = 0.1  # share of keys that tells a way of writing tars from an accident
 NAMES = 200_000  # samples of a local tar whose names are read to find the cause
-PACK = "python -m curation.tools.pack"
+PACK = "cocu pack"
 
 
 def kind_of(reason: str) -> str:

@@ -55,7 +55,7 @@ def pack(source: Path, folder: Path, *options: str) -> int:
 
 def samples(folder: Path) -> dict[str, tuple[bytes, str]]:
     """What curation reads of the tars: {file name: (image, caption)}, led back by keys.csv. Every sample must be usable."""
-    config = load(str(folder / "packed.yaml"))
+    config = load(f"{folder}.yaml")
     with open(folder / "keys.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     by_key = {(row["shard"], row["key"]): row["file_name"] for row in rows}

@@ -9,6 +9,8 @@ import yaml
 from packed import NAMES, failed, pack, picture, samples, write_folder
 
 from curation.archive import read_tar
+from curation.config import load
+from curation.samples import list_shards
 from curation.tools.pack import main
 from curation.tools.pack import shards as pack_shards
 
@@ -35,7 +37,7 @@ def test_an_interrupted_packing_resumes_and_ends_as_an_uninterrupted_one(tmp_pat
     assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 130
     complete = tars(tmp_path / "packed")
     assert all(content == tars(tmp_path / "whole")[name] for name, content in complete.items())
-    assert "packed.yaml" not in complete
+    assert not (tmp_path / "packed.yaml").exists()
 
     monkeypatch.setattr(pack_shards.Packer, "_write", write)
     assert pack(tmp_path / "photos", tmp_path / "packed", "--count", "3") == 0
@@ -100,5 +102,23 @@ def test_what_is_no_source_is_named(tmp_path, capfd):
 def test_the_configuration_is_the_data_sets(tmp_path):
     write_folder(tmp_path / "my photos (2)", ["a.jpg", "b.png", "c.png"])
     assert pack(tmp_path / "my photos (2)", tmp_path / "packed") == 0
-    values = yaml.safe_load((tmp_path / "packed" / "packed.yaml").read_text())
+    values = yaml.safe_load((tmp_path / "packed.yaml").read_text())
     assert (values["name"], values["image"], values["caption"]) == ("my-photos-2", "png;jpg", "txt")
+
+
+def test_a_configuration_of_others_is_not_overwritten(tmp_path, capfd):
+    write_folder(tmp_path / "photos", ["a.jpg"])
+    (tmp_path / "packed.yaml").write_text("name: mine\n")
+    assert "packed.yaml: is there, but was not written by packing" in failed(
+        capfd, tmp_path / "photos", "-o", f"{tmp_path}/packed/{{}}.tar"
+    )
+    assert (tmp_path / "packed.yaml").read_text() == "name: mine\n"
+
+
+def test_tars_in_the_folder_that_we_are_in(tmp_path, monkeypatch):
+    write_folder(tmp_path / "photos", ["a.jpg"])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["../photos", "-o", "{}.tar"]) == 0
+    (shard,) = list_shards(load("packed.yaml").shards)
+    assert Path(shard.path).resolve() == tmp_path / "here" / "00000.tar"

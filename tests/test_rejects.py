@@ -100,7 +100,7 @@ def test_a_tar_whose_samples_are_not_adjacent_is_named(data, capfd, order, count
     line = failed(data(ORDERS[order](members(count))), capfd)
     assert re.search(r"00000\.tar: its samples are not adjacent: \d+\.\w+ and \d+\.\w+ lie apart", line)
     assert "tar --sort=name" in line
-    assert "python -m curation.tools.pack" in line
+    assert "cocu pack" in line
 
 
 def test_a_tar_whose_end_is_not_sorted_is_named_too(data, capfd):
@@ -137,7 +137,7 @@ def test_photos_that_share_a_key_because_of_dots_are_named(data, capfd, no_encod
     photos = [member for number in range(count) for member in renamed(sample, f"IMG.{number}")]
     line = failed(data(photos), capfd)
     assert "several images share one key, which ends at the first dot of a file name: IMG has 0.jpg, 1.jpg, " in line
-    assert "python -m curation.tools.pack" in line
+    assert "cocu pack" in line
 
 
 def test_photos_behind_another_one_of_their_key_are_rejects(data):
@@ -162,7 +162,7 @@ def test_fields_that_no_sample_has_are_named_with_those_there_are(data, capfd, c
     assert f"{count} of {count} samples have no caption field (caption); the fields there are " in line
     for field in ("jpg", "txt", "json"):
         assert f"{field} ({count})" in line
-    assert "captions inside json become txt with python -m curation.tools.pack" in line
+    assert "captions inside json become txt with cocu pack" in line
     line = failed(path, capfd, "--image", "png;jpeg")
     assert f"{count} of {count} samples have no image field (png;jpeg); the fields there are " in line
 

@@ -128,11 +128,11 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(f"the server refuses the request ({status}); correct the address")
     if any(isinstance(cause, PermissionError) for cause in chain):
         return STATUS[403]
-    if isinstance(chain[-1], FileNotFoundError):
-        return MISSING
-    if any(isinstance(cause, FileNotFoundError) for cause in chain):  # fsspec says so of whatever http ran into
-        return Failure(f"cannot be read ({type(chain[-1]).__name__}: {one_line(chain[-1])})")
-    return None
+    missing = next((cause for cause in chain if isinstance(cause, FileNotFoundError)), None)
+    if missing is None:
+        return None
+    reason = missing.__cause__  # fsspec says that a file is missing, whatever http ran into
+    return MISSING if reason is None else Failure(f"cannot be read ({type(reason).__name__}: {one_line(reason)})")
 
 
 def retry_after(error: BaseException) -> float:

@@ -1,4 +1,4 @@
-"""``python -m curation.tools.pack SOURCE -o packed/{}.tar``: pictures as people have them, as tars that curation reads.
+"""``cocu pack SOURCE -o packed/{}.tar``: pictures as people have them, as tars that curation reads.
 
 command.py  the command line
 sources.py  which kind of source something is

@@ -22,6 +22,7 @@ from curation.tools.pack.shards import NOTE, Packer, Pattern, Tally, identify
 from curation.tools.pack.sources import open_source
 from curation.tools.pack.tables import Columns
 
+HEAD = b"# Written by cocu pack"
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 NOTABLE = 0.01  # share of rejects that is shown in red
 
@@ -35,15 +36,15 @@ sources:
   a tar         that is unsorted, has dots in names, or has its captions in json
 
 examples:
-  python -m curation.tools.pack some-photos -o packed/{}.tar
-  python -m curation.tools.pack captions.csv --images photos --caption-column title -o packed/{}.tar
+  cocu pack some-photos -o packed/{}.tar
+  cocu pack captions.csv --images photos --caption-column title -o packed/{}.tar
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.pack",
+        prog="cocu pack",
         description="Pack images and captions into sorted tars with safe keys, ready to be curated.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -88,7 +89,8 @@ def pack(arguments: list[str] | None, console: Console) -> None:
     try:
         with console.status("Listing images ..."):
             total, fingerprint = identify(source.entries(), [pattern.name, args.count, size, args.name])
-        configuration = pattern.folder / "packed.yaml"
+        configuration = pattern.configuration
+        check_ours(configuration)
         if configuration.exists() and files.read_note(str(pattern.folder / NOTE)).get("fingerprint") == fingerprint:
             console.print(f"{pattern.folder}: already packed; nothing to do", highlight=False, soft_wrap=True)
             return
@@ -111,6 +113,12 @@ def pack(arguments: list[str] | None, console: Console) -> None:
         lock.release()
         if os.path.exists(lock.lock_file):
             os.remove(lock.lock_file)
+
+
+def check_ours(configuration: Path) -> None:
+    """Raises CocuError where a configuration that somebody wrote would be overwritten."""
+    if configuration.exists() and HEAD not in configuration.read_bytes()[:1000]:
+        raise CocuError(f"{configuration}: is there, but was not written by packing; move it, or give another -o")
 
 
 class _Shown:
@@ -188,7 +196,8 @@ def data_name(source: Path) -> str:
 
 def configuration_of(name: str, pattern: Pattern, tally: Tally) -> str:
     """The YAML file for curation; paths in it are relative to it."""
-    shards = pattern.shards(tally.shards)
+    folder = pattern.folder.name if pattern.configuration.parent != pattern.folder else "."
+    shards = [os.path.normpath(os.path.join(folder, name)) for name in pattern.shards(tally.shards)]
     values = {
         "name": name,
         "shards": shards[0] if len(shards) == 1 else shards,
@@ -197,5 +206,5 @@ def configuration_of(name: str, pattern: Pattern, tally: Tally) -> str:
         "encoder": {"model": "ViT-B-16", "pretrained": "openai"},
         "vocabulary": {"source": "build", "min_count": max(3, min(100, tally.samples // 1000))},
     }
-    head = "# Written by python -m curation.tools.pack; keys.csv leads from keys to file names.\n"
+    head = f"{HEAD.decode()}; keys.csv beside the tars leads from keys to file names.\n"
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

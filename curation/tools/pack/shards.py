@@ -47,8 +47,15 @@ class Pattern:
         """The tar of this number."""
         return self.folder / self.name.format(number)
 
+    @property
+    def configuration(self) -> Path:
+        """The configuration for curation: ``packed.yaml`` beside the folder ``packed``; it gives the run its name."""
+        if self.folder.name in ("", ".."):  # the folder that we are in
+            return self.folder / "packed.yaml"
+        return self.folder.with_name(f"{self.folder.name}.yaml")
+
     def shards(self, count: int) -> list[str]:
-        """The tars as the key ``shards`` of a configuration beside them names them."""
+        """The names of the tars."""
         return [self.name.format(number) for number in range(count)]
 
 
