@@ -18,7 +18,7 @@ from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError, one_line
 from curation.base.scratch import remove_abandoned, scratch
-from curation.base.terminal import printable, run_command
+from curation.base.terminal import RESUMABLE, printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
 from curation.run.lock import check_data, hold
@@ -116,7 +116,7 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    return run_command(lambda: curate(arguments, Console()), "interrupted; run the same command again to resume")
+    return run_command(lambda: curate(arguments, Console()), RESUMABLE)
 
 
 def curate(arguments: list[str] | None, console: Console) -> None:

@@ -10,7 +10,7 @@ import threading
 
 from curation.base.errors import CocuError
 from curation.base.scratch import discard
-from curation.base.terminal import print_error
+from curation.base.terminal import FAILED, INTERRUPTED, RESUMABLE, is_interrupted, print_error
 from curation.run.progress import read_progress
 from curation.run.run import Run
 from curation.run.stages import plan
@@ -56,11 +56,15 @@ class WorkerWatch:
             os.remove(self.alive)
         if self._over.wait(GRACE):  # without workers Beam may come to an end of its own
             return
+        if is_interrupted():  # Beam has ended the workers, and is slow to end itself
+            discard(self.folder)
+            print(RESUMABLE, file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
         message = one_line_of(RuntimeError("a worker died"), self._run, self.log)
         discard(self.folder)
         print_error(message)
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(FAILED)
 
 
 def one_line_of(error: Exception, run: Run, log: str) -> str:

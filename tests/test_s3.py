@@ -274,6 +274,21 @@ def test_the_note_of_a_dead_holder_is_ignored(run, change, free):
             pass
 
 
+def test_a_file_that_is_replaced_is_read_from_its_start_or_not_at_all(run):
+    path = run.path("note.bin")
+    files.put(path, b"old" * 1_000_000)
+    with files.open_file(path) as stream:
+        files.put(path, b"new" * 1_000_000)
+        assert stream.read() == b"new" * 1_000_000
+    files.put(path, b"new" * 9_000_000)  # of several blocks
+    with files.open_file(path) as stream:
+        assert stream.read(10) == (b"new" * 4)[:10]
+        files.put(path, b"odd" * 9_000_000)
+        with pytest.raises(InputError, match=r"note\.bin: it was replaced while it was read"):
+            while stream.read(1 << 20):
+                pass
+
+
 def test_the_holder_gives_signs_of_life(run, monkeypatch):
     monkeypatch.setattr(lock, "RENEWED", 0.05)
     with hold(run):

@@ -29,6 +29,7 @@ STATUS = {
     407: Failure("the proxy asks for a login (407); put it into http_proxy"),
     410: MISSING,
     408: Failure("no answer in time (408); run the same command again later", may_pass=True),
+    412: Failure("it was replaced while it was read; run the same command again", may_pass=True),
     425: Failure("not ready yet (425); run the same command again later", may_pass=True),
     429: Failure("too many requests (429); use fewer --workers, or run the same command again later", may_pass=True),
 }
@@ -133,6 +134,11 @@ def explain(error: BaseException) -> Failure | None:
         return None
     reason = missing.__cause__  # fsspec says that a file is missing, whatever http ran into
     return MISSING if reason is None else Failure(f"cannot be read ({type(reason).__name__}: {one_line(reason)})")
+
+
+def is_replaced(error: BaseException) -> bool:
+    """Whether a storage refuses to read on in a file, because another has taken its place."""
+    return any(_status(cause) == 412 for cause in _causes(error))
 
 
 def retry_after(error: BaseException) -> float:

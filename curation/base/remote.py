@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from curation.base.addresses import redacted
 from curation.base.errors import CocuError, InputError, one_line
-from curation.base.failures import Failure, explain, retry_after
+from curation.base.failures import STATUS, Failure, explain, is_replaced, retry_after
 
 Outcome = TypeVar("Outcome")
 
@@ -239,6 +239,8 @@ class RemoteReader(io.RawIOBase):
             if self._in_blocks and isinstance(error, ValueError) and "range requests" in str(error):
                 self._in_blocks = False
                 return self._read(size)
+            if self._position and is_replaced(error):  # from its start it could be read again, not from here
+                raise InputError(f"{redacted(self._path)}: {STATUS[412].reason}") from None
             raise
 
     def _go_to(self, position: int) -> None:

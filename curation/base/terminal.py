@@ -10,6 +10,7 @@ import threading
 import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +20,7 @@ from curation.base.addresses import redacted
 from curation.base.errors import CocuError
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
+RESUMABLE = "interrupted; run the same command again to resume"
 TURNING = {
     *map(chr, range(0x202A, 0x202F)),
     *map(chr, range(0x2066, 0x206A)),
@@ -68,22 +70,36 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
         return INTERRUPTED
 
 
+_interruption = threading.Event()
+
+
+def is_interrupted() -> bool:
+    """Whether Ctrl-C or SIGTERM is ending the command: what dies from now on is no failure."""
+    return _interruption.is_set()
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does, so that what it has to clear away is cleared away."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield  # somebody else minds it
-        return
+    handlers: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    ours = [number for number, handler in handlers.items() if signal.getsignal(number) == handler]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []  # somebody else minds them
 
     def interrupt(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        _interruption.set()
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    _interruption.clear()
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, handlers[number])
 
 
 def add_remote_option(parser: ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from curation.base import files
 from curation.base.configuration import parse_bytes, require
 from curation.base.errors import CocuError
-from curation.base.terminal import run_command
+from curation.base.terminal import RESUMABLE, run_command
 from curation.tools.pack.shards import NOTE, Packer, Pattern, Tally, identify
 from curation.tools.pack.sources import open_source
 from curation.tools.pack.tables import Columns
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    return run_command(lambda: pack(arguments, Console()), "interrupted; run the same command again to resume")
+    return run_command(lambda: pack(arguments, Console()), RESUMABLE)
 
 
 def pack(arguments: list[str] | None, console: Console) -> None:
