@@ -14,6 +14,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from faulty_servers import s3_environment, s3_server
+from s3fs import S3FileSystem
 
 from curation.archive import ConceptArchive
 from curation.base import files, remote
@@ -274,7 +275,8 @@ def test_the_note_of_a_dead_holder_is_ignored(run, change, free):
             pass
 
 
-def test_a_file_that_is_replaced_is_read_from_its_start_or_not_at_all(run):
+def test_a_file_that_is_replaced_is_read_from_its_start_or_not_at_all(run, monkeypatch):
+    monkeypatch.setattr(S3FileSystem, "default_block_size", 5 << 20)
     path = run.path("note.bin")
     files.put(path, b"old" * 1_000_000)
     with files.open_file(path) as stream:
