@@ -18,8 +18,13 @@ from curation.samples import Shard
 Element = tuple[int, str, str]  # a Shard as a plain tuple, for Beam's coders
 
 
-def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
-    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage."""
+def build(pipeline: beam.Pipeline, run: Run, reshuffles: bool = False) -> beam.PCollection:
+    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage.
+
+    ``reshuffles``: whether the engine has a Reshuffle, which deals shards out one by one. Not every engine has, but every
+    one groups by key, and puts keys where their hashes say.
+    """
+    spread_out = beam.Reshuffle if reshuffles else Spread
     shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in run.shards])
     spread = False
     for stage in plan(run):
@@ -27,7 +32,7 @@ def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
             shards = shards | stage.name >> Once(stage, run)
         else:
             if not spread:
-                shards = shards | f"spread for {stage.name}" >> Spread()
+                shards = shards | f"spread for {stage.name}" >> spread_out()
             shards = shards | stage.name >> beam.Map(on_shard, stage, run)
         spread = stage.per_shard
     return shards

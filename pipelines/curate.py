@@ -23,6 +23,7 @@ from curation.run.lock import hold
 from curation.run.manifest import finish, finished
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
+from pipelines.arguments import beam_options, require_known
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
@@ -89,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 def check_beam_arguments(arguments: list[str], runner: str) -> None:
     """Raises CocuError for an option that neither we nor Beam's runner know: Beam itself would ignore it."""
     with quiet_import():
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam.options.pipeline_options  # noqa: F401 - imported here, where nothing is heard
 
         module = runner_of(runner).module
         if module:  # a runner's options are known when its module is
@@ -98,15 +99,10 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
             except ImportError as error:
                 raise CocuError(f"runner {runner}: cannot be imported ({error})") from None
 
-    beams = argparse.ArgumentParser(allow_abbrev=False)
-    for section in PipelineOptions.__subclasses__():
-        section._add_argparse_args(beams)
-    names = [name for action in beams._actions for name in action.option_strings]
+    if runner_of(runner).has_job_server:  # it is asked for its options when it runs; none of them has a dot
+        arguments = [argument for argument in arguments if "." in argument.split("=")[0]]
     ours = [name for action in build_parser()._actions for name in action.option_strings]
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if argument.startswith("-") and name not in names:
-            raise CocuError(f"unknown option {name}{did_you_mean(name, ours + names)}")
+    require_known(arguments, ours + beam_options())
 
 
 def main(arguments: list[str] | None = None) -> int:

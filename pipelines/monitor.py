@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -107,6 +108,7 @@ class StageProgress:
     seconds: float
     rate: float  # samples per second; 0 where nothing is known
     left: float  # seconds; 0 where nothing is known
+    workers: str  # how many computed, and how many parts each: "2 × 4", or "4 × 1-3" where they differ
 
     @property
     def is_complete(self) -> bool:
@@ -140,7 +142,16 @@ def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
         seconds=seconds,
         rate=samples / seconds if samples and seconds > 0 else 0.0,
         left=seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
+        workers=_workers(computed),
     )
+
+
+def _workers(computed: list[Note]) -> str:
+    counts = Counter(note.worker for note in computed).values()
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    return f"{len(counts)} × {least}" + (f"-{most}" if most > least else "")
 
 
 def describe(state: StageProgress) -> str:

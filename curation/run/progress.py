@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Note(NamedTuple):
     seconds: float
     at: float  # when this was noted, in seconds since 1970
     reason: str  # why it was computed again; empty when it was new
+    worker: str = ""  # host and process that worked on it
 
 
 class Progress:
@@ -52,7 +54,8 @@ class Progress:
     def _note(self, state: str, reason: str) -> None:
         self._last = time.monotonic()
         if self._path is not None:
-            note = Note(self._part, state, self._samples, self.seconds, time.time(), reason)
+            worker = f"{socket.gethostname()}:{os.getpid()}"
+            note = Note(self._part, state, self._samples, self.seconds, time.time(), reason, worker)
             files.write_json(self._path, note._asdict(), durable=False)
 
 
