@@ -19,8 +19,9 @@ from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
-from curation.run.lock import hold
-from curation.run.manifest import finish, finished
+from curation.run.lock import hold, share
+from curation.run.manifest import finish, finished, request
+from curation.run.part import Part, finish_together, part_of
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
 from pipelines.arguments import beam_options, require_known
@@ -29,6 +30,7 @@ from pipelines.demo.world import FOLDER
 from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
 from pipelines.summary import print_counts, print_forecast, print_stages
 
+PATIENCE = 600  # seconds
 EPILOG = """\
 examples:
   python -m pipelines.curate --data demo
@@ -36,6 +38,8 @@ examples:
   python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
   python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
   python -m pipelines.curate --data my.yaml --runner dask --dask_client_address tcp://scheduler:8786
+  python -m pipelines.curate --data my.yaml --runner flink --flink_master host:8081
+  python -m pipelines.curate --data my.yaml --only-shards 0:100
 
 An interrupted run resumes where it stopped; a finished run is left alone. Options that the chosen Beam runner defines
 (such as --dask_client_address) are passed on to it.
@@ -77,6 +81,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--runner", default="DirectRunner", help=f"{runners}; or the name of any Beam runner")
     parser.add_argument("--workers", type=int, help="worker processes on this machine (default: one per core)")
     parser.add_argument(
+        "--only-shards",
+        metavar="A:B",
+        help="compute the shards from A up to B without B (the first is 0), and leave the others to processes with the same "
+        "command but for the range: for Ray, Slurm, or a loop in a shell",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="with --only-shards: wait so long without a sign of the other processes (default: %(default)s)",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="print what would be kept and what would be computed, and why"
     )
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
@@ -114,7 +131,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     """Do what the command line says. Raises CocuError."""
     args, beam_arguments = build_parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(args).items() if value is not None}
-    for name in ("data", "output", "runner", "workers", "dry_run"):
+    for name in ("data", "output", "runner", "workers", "only_shards", "patience", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
         check_beam_arguments(beam_arguments, args.runner)
@@ -122,6 +139,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if args.data == "demo" and "shards" not in overrides:
         _prepare_demo(args.dry_run, console)
     run = plan_run(config, args.output or config.output_folder)
+    part = _part(run, args) if args.only_shards else None
     began = time.monotonic()
 
     manifest = finished(run)
@@ -136,8 +154,13 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
         return
-    _run(run, args, beam_arguments, console)
-    _write_report(run, console)
+    if part:
+        is_finisher = _run_part(run, part, args, beam_arguments, console)
+    else:
+        is_finisher = True
+        _run(run, args, beam_arguments, console)
+    if is_finisher:
+        _write_report(run, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
 
@@ -165,29 +188,74 @@ def _write_report(run: Run, console: Console) -> None:
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
+    _announce(run, args.runner, len(run.shards), console)
+    with hold(run):
+        _clean(run)
+        _compute(run, args, beam_arguments, console)
+        finish(run)
+        remove_temporary(run)  # of workers that were lost while others went on
+    _print_tables(run, console)
+    clear_progress(run)
+
+
+def _run_part(run: Run, part: Part, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> bool:
+    """Compute a part of the shards; returns whether it was this process that finished the run."""
+    _announce(run, args.runner, len(part.shards), console)
+    with share(run, request(run), first=lambda: _clean(run), last=lambda: _tidy(run)):
+        _compute(run, args, beam_arguments, console, part)
+        is_finisher = finish_together(run, part.patience)
+        _print_tables(run, console)
+    return is_finisher
+
+
+def _part(run: Run, args: argparse.Namespace) -> Part:
+    if runner_of(args.runner).reshuffles:
+        raise CocuError(f"only-shards: runner {args.runner} spreads the shards over its machines by itself")
+    return part_of(run, args.only_shards, args.patience)
+
+
+def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
     from curation import encoder
-    from pipelines.monitor import Monitor
 
     config = run.config
     device, precision = encoder.resolve(config.encoder)
+    count = f"{shards:,}" if shards == len(run.shards) else f"{shards:,} of {len(run.shards):,}"
     console.print(
-        f"Curating {config.name}: {len(run.shards):,} shards -> {run.folder}\n"
+        f"Curating {config.name}: {count} shards -> {run.folder}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
-        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {args.runner}",
+        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {runner}",
         highlight=False,
         soft_wrap=True,
     )
-    with hold(run):
-        files.remove(run.manifest)  # no manifest: not finished
-        remove_temporary(run)
-        clear_progress(run)
-        with Monitor(run, console):
-            run_pipeline(run, args.runner, args.workers, beam_arguments)
-        finish(run)
-        remove_temporary(run)  # of workers that were lost while others went on
+
+
+def _clean(run: Run) -> None:
+    """Before a run: no manifest, so that it is not finished, and nothing of one that was killed."""
+    files.remove(run.manifest)
+    _tidy(run)
+
+
+def _tidy(run: Run) -> None:
+    remove_temporary(run)
+    clear_progress(run)
+
+
+def _compute(
+    run: Run,
+    args: argparse.Namespace,
+    beam_arguments: list[str],
+    console: Console,
+    part: Part | None = None,
+) -> None:
+    from pipelines.monitor import Monitor
+
+    with Monitor(run, console, part.shards if part else ()):
+        run_pipeline(run, args.runner, args.workers, beam_arguments, part)
+
+
+def _print_tables(run: Run, console: Console) -> None:
     print_counts(run, files.read_json(run.manifest), console)
     print_stages(run, console)
-    clear_progress(run)
 
 
 if __name__ == "__main__":

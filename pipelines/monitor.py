@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,16 +15,21 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
+from curation.samples import Shard
 
 POLL = 0.5  # seconds
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 
 class Monitor(AbstractContextManager["Monitor"]):
-    """Shows the progress of a run while its block lasts."""
+    """Shows the progress of a run while its block lasts.
 
-    def __init__(self, run: Run, console: Console) -> None:
+    ``own``: the shards of this process, where other processes have the rest: it may have to wait for them.
+    """
+
+    def __init__(self, run: Run, console: Console, own: Iterable[Shard] = ()) -> None:
         self._run, self._console = run, console
+        self._own = {shard.name for shard in own}
         self._stop = threading.Event()
         self._stages = plan(run)
         self._bars = Progress(
@@ -64,7 +70,7 @@ class Monitor(AbstractContextManager["Monitor"]):
         for stage in self._stages:
             notes = read_progress(self._run, stage.name)
             if notes:
-                state = summarise(stage, notes, len(self._run.shards))
+                state = summarise(stage, notes, len(self._run.shards), self._own)
                 self._show(stage.name, state) if self._console.is_terminal else self._log(stage.name, state)
 
     def _show(self, name: str, state: StageProgress) -> None:
@@ -109,6 +115,7 @@ class StageProgress:
     rate: float  # samples per second; 0 where nothing is known
     left: float  # seconds; 0 where nothing is known
     workers: str  # how many computed, and how many parts each: "2 × 4", or "4 × 1-3" where they differ
+    waits: bool  # whether this process has done its shards, and others have not
 
     @property
     def is_complete(self) -> bool:
@@ -116,8 +123,11 @@ class StageProgress:
         return self.done == self.parts
 
 
-def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
-    """Parts done, samples per second and seconds left of one stage, by its notes."""
+def summarise(stage: Stage, notes: list[Note], shards: int, own: set[str] | None = None) -> StageProgress:
+    """Parts done, samples per second and seconds left of one stage, by its notes.
+
+    ``own``: names of the shards of this process, where others have the rest.
+    """
     parts = shards if stage.per_shard else 1
     ended = [note for note in notes if note.state != "running"]
     computed = [note for note in notes if note.state != "kept"]
@@ -143,6 +153,7 @@ def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
         rate=samples / seconds if samples and seconds > 0 else 0.0,
         left=seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
         workers=_workers(computed),
+        waits=stage.per_shard and len(ended) < parts and bool(own) and own <= {note.part for note in ended},
     )
 
 
@@ -155,6 +166,7 @@ def _workers(computed: list[Note]) -> str:
 
 
 def describe(state: StageProgress) -> str:
-    """What was kept and why the rest was computed again."""
+    """What was kept, what is waited for, and why the rest was computed again."""
     kept = f"{state.kept} kept" if state.kept else ""
-    return "; ".join(item for item in (kept, *(f"again: {reason}" for reason in state.reasons)) if item)
+    waits = f"waiting for {state.parts - state.done} of other processes" if state.waits else ""
+    return "; ".join(item for item in (kept, waits, *(f"again: {reason}" for reason in state.reasons)) if item)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curation.base import files
 from curation.base.errors import CocuError
+from curation.run.part import Part
 from curation.run.run import Run
 from pipelines import dask
 from pipelines.engines import flink, spark
@@ -155,11 +156,18 @@ def runner_of(name: str) -> Runner:
     return Runner(engine, f"Beam's {name}", name.rpartition(".")[0])
 
 
-def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
+def run_pipeline(
+    run: Run,
+    runner: str,
+    workers: int | None = None,
+    beam_arguments: list[str] | None = None,
+    part: Part | None = None,
+) -> None:
     """Run the pipeline to its end.
 
     ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, one per
-    core by default; ``beam_arguments``: the runner's options. Raises CocuError with one line that says what went wrong.
+    core by default; ``beam_arguments``: the runner's options; ``part``: the shards of this process, where others have the
+    rest. Raises CocuError with the one line that tells what went wrong.
     """
     with quiet_import():
         import apache_beam as beam
@@ -170,18 +178,17 @@ def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_argumen
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    logging.getLogger().handlers[0].addFilter(
-        lambda record: record.module != "portable_runner"
-    )  # a job server's messages
-    count = min(workers or os.cpu_count() or 1, len(run.shards))
+    logging.getLogger().handlers[0].addFilter(lambda record: record.module != "portable_runner")
+    shards = len((part or run).shards)
+    count = min(workers or os.cpu_count() or 1, shards)
     with tempfile.TemporaryDirectory() as folder:
         watch = WorkerWatch(run, folder)
-        request = Request(count, len(run.shards), beam_arguments or [], watch, run.folder)
+        request = Request(count, shards, beam_arguments or [], watch, run.folder)
         chosen = runner_of(runner)
         with chosen.engine(request) as (engine, options), watch:
             try:
                 pipeline = beam.Pipeline(runner=engine, options=options)
-                build(pipeline, run, chosen.reshuffles)
+                build(pipeline, run, part, chosen.reshuffles)
                 state = wait(pipeline.run())
             except Exception as error:
                 raise CocuError(one_line_of(error, run, watch.log)) from error

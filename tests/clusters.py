@@ -9,13 +9,12 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.engines import flink, spark
-
-from pipelines.engines.job_server import FOLDER, find_java, free_port
+from pipelines.engines.job_server import FOLDER, die_with_parent, find_java, free_port
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ROOT / FOLDER
@@ -53,7 +52,7 @@ def missing(engine: str) -> str:
     return "" if all(part.exists() for part in parts) else f"no {FOLDER}/ with {engine}; run make engines"
 
 
-def wait_for(condition, seconds: float = 90) -> None:
+def wait_for(condition, seconds: float = 240) -> None:
     """Wait until a condition holds."""
     for _ in range(int(seconds / 0.05)):
         if condition():
@@ -68,7 +67,12 @@ def java(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.
     command = [find_java("test"), "-Xmx384m", *arguments]
     with open(log, "wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, start_new_session=True, env=os.environ | environment
+            command,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            env=os.environ | environment,
         )
     try:
         yield process
@@ -78,10 +82,8 @@ def java(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.
 
 def kill(process: subprocess.Popen) -> None:
     """End a program and all that it started, at once."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -140,5 +142,3 @@ def spark_cluster(folder: Path, cores: int = 1) -> Iterator[Cluster]:
         status = f"http://localhost:{web}/json/"
         wait_for(lambda: ask(status).get("aliveworkers") == MACHINES)
         yield Cluster(f"spark://localhost:{port}", machines)
-
-

@@ -1,22 +1,17 @@
-"""Flink and Spark, run: job servers, clusters on this machine, killed workers. For ``make engines``; Java and .engines/ are needed."""
+"""Flink and Spark, run: job servers, clusters on this machine, killed workers. Needs what ``make engines`` fetches."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from clusters import MACHINES, flink_cluster, kill, missing, spark_cluster, wait_for
+from clusters import flink_cluster, kill, missing, spark_cluster, wait_for
 from kills import make_world
-
-from pipelines.engines.job_server import free_port
 
 ROOT = Path(__file__).parent.parent
 SHARDS = 8

@@ -4,7 +4,8 @@ run.py         the configuration, the shards, and where every file lies
 records.py     what an output was computed from: is it still good?
 stages/        functions from files to files, one for each step
 forecast.py    what a run would do
-lock.py        one run at a time in a folder
+lock.py        one run at a time in a folder, or the processes of one
+part.py        a range of shards, for one of many processes
 progress.py    how far the work is
 manifest.py    written last: what was asked, what was counted
 cleaning.py    files that are no longer wanted

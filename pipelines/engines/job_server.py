@@ -66,7 +66,7 @@ def job_server(server: JobServer, arguments: list[str], folder: str) -> Iterator
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,  # a run that was killed must not go on writing
+            preexec_fn=die_with_parent,  # a run that was killed must not go on writing
             start_new_session=True,  # Ctrl-C is for us: the server has to cancel the job first
         )
         stack.callback(_end, process)
@@ -105,8 +105,9 @@ def free_port() -> int:
         return port
 
 
-def _die_with_parent() -> None:
-    with contextlib.suppress(AttributeError, OSError):  # only Linux can do that
+def die_with_parent() -> None:
+    """For ``preexec_fn``: a program that ends when the process that started it was killed, where the system can do that."""
+    with contextlib.suppress(AttributeError, OSError):  # only Linux can
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
 
