@@ -8,6 +8,7 @@ CKPT ?=
 BENCHMARKS ?=
 DATA_ROOT ?=
 CONFIG ?=
+JAR ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -17,7 +18,7 @@ NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup curate show measure verify train eval experiments test faults bench lint clean
+.PHONY: help setup curate show measure verify train eval experiments test engines faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -64,7 +65,11 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OUT),--output '$(OUT)') $(if $(QUICK),--quick) $(ARGS)
 
 test: .venv/installed ## run the tests
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m 'not engines' $(ARGS)
+
+engines: .venv/installed ## run on Flink and Spark and compare; needs Java and Maven, or JAR=job-server.jar
+	@$(BIN)/python -m pipelines.engines.fetch $(if $(JAR),--jar '$(JAR)')
+	@$(BIN)/python -m pytest -v -m engines tests/test_job_servers.py $(ARGS)
 
 faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
 	@$(BIN)/python tests/kills.py $(ARGS)

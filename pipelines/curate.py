@@ -83,8 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-shards",
         metavar="A:B",
-        help="compute the shards from A up to B without B (the first is 0), and leave the others to processes with the same "
-        "command but for the range: for Ray, Slurm, or a loop in a shell",
+        help="compute the shards from A up to B without B (the first is 0), and leave the others to processes with the "
+        "same command but for the range: for Ray, Slurm, or a loop in a shell",
     )
     parser.add_argument(
         "--patience",

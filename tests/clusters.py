@@ -18,7 +18,6 @@ from pipelines.engines.job_server import FOLDER, die_with_parent, find_java, fre
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ROOT / FOLDER
-MACHINES = 2  # of each cluster
 FLINK_MEMORY = {
     "jobmanager.memory.process.size": "600m",
     "taskmanager.memory.task.heap.size": "256m",
@@ -39,7 +38,7 @@ class Cluster(NamedTuple):
     """A cluster that runs."""
 
     master: str
-    machines: list[subprocess.Popen]  # task managers of Flink, workers of Spark
+    workers: list[subprocess.Popen]  # task managers of Flink, workers of Spark
 
 
 def missing(engine: str) -> str:
@@ -52,7 +51,7 @@ def missing(engine: str) -> str:
     return "" if all(part.exists() for part in parts) else f"no {FOLDER}/ with {engine}; run make engines"
 
 
-def wait_for(condition, seconds: float = 240) -> None:
+def wait_for(condition, seconds: float = 600) -> None:
     """Wait until a condition holds."""
     for _ in range(int(seconds / 0.05)):
         if condition():
@@ -97,8 +96,8 @@ def ask(address: str) -> dict:
 
 
 @contextmanager
-def flink_cluster(folder: Path, slots: int = 1) -> Iterator[Cluster]:
-    """A job manager and two task managers of Flink."""
+def flink_cluster(folder: Path, machines: int = 2, slots: int = 1) -> Iterator[Cluster]:
+    """A job manager of Flink and some task managers, of ``slots`` slots each."""
     rest, rpc = free_port(), free_port()
     names = ("jobmanager.rpc.address", "jobmanager.bind-host", "rest.address", "rest.bind-address")
     values = {name: "localhost" for name in (*names, "taskmanager.host", "taskmanager.bind-host")} | FLINK_MEMORY
@@ -113,32 +112,31 @@ def flink_cluster(folder: Path, slots: int = 1) -> Iterator[Cluster]:
     worker = [*flink.OPENED, *program, f"{runtime}.taskexecutor.TaskManagerRunner", *conf]
     with ExitStack() as stack:
         stack.enter_context(java(folder / "manager.log", *manager))
-        machines = [stack.enter_context(java(folder / f"worker{n}.log", *worker)) for n in range(MACHINES)]
+        workers = [stack.enter_context(java(folder / f"worker{n}.log", *worker)) for n in range(machines)]
         overview = f"http://localhost:{rest}/overview"
-        wait_for(lambda: ask(overview).get("slots-available") == MACHINES * slots)
-        yield Cluster(f"localhost:{rest}", machines)
+        wait_for(lambda: ask(overview).get("slots-available") == machines * slots)
+        yield Cluster(f"localhost:{rest}", workers)
 
 
 @contextmanager
-def spark_cluster(folder: Path, cores: int = 1) -> Iterator[Cluster]:
-    """A master and two workers of Spark."""
+def spark_cluster(folder: Path, machines: int = 2, slots: int = 1) -> Iterator[Cluster]:
+    """A master of Spark and some workers, of ``slots`` cores each."""
     port, web = free_port(), free_port()
     programs = ENGINES / "spark"
     environment = {"SPARK_HOME": str(programs), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.12"}
     deploy = [*spark.OPENED, "-cp", f"{programs / 'jars'}/*"]
     master = ["org.apache.spark.deploy.master.Master", "--host", "localhost", "--port", str(port)]
     worker = ["org.apache.spark.deploy.worker.Worker", f"spark://localhost:{port}", "--host", "localhost"]
-    worker += ["--cores", str(cores), "--memory", "1100m"]
+    worker += ["--cores", str(slots), "--memory", "1100m"]
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         log = folder / "manager.log"
         stack.enter_context(java(log, *deploy, *master, "--webui-port", str(web), **environment))
-        machines = []
-        for number in range(MACHINES):
+        workers = []
+        for number in range(machines):
             more = ["--webui-port", str(free_port()), "--work-dir", str(folder / f"work{number}")]
-            machines.append(
-                stack.enter_context(java(folder / f"worker{number}.log", *deploy, *worker, *more, **environment))
-            )
+            log = folder / f"worker{number}.log"
+            workers.append(stack.enter_context(java(log, *deploy, *worker, *more, **environment)))
         status = f"http://localhost:{web}/json/"
-        wait_for(lambda: ask(status).get("aliveworkers") == MACHINES)
-        yield Cluster(f"spark://localhost:{port}", machines)
+        wait_for(lambda: ask(status).get("aliveworkers") == machines)
+        yield Cluster(f"spark://localhost:{port}", workers)

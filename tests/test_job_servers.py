@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,8 +16,11 @@ import pytest
 from clusters import flink_cluster, kill, missing, spark_cluster, wait_for
 from kills import make_world
 
+from pipelines.engines.job_server import free_port
+
 ROOT = Path(__file__).parent.parent
 SHARDS = 8
+LONGEST = 900  # seconds that a run may take; a quiet machine needs less than one minute
 CLUSTERS = {"flink": flink_cluster, "spark": spark_cluster}
 MASTER = {"flink": "--flink_master", "spark": "--spark_master_url"}
 
@@ -31,8 +37,7 @@ def data(tmp_path_factory) -> Path:
 def expected(data, tmp_path_factory) -> dict:
     """The tables of a run in one process."""
     folder = tmp_path_factory.mktemp("expected") / "out"
-    run = curate(data, folder, "inprocess")
-    assert run.wait() == 0
+    run_to_its_end(data, folder, "inprocess")
     return tables(folder)
 
 
@@ -52,18 +57,30 @@ def tables(folder: Path) -> dict:
     }
 
 
-def curate(data: Path, folder: Path, runner: str, *options: str) -> subprocess.Popen:
-    """The command, as a user starts it. Its output is in a file, so that it never waits for a reader."""
+@contextmanager
+def curate(data: Path, folder: Path, runner: str, *options: str) -> Iterator[subprocess.Popen]:
+    """The command, as a user starts it, while the block lasts. Its output is in a file: it never waits for a reader."""
     command = [sys.executable, "-m", "pipelines.curate", "--data", str(data), "--output", str(folder)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "wb") as stream:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--runner", runner, *options],
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
             env=os.environ | {"COLUMNS": "200"},
         )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_to_its_end(data: Path, folder: Path, runner: str, *options: str) -> None:
+    with curate(data, folder, runner, *options) as run:
+        run.wait(LONGEST)
+    assert run.returncode == 0, output_of(folder)
 
 
 def output_of(folder: Path) -> str:
@@ -86,9 +103,7 @@ def left_over(folder: Path) -> list[str]:
 def test_an_engine_inside_the_job_server(engine, workers, data, expected, tmp_path):
     out = tmp_path / "out"
     options = [] if workers == "PROCESS" else [f"--environment_type={workers}"]
-    run = curate(data, out, engine, "--workers", "2", *options)
-    run.wait(300)
-    assert run.returncode == 0, output_of(out)
+    run_to_its_end(data, out, engine, "--workers", "2", *options)
     assert tables(out) == expected
     per_shard = ("embed", "visualness", "concepts", "archive")
     spread = {stage: share for stage, share in shares(output_of(out)).items() if stage in per_shard}
@@ -100,24 +115,65 @@ def test_an_engine_inside_the_job_server(engine, workers, data, expected, tmp_pa
 def test_a_cluster_with_worker_processes(engine, data, expected, tmp_path):
     out = tmp_path / "out"
     with CLUSTERS[engine](tmp_path / "cluster") as cluster:
-        run = curate(data, out, engine, f"{MASTER[engine]}={cluster.master}")
-        run.wait(400)
-    assert run.returncode == 0, output_of(out)
+        run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}")
     assert tables(out) == expected
     print(shares(output_of(out)))
     assert not left_over(out)
 
 
+@pytest.mark.parametrize("workers", ["EXTERNAL", "LOOPBACK"])
+def test_a_cluster_with_workers_of_beam(engine, workers, data, expected, tmp_path):
+    """Beam's worker pool, which every machine has to run, and threads of the command: both for one machine of a cluster."""
+    out, port = tmp_path / "out", free_port()
+    pool = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    options = [f"--environment_type={workers}"]
+    if engine == "spark":  # executors that share a pool would confuse their workers
+        options += ["--job_server_jvm_properties=-Dspark.executor.cores=2", "--sdk_worker_parallelism=2"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with ExitStack() as stack:
+        cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster", machines=1, slots=2))
+        if workers == "EXTERNAL":
+            options += [f"--environment_config=localhost:{port}"]
+            stack.enter_context(program(pool, env=os.environ | {"PATH": path}))
+            wait_for(lambda: listens(port))
+        run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}", *options)
+    assert tables(out) == expected
+    assert shares(output_of(out))["embed"] == ("2 × 4" if workers == "EXTERNAL" else "1 × 8")
+
+
+@contextmanager
+def program(command: list[str], **more) -> Iterator[subprocess.Popen]:
+    """A program, and all that it starts, while the block lasts."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
+
+
 def test_a_cluster_that_loses_a_machine(engine, data, expected, tmp_path):
     out = tmp_path / "out"
-    with CLUSTERS[engine](tmp_path / "cluster") as cluster:
-        run = curate(data, out, engine, f"{MASTER[engine]}={cluster.master}")
-        wait_for(lambda: any((out / "rejects").glob("0*.parquet")) or run.poll() is not None, 120)
-        kill(cluster.machines[0])
-        done = {path: path.stat().st_ino for path in (out / "rejects").glob("0*.parquet")}  # only embed writes them
+    with ExitStack() as stack:
+        cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
+        run = stack.enter_context(curate(data, out, engine, f"{MASTER[engine]}={cluster.master}"))
+        wait_for(lambda: embedded(out) or run.poll() is not None)
+        kill(cluster.workers[0])
+        done = embedded(out)
         assert 0 < len(done) < SHARDS
-        run.wait(500)
+        run.wait(LONGEST)
     assert run.returncode == 0, output_of(out)
     assert tables(out) == expected
-    assert {path: path.stat().st_ino for path in done} == done  # not computed twice
+    assert done.items() <= embedded(out).items()  # what was finished was not computed again
     assert not left_over(out)
+
+
+def embedded(folder: Path) -> dict[str, int]:
+    """The shards that are embedded, and the files that say so: only that stage writes rejects."""
+    return {path.name: path.stat().st_ino for path in (folder / "rejects").glob("0*.parquet")}

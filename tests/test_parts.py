@@ -103,14 +103,14 @@ def test_a_process_that_is_left_alone_says_so_and_can_be_started_again(world, fi
     assert "already finished" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(("shards", "first"), [("0:2", 0), (":2", 0), ("1:", 1), ("1:3", 1), (":", 0)])
+@pytest.mark.parametrize(("shards", "first"), [("0:2", 0), (":2", 0), ("1:", 1), ("1:3", 1), (":", 0), ("2:9", 2)])
 def test_ranges(shards, first, run):
     part = part_of(run, shards, 1.0)
     assert part.shards == run.shards[first : first + len(part.shards)]
     assert part.shards[-1].index == (1 if shards.endswith("2") else 2)
 
 
-@pytest.mark.parametrize("shards", ["2:2", "2:1", "0:4", "3:", "1", "a:b", "-1:2", ""])
+@pytest.mark.parametrize("shards", ["2:2", "2:1", "3:4", "3:", "1", "a:b", "-1:2", ""])
 def test_ranges_that_are_none(shards, run):
     with pytest.raises(CocuError, match="only-shards: "):
         part_of(run, shards, 1.0)

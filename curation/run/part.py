@@ -30,16 +30,16 @@ class Part(NamedTuple):
 
 
 def part_of(run: Run, shards: str, patience: float) -> Part:
-    """The part of a run that ``shards`` names: a range "A:B" of its list of shards, from A up to but not including B.
+    """The part of a run that ``shards`` names: a range "A:B" of its list of shards, from A up to B without B.
 
-    Raises CocuError when it is not a range, or holds no shard.
+    Like a slice, it ends where the list ends. Raises CocuError when it is not a range, or holds no shard.
     """
     match = re.fullmatch(r"(\d*):(\d*)", shards)
     if not match:
         raise CocuError(f"only-shards: {shards!r} is not a range; write A:B, for the shards from A up to B without B")
     first, end = int(match[1] or 0), int(match[2] or len(run.shards))
-    if not first < end <= len(run.shards):
-        raise CocuError(f"only-shards: {shards} is not within 0:{len(run.shards)}, or is empty")
+    if not first < min(end, len(run.shards)):
+        raise CocuError(f"only-shards: {shards} holds no shard; there are {len(run.shards)}, from 0")
     return Part(run.shards[first:end], patience)
 
 
