@@ -69,7 +69,7 @@ test: .venv/installed ## run the tests
 
 engines: .venv/installed ## run on Flink and Spark and compare; needs Java and Maven, or JAR=job-server.jar
 	@$(BIN)/python -m pipelines.engines.fetch $(if $(JAR),--jar '$(JAR)')
-	@$(BIN)/python -m pytest -v -m engines tests/test_job_servers.py $(ARGS)
+	@$(BIN)/python -m pytest -v -m engines tests/test_flink_and_spark.py $(ARGS)
 
 faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
 	@$(BIN)/python tests/kills.py $(ARGS)

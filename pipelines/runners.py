@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import shlex
@@ -120,7 +121,7 @@ def java_engine(request: Request, engine: Any) -> Iterator[tuple[Any, PipelineOp
 def engine_folder(request: Request) -> Iterator[str]:
     """A folder for what an engine needs while it runs, in the output folder, so that all machines see it.
 
-    It stays when the block fails, with the engine's log.
+    When the block fails, the engine's log stays there.
     """
     if files.is_remote(request.folder):
         yield os.path.dirname(request.watch.log)
@@ -128,7 +129,12 @@ def engine_folder(request: Request) -> Iterator[str]:
     folder = os.path.abspath(os.path.join(request.folder, ".engine"))
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        if not glob.glob(os.path.join(folder, "*.log")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 

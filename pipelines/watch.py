@@ -16,6 +16,7 @@ from curation.run.run import Run
 from curation.run.stages import plan
 
 GRACE = 3  # seconds
+JAVA = re.compile(r"\b(?:java|org|scala)\.[\w.$]+(?:Exception|Error)\b")
 KINDS = "|".join(["CocuError", "InputError", "OutputError", "UnknownKey"])  # of errors that a stage raises
 
 
@@ -78,7 +79,9 @@ def one_line_of(error: Exception, run: Run, log: str) -> str:
     if begun:
         last = _last_line(log)
         return f"a worker died at {', '.join(begun)}{last and f' ({last})'}; run the same command again to resume"
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and JAVA.search(lines[0]):  # Java's first line is the message, and its stack follows
+        return lines[0]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
