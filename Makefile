@@ -16,6 +16,8 @@ BIN := .venv/bin
 # What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
+# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
+SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup curate show measure verify train eval experiments test engines faults bench lint clean
@@ -51,7 +53,7 @@ verify: .venv/installed ## check a finished run and compute a sample of it again
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
 train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
-	@$(BIN)/python -m training fit $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
+	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
 
@@ -71,12 +73,14 @@ engines: .venv/installed ## run on Flink and Spark and compare; needs Java and M
 	@$(BIN)/python -m pipelines.engines.fetch $(if $(JAR),--jar '$(JAR)')
 	@$(BIN)/python -m pytest -v -m engines tests/test_flink_and_spark.py $(ARGS)
 
-faults: .venv/installed ## kill 50 runs at random moments and compare, then fuzz every reader for a few minutes
+faults: .venv/installed ## broken images and tars as a table, then kill 50 runs at random moments and compare, then fuzz every reader
+	@$(BIN)/python tests/faults.py
 	@$(BIN)/python tests/kills.py $(ARGS)
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
 bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; FULL=1: with up to a million samples

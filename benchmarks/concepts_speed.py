@@ -16,8 +16,10 @@ from pydoc_data.topics import topics
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.util import ngrams
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 
+from curation.base.markdown import table
+from curation.base.versions import conditions
 from curation.concepts import LONGEST, Matcher, concept_key, singular
 from curation.config import VocabularyConfig
 from curation.vocabulary import choose_candidates, count_nouns

@@ -15,13 +15,15 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 import torch
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 from search_speed import NEIGHBOURS, RECALL, inverted_index, probed, tuned_probes
 from sklearn.cluster import KMeans
 from synthetic import DIMENSION, SHARD, VOCABULARY, SyntheticWorld, random_world
 from threadpoolctl import threadpool_limits
 
+from curation.base.markdown import table
 from curation.base.ragged import Ragged
+from curation.base.versions import conditions
 from curation.clustering import cluster_archives
 from curation.expansion import FLOOR, Anchors, Expansion, expand_retrieved
 from curation.index.build import exact_index
@@ -149,7 +151,9 @@ def main() -> int:
     machine = conditions("faiss-cpu", "scikit-learn", "torch", "numpy")
     images = synthetic_images(random_world(), ROWS)
     vectors = images.vectors
-    mentioned = [part.tolist() for part in np.split(images.mentions.concepts, images.mentions.offsets[1:-1])]
+    mentioned = [
+        part.tolist() for part in np.split(images.mentions.concepts.values, images.mentions.concepts.offsets[1:-1])
+    ]
     inverted = inverted_index(vectors, LISTS)
     probes, tried = tuned_probes(inverted, vectors)
     flat = exact_index(vectors)

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import arguments, conditions, publish, table
+from results import arguments, publish
 
 from curation import encoder
 from curation.base import files
+from curation.base.markdown import table
 from curation.base.parquet import row_count
+from curation.base.versions import conditions
 from curation.config import CurationConfig, EncoderConfig, VocabularyConfig
 from curation.run.run import plan_run
 from curation.run.stages import plan, run_stage

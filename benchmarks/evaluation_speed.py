@@ -15,10 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 from torch import Tensor
 from torch.nn import functional as F
 
+from curation.base.markdown import table
+from curation.base.versions import conditions
 from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import view_of
 from evaluation.inference import CANDIDATES, Classes, View, embed_classes, prepare, segment

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -37,40 +32,6 @@ def in_turns(works: Sequence[Callable[[], object]], rounds: int = 3) -> list[flo
 
 
 # --- the page -------------------------------------------------------------------------------------------------------------
-
-
-def conditions(*packages: str) -> str:
-    """One line: processor, threads, memory, Python and the versions of ``packages``."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"Machine: {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {card}. "
-        f"Python {platform.python_version()}, {versions}."
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
-    flags = fields.get("flags", "").split()
-    extensions = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-    return f"{fields.get('model name', platform.machine()).strip()} ({', '.join(extensions)})"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table.
-
-    >>> print(table(["search", "us"], [["exact", 3]]))
-    | search | us |
-    | --- | --- |
-    | exact | 3 |
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def write_section(path: Path, title: str, text: str) -> None:

@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 import torch
 from memory_watch import MemoryWatch
-from results import arguments, conditions, publish
+from results import arguments, publish
 from scale_page import LIMIT, MEMORY, STAGES, WORKERS, draw, merged, sections
 from synthetic import write_data_set
 from threadpoolctl import threadpool_limits
@@ -29,6 +29,7 @@ from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks
 from curation.base.ragged import Ragged
+from curation.base.versions import conditions
 from curation.expansion import Anchors, expand_retrieved
 from curation.run.curator import open_curator
 from curation.run.indexes import first_row

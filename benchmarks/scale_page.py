@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from results import table
 from synthetic import DIMENSION, VOCABULARY
 
-from curation.index.choose import choose_index, parse_bytes
+from curation.base.configuration import parse_bytes
+from curation.base.markdown import table
+from curation.index.choose import choose_index
 
 TABLE = Path(__file__).with_name("scale.csv")
 PLOT = Path(__file__).with_name("scale.png")
@@ -84,7 +85,7 @@ def extrapolated(line: dict[str, str], rows: int, memory: str) -> list[str]:
     with the square root of the lists.
     """
     measured = int(line["rows"])
-    choice = choose_index(rows, DIMENSION, parse_bytes(memory), 0.95)
+    choice = choose_index(rows, DIMENSION, parse_bytes(memory, "retrieval.memory"), 0.95)
     old, new = (int(name.partition(",")[0].removeprefix("IVF")) for name in (line["index"], choice.factory))  # lists
     times = rows / measured
     share = int(line["search"].partition("=")[2]) / old

@@ -14,10 +14,12 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 import torch
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 from synthetic import DIMENSION, random_world
 from threadpoolctl import threadpool_limits
 
+from curation.base.markdown import table
+from curation.base.versions import conditions
 from curation.index.build import empty_index, exact_index, sample_rows, train
 from curation.index.choose import TRAINING_ROWS, list_count
 from curation.index.open import SearchIndex, searchable, set_search

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
-from results import arguments, conditions, in_turns, publish, table
+from results import arguments, in_turns, publish
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GroupViTConfig as TheirConfig
 from transformers import GroupViTModel
 
-from segmenters.checkpoint import to_huggingface
-from segmenters.groupvit import GroupViT, Texts, tokenize
-from segmenters.text import arrange
+from curation.base.markdown import table
+from curation.base.versions import conditions
+from segmenters.groupvit import GroupViT
+from segmenters.huggingface import to_huggingface
+from segmenters.text import Texts, arrange, tokenize
 from training.loss import contrastive_losses
 from training.optimizer import adamw, parameter_groups
 
@@ -36,7 +38,7 @@ MARKS = {  # (precision, texts of Hugging Face's model): how many times as fast 
 }
 
 
-def texts(count: int) -> tuple[list[str], list[str]]:
+def made_up_texts(count: int) -> tuple[list[str], list[str]]:
     """Captions of 5 to 20 words, and prompts as CoCu makes them: a concept in one of the ImageNet templates."""
     rng = random.Random(0)
     captions = [" ".join(rng.choices(WORDS.split(), k=rng.randint(5, 20))) for _ in range(count)]
@@ -44,7 +46,7 @@ def texts(count: int) -> tuple[list[str], list[str]]:
     return captions, prompts
 
 
-def ours(model: GroupViT, pixels: Tensor, lots: Sequence[Texts], bf16: bool) -> Callable[[], None]:
+def our_step(model: GroupViT, pixels: Tensor, texts: Sequence[Texts], bf16: bool) -> Callable[[], None]:
     """A training step as ``python -m training`` does it."""
     model = model.train()
     optimizer = adamw(parameter_groups(model, DECAY), RATE)
@@ -53,8 +55,10 @@ def ours(model: GroupViT, pixels: Tensor, lots: Sequence[Texts], bf16: bool) -> 
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             image = model.encode_image(pixels)
-            captions, prompts = model.encode_texts(lots)
-        losses = contrastive_losses(image, captions, prompts.unflatten(0, (-1, PROMPTS)), model.scale, model.scale)
+            captions, prompts = model.encode_texts(texts)
+        prompts = prompts.unflatten(0, (-1, PROMPTS))  # (B, M, D)
+        losses = contrastive_losses(image, captions, prompts, model.scale, model.scale)
+        assert losses.prompts is not None
         (losses.caption + losses.prompts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -62,7 +66,7 @@ def ours(model: GroupViT, pixels: Tensor, lots: Sequence[Texts], bf16: bool) -> 
     return step
 
 
-def theirs(model: GroupViTModel, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool) -> Callable[[], None]:
+def their_step(model: GroupViTModel, pixels: Tensor, matrices: Sequence[Tensor], bf16: bool) -> Callable[[], None]:
     """A training step with Hugging Face's model, the loss written plainly and PyTorch's default AdamW."""
     model = model.train()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
@@ -76,10 +80,10 @@ def theirs(model: GroupViTModel, pixels: Tensor, matrices: Sequence[Tensor], bf1
             text = model.text_projection(text)
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         logits = model.logit_scale.exp() * image @ text.T  # (B, B + B·M)
-        places = torch.arange(count)
-        loss = (F.cross_entropy(logits[:, :count], places) + F.cross_entropy(logits[:, :count].T, places)) / 2
+        rows = torch.arange(count)
+        loss = (F.cross_entropy(logits[:, :count], rows) + F.cross_entropy(logits[:, :count].T, rows)) / 2
         target = torch.eye(count).repeat_interleave(PROMPTS, 1) / PROMPTS  # (B, B·M)
-        to_images = F.cross_entropy(logits[:, count:].T, places.repeat_interleave(PROMPTS))
+        to_images = F.cross_entropy(logits[:, count:].T, rows.repeat_interleave(PROMPTS))
         loss = loss + (F.cross_entropy(logits[:, count:], target) + to_images) / 2
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -94,38 +98,43 @@ def measure(batch: int, rounds: dict[str, int]) -> tuple[dict[tuple[str, str], f
     model = GroupViT()
     hugging = GroupViTModel(TheirConfig())
     hugging.load_state_dict(to_huggingface(model))
+
     pixels = torch.randn(batch, 3, model.config.image_size, model.config.image_size)
-    captions, prompts = texts(batch)
+    captions, prompts = made_up_texts(batch)
     trimmed = [tokenize(captions), tokenize(prompts)]
     padded = [torch.cat([F.pad(ids, (0, model.config.text_context - ids.shape[1])) for ids in trimmed])]
     arranged = [arrange(some, model.config.text_context) for some in (captions, prompts)]
-    seconds = {}
+
+    seconds: dict[tuple[str, str], float] = {}
     for precision, turns in rounds.items():
         bf16 = precision == "bf16"
-        works = {
-            "padded": theirs(hugging, pixels, padded, bf16),
-            "trimmed": theirs(hugging, pixels, trimmed, bf16),
-            "ours": ours(model, pixels, arranged, bf16),
+        steps = {
+            "padded": their_step(hugging, pixels, padded, bf16),
+            "trimmed": their_step(hugging, pixels, trimmed, bf16),
+            "ours": our_step(model, pixels, arranged, bf16),
         }
-        for work in works.values():
-            work()  # warm up: the state of the optimizers is made
-        best = in_turns(list(works.values()), turns)
-        seconds |= {(precision, kind): taken for kind, taken in zip(works, best, strict=True)}
+        for step in steps.values():
+            step()  # warm up: the state of the optimizers is made
+        best = in_turns(list(steps.values()), turns)
+        seconds |= {(precision, kind): fastest for kind, fastest in zip(steps, best, strict=True)}
     return seconds, (trimmed[0].shape[1], trimmed[1].shape[1])
 
 
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     parser = arguments(__file__, "Seconds of a training step, against Hugging Face's GroupViT.")
-    given = parser.parse_args()
-    batch, rounds = 16, {"fp32": 6, "bf16": 12} if given.full else {"fp32": 2, "bf16": 8}
+    args = parser.parse_args()
+    batch = 16
+    rounds = {"fp32": 6, "bf16": 12} if args.full else {"fp32": 2, "bf16": 8}
     torch.set_num_threads(1)
     seconds, (longest_caption, longest_prompt) = measure(batch, rounds)
+
     rows = []
     for precision in ("fp32", "bf16"):
         padded, trimmed, mine = (seconds[precision, kind] for kind in ("padded", "trimmed", "ours"))
         rows.append([precision, *(f"{value:.2f}" for value in (padded, trimmed, mine))])
         rows[-1] += [f"{padded / mine:.2f}", f"{trimmed / mine:.2f}"]
+
     text = (
         f"GroupViT of the paper's sizes in training mode, batches of {batch} images of 224 px with a caption and {PROMPTS} "
         "prompts each, on one thread: forward pass, losses, backward pass, clipping and AdamW. Hugging Face's model with "
@@ -133,6 +142,7 @@ def main() -> int:
         f"and prompt ({longest_prompt}) of the batch; ours arranged by length, see segmenters/text.py. bf16 "
         f"is autocast. Best of {rounds['fp32']} rounds in turn in fp32, of {rounds['bf16']} in bf16."
     )
+
     header = ["", "theirs padded, s", "theirs trimmed, s", "ours, s", "padded / ours", "trimmed / ours"]
     marks = {
         f"{precision}: at least {ratio} times as fast as Hugging Face's with {kind} texts": (

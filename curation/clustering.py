@@ -18,6 +18,7 @@ from curation.base.random_numbers import GOLDEN, mix, unit
 
 RESTARTS = 3
 ITERATIONS = 25
+LAST_CLUSTER = np.iinfo(np.int16).max  # of an archive; with more clusters, all that follow are put into it
 BATCH = 1 << 21  # floats in one batch of Gram matrices, over all restarts
 
 
@@ -46,7 +47,7 @@ def cluster_archives(archives: Ragged, texts: np.ndarray, seed: int = 0) -> np.n
             gram = members @ members.transpose(0, 2, 1)  # (M, n, D) @ (M, D, n) -> (M, n, n)
             draws = uniforms(concepts[batch], RESTARTS * clusters, seed)  # (M, R k)
             labels[batch] = kmeans(gram, clusters, draws.reshape(len(batch), RESTARTS, clusters))
-    return number_by_appearance(archives.with_values(labels)).astype(np.int16)
+    return _as_column(number_by_appearance(archives.with_values(labels)))
 
 
 def uniforms(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -203,4 +204,9 @@ def single_clusters(archives: Ragged) -> np.ndarray:
     >>> single_clusters(Ragged.from_lists([[8, 2, 5], [2, 8]])).tolist()
     [0, 1, 2, 0, 1]
     """
-    return archives.positions.astype(np.int16)
+    return _as_column(archives.positions)
+
+
+def _as_column(labels: np.ndarray) -> np.ndarray:
+    """Labels as archives store them, int16: the least relevant concepts of a huge archive share the last cluster."""
+    return np.minimum(labels, LAST_CLUSTER).astype(np.int16)

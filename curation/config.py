@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from curation.base import configuration, files
-from curation.base.configuration import errors_naming, option, require, require_one_of
+from curation.base.configuration import errors_naming, option, parse_bytes, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
+from curation.base.errors import quoted
 from curation.expansion import EXPANSIONS
-from curation.index.choose import parse_bytes
 from curation.ranking import RANKINGS
+
+MOST_NEIGHBORS = 32_767  # archives count the captions that support a concept in 16 bits
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class VocabularyConfig:
         """Check every value."""
         require(bool(self.prompts), "vocabulary.prompts: at least one sentence is needed")
         for prompt in self.prompts:
-            require("{c}" in prompt, f"vocabulary.prompts: {prompt!r} has no {{c}} for the concept")
+            require("{c}" in prompt, f"vocabulary.prompts: {quoted(prompt)} has no {{c}} for the concept")
         require(self.visualness is None or not math.isnan(self.visualness), "vocabulary.visualness: not a number")
         require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
         require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
@@ -94,13 +96,16 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        require(self.neighbors > 0, f"retrieval.neighbors: {self.neighbors} must be at least 1")
+        require(
+            0 < self.neighbors <= MOST_NEIGHBORS,
+            f"retrieval.neighbors: {self.neighbors} must be at least 1 and at most {MOST_NEIGHBORS:,}",
+        )
         require(
             self.train_sample is None or self.train_sample > 0,
             f"retrieval.train_sample: {self.train_sample} must be at least 1",
         )
         require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
-        parse_bytes(self.memory)
+        parse_bytes(self.memory, "retrieval.memory")
         check_device_name("retrieval.device", self.device)
 
 
@@ -141,6 +146,7 @@ class CurationConfig:
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that a sample has is used")
     caption: str = option("txt;text", "caption fields; the first that a sample has is used")
     output: str | None = option(None, "output folder (default: artifacts/<name>)")
+    max_member: str = option("256M", "largest member of a tar that is read; a sample with a larger one is rejected")
     on_error: str = option(
         "stop", "stop at a shard that cannot be read, or skip: only that shard is left out, and recorded"
     )
@@ -154,10 +160,11 @@ class CurationConfig:
         require(bool(self.name), "name: missing; give the data set a name")
         require(
             re.fullmatch(r"[\w.-]+", self.name) is not None and self.name.strip(".") != "",
-            f"name: {self.name!r} may have letters, digits, '_', '-' and '.' only, because it names a folder",
+            f"name: {quoted(self.name)} may have letters, digits, '_', '-' and '.' only, because it names a folder",
         )
         require(bool(self.shards) or bool(self.embeddings), "shards: missing; give tar files, or embeddings to import")
         require(not (self.shards and self.embeddings), "shards and embeddings: give one of the two, not both")
+        parse_bytes(self.max_member, "max_member")
         require_one_of("on_error", self.on_error, ("stop", "skip"))
         require(bool(self.image.strip(";")), "image: at least one field name is needed")
         require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
@@ -200,11 +207,14 @@ def load(path: str, overrides: Mapping[str, str] | None = None, folder: str | No
     return from_mapping(configuration.overlay(values, command_line), path)
 
 
-def resolve_paths(values: dict[str, Any], folder: str) -> None:
-    """Make the relative input paths in ``values`` (as read from YAML) absolute, in place."""
+def resolve_paths(values: dict[str, Any], folder: str, resolve_one: Callable[[str, str], str] = files.resolve) -> None:
+    """Make the relative input paths in ``values`` (as read from YAML) absolute, in place.
+
+    ``resolve_one``: path and folder -> path; for what a finished run recorded, it expands nothing.
+    """
 
     def resolve(path: str) -> str:
-        return files.resolve(path, folder)
+        return resolve_one(path, folder)
 
     shards = values.get("shards")
     if isinstance(shards, str) and shards:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from curation.base import files
+from curation.base import files, images
+from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError, one_line, quoted
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
 
+WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _loading = threading.Lock()
@@ -36,11 +38,12 @@ def resolve(config: EncoderConfig) -> tuple[str, str]:
 
 
 def identity(config: EncoderConfig) -> dict[str, Any]:
-    """What decides the embeddings: model, weights and preprocessing. Local weights are hashed, hub tags are named.
+    """What decides the embeddings: model, weights, and how images are decoded. Local weights are hashed, hub tags named.
 
     Raises CocuError when the folder of a ``local-dir:`` model is missing.
     """
     record: dict[str, Any] = {"model": config.model, "pretrained": config.pretrained, "precision": config.precision}
+    record["decoding"] = images.VERSION
     if config.model.startswith("local-dir:"):
         folder = config.model.removeprefix("local-dir:")
         if not os.path.isdir(folder):
@@ -64,6 +67,8 @@ def _digest_of_version(path: str, version: str) -> str:
 class Encoder:
     """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
 
+    side = 224  # pixels of the model's input: images are not decoded larger than this needs
+
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
         """Load the model. Raises CocuError when there is no such model or no weights for it."""
         self.device = device
@@ -71,6 +76,7 @@ class Encoder:
         self.dtype = DTYPES[precision]
         self.batch_size = config.batch_size
         self.model, self.preprocess, self.tokenizer = _load_open_clip(config, device, precision)
+        self.side = _input_side(self.model)
         self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
 
     @cached_property
@@ -106,11 +112,12 @@ class Encoder:
     ) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
         """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they come.
 
-        Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory.
+        Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory, and no more
+        bytes than WAITING_BYTES. The samples that are yielded have no image any more.
         """
         batch: list[tuple[Sample, torch.Tensor]] = []
         with ThreadPoolExecutor(decoders) as pool:
-            for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size):
+            for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size, _image_bytes, WAITING_BYTES):
                 if isinstance(decoded, Reject):
                     yield decoded
                     continue
@@ -125,16 +132,48 @@ class Encoder:
         if isinstance(sample, Reject):
             return sample
         try:
-            with Image.open(io.BytesIO(sample.image)) as image:
-                return sample, self.preprocess(image.convert("RGB"))
-        except UnidentifiedImageError:  # its message holds an address in memory
-            return Reject(sample.key, "image cannot be decoded (not an image format that Pillow knows)")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Reject(sample.key, f"image cannot be decoded ({one_line(error, 200)})")
+            picture = images.decode(sample.image, self.side)
+        except images.ImageError as error:
+            return Reject(sample.key, f"image cannot be decoded ({error})")
+        return replace(sample, image=b""), self.preprocess(picture)
 
     def _encode_batch(self, batch: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
         images = torch.stack([pixels for _, pixels in batch])  # (B, 3, H, W)
         return [sample for sample, _ in batch], self.encode_images(images)
+
+
+def _image_bytes(sample: Sample | Reject) -> int:
+    return len(sample.image) if isinstance(sample, Sample) else 0
+
+
+def _input_side(model: Any) -> int:
+    """The shorter side of a model's input, in pixels."""
+    size = model.visual.image_size
+    return min(size) if isinstance(size, (tuple, list)) else int(size)
+
+
+def check(config: EncoderConfig) -> None:
+    """Raises CocuError for what :func:`load` would come to refuse, without loading weights."""
+    resolve(config)
+    identity(config)
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
+
+
+def _check_named(model: str, pretrained: str | None) -> None:
+    """Raises CocuError for a name that open_clip does not know, and for weights that it does not have."""
+    import open_clip  # takes seconds, and most processes of a run that resumes never need it
+
+    name = model.replace("/", "-")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
+    if not pretrained:
+        raise CocuError(f"encoder.pretrained: missing for {model}; {remedy}")
+    if name not in open_clip.list_models():
+        known = did_you_mean(name, open_clip.list_models())
+        raise CocuError(f"encoder.model: open_clip knows no {quoted(model)}{known}")
+    if not os.path.isfile(pretrained) and not open_clip.get_pretrained_cfg(name, pretrained):
+        raise CocuError(f"encoder.pretrained: {quoted(pretrained)} is neither a file nor weights of {model}; {remedy}")
 
 
 def _load_open_clip(
@@ -144,11 +183,8 @@ def _load_open_clip(
     import open_clip  # takes seconds, and most processes of a run that resumes never need it
 
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
-    if ":" not in config.model and not config.pretrained:
-        tags = open_clip.list_pretrained_tags_by_model(config.model)
-        remedy = f"give one of {', '.join(tags)}" if tags else "open_clip has no weights for a model of that name"
-        raise CocuError(f"encoder.pretrained: missing for {config.model}; {remedy}")
-
+    if ":" not in config.model:
+        _check_named(config.model, config.pretrained)
     pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -172,19 +208,24 @@ def _unit(features: torch.Tensor) -> np.ndarray:
 
 
 def load(config: EncoderConfig) -> Encoder:
-    """The encoder of ``config``, loaded on first use and kept for the life of the process.
+    """The encoder of ``config``, loaded on first use and kept for the life of the process, or until its files change.
 
     On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
     """
     device, precision = resolve(config)
     if device == "cuda":
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    weights = identity(config)
     with _loading:
-        return _load(config.model, config.pretrained, config.batch_size, device, precision)
+        encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
+    if identity(config) != weights:
+        raise CocuError(f"encoder.model: the files of {config.model} changed while they were read; run again")
+    return encoder
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str) -> Encoder:
+def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str, weights: str) -> Encoder:
+    """``weights`` tells apart what local files held when they were read."""
     return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
 
 from curation.base import files
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line
 from curation.base.ragged import Ragged
 
 
@@ -27,6 +27,11 @@ class Mentions:
     def __len__(self) -> int:
         """N, the number of indexed images."""
         return len(self.concepts)
+
+    @cached_property
+    def width(self) -> int:
+        """One more than the largest concept id."""
+        return int(self.concepts.values.max(initial=-1)) + 1
 
 
 def write_mentions(mentions: Mentions, path: str) -> None:
@@ -50,8 +55,32 @@ def open_mentions(path: str) -> Mentions:
 def _open(path: str, version: str) -> Mentions:
     try:
         batch = pa.ipc.open_file(pa.memory_map(files.local_path(path))).get_batch(0)
-    except pa.ArrowInvalid as error:
-        raise CocuError(f"{path}: not a complete Arrow file ({error}); delete it and run again") from None
-    concepts, similarities = batch.column(0), batch.column(1)
-    lists = Ragged(concepts.offsets.to_numpy(), concepts.values.to_numpy())
-    return Mentions(lists, similarities.values.to_numpy())
+        batch.validate()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CocuError(f"{path}: not a complete Arrow file ({one_line(error)}); delete it and run again") from None
+
+    expected = [pa.large_list(pa.int32()), pa.large_list(pa.float32())]
+    if batch.num_columns != 2 or [column.type for column in batch.columns] != expected:
+        raise CocuError(f"{path}: not what a curation run notes of captions; delete it and run again")
+    concepts, similarities = batch.columns
+    lists = Ragged(concepts.offsets.to_numpy(), concepts.values.to_numpy(zero_copy_only=False))
+    values = similarities.values.to_numpy(zero_copy_only=False)
+    if not _are_sound(lists, similarities.offsets.to_numpy(), values) or any(
+        column.null_count for column in batch.columns
+    ):
+        raise CocuError(f"{path}: its lists do not fit its values; delete it and run again")
+    return Mentions(lists, values)
+
+
+def _are_sound(lists: Ragged, offsets: np.ndarray, values: np.ndarray) -> bool:
+    """Whether every list lies within the values, concepts are numbers from 0, and similarities are one for each."""
+    if len(lists.offsets) < 1 or lists.offsets[0] != 0 or lists.offsets[-1] > len(lists.values):
+        return False
+    if (
+        (np.diff(lists.offsets) < 0).any()
+        or not np.array_equal(lists.offsets, offsets)
+        or len(values) != len(lists.values)
+    ):
+        return False
+    are_ids = lists.values.dtype == np.int32 and lists.values.min(initial=0) >= 0
+    return bool(are_ids and values.dtype == np.float32 and np.isfinite(values).all())

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from curation.archive.forward import Readable
+from curation.archive.members import MAX_KEY, MAX_MEMBER, Fields, Unread, key_problem, read_members, tar_errors
 from curation.archive.source import matching, shard_name
 from curation.base import files
-from curation.base.errors import CocuError, InputError
+from curation.base.embeddings import has_direction
+from curation.base.errors import CocuError, InputError, listed, one_line
 
-META_FILE = re.compile(r"__[^/]*__($|/)")
+MAX_CAPTION = 1 << 20  # bytes
 
 
 class Shard(NamedTuple):
@@ -59,57 +61,25 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
     return [Shard(index, name, path) for index, (name, path) in enumerate(by_name.items())]
 
 
-class _Header(tarfile.TarInfo):
-    """Remembers why reading stopped: Python's tarfile takes any damaged header but the first for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            tar.stopped_by = error  # type: ignore[attr-defined]
-            raise
-
-
-def read_members(stream: IO[bytes] | files.HashingReader) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
-
-    A key ends at the first dot of the file name; extensions are lower-cased; folders, links and ``__meta__`` files are
-    skipped. A repeated extension begins a new sample with the same key. Raises tarfile.ReadError for a tar that does not
-    come to its proper end.
-    """
-    from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
-
-    key: str | None = None
-    fields: dict[str, bytes] = {}
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:  # type: ignore[call-overload]
-        for member in tar:
-            tar.members = []  # the streaming reader would keep every header otherwise
-            prefix, extension = base_plus_ext(member.name)
-            if not member.isreg() or META_FILE.match(member.name) or prefix is None:
-                continue
-            extension = extension.lower()
-            if key is not None and (prefix != key or extension in fields):
-                yield key, fields
-                fields = {}
-            key = prefix
-            fields[extension] = tar.extractfile(member).read()
-        if not isinstance(tar.stopped_by, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-            raise tarfile.ReadError(f"no end-of-archive marker: {tar.stopped_by}")
-    if key is not None:
-        yield key, fields
-
-
 def check_sample(
-    key: str, fields: dict[str, bytes], image_fields: Iterable[str], caption_fields: Iterable[str]
+    key: str, fields: Fields, image_fields: Iterable[str], caption_fields: Iterable[str]
 ) -> Sample | Reject:
     """A sample from the members of one key, or the reason why there is none. The image is not decoded here."""
-    image = next((fields[name] for name in image_fields if name in fields), None)
-    caption = next((fields[name] for name in caption_fields if name in fields), None)
-    if image is None:
-        return Reject(key, f"no image field ({';'.join(image_fields)}), only {', '.join(sorted(fields))}")
-    if caption is None:
-        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {', '.join(sorted(fields))}")
+    image_field = next((name for name in image_fields if name in fields), None)
+    caption_field = next((name for name in caption_fields if name in fields), None)
+    if image_field is None:
+        return Reject(key, f"no image field ({';'.join(image_fields)}), only {listed(sorted(fields))}")
+    if caption_field is None:
+        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {listed(sorted(fields))}")
+
+    image = fields[image_field]
+    caption = fields[caption_field]
+    if isinstance(image, Unread):
+        return Reject(key, f"{image_field} {image.reason}")
+    if isinstance(caption, Unread):
+        return Reject(key, f"{caption_field} {caption.reason}")
+    if len(caption) > MAX_CAPTION:
+        return Reject(key, f"caption is longer than {MAX_CAPTION >> 20} MiB")
     try:
         text = caption.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -118,20 +88,23 @@ def check_sample(
 
 
 def read_samples(
-    stream: IO[bytes] | files.HashingReader, path: str, image: str, caption: str
+    stream: Readable, path: str, image: str, caption: str, max_member: int = MAX_MEMBER
 ) -> Iterator[Sample | Reject]:
     """Every sample of a tar, in order, usable or not.
 
-    ``image`` and ``caption`` are field names separated by semicolons; the first that is present wins.
-    Raises InputError naming ``path`` when the tar cannot be read to its end.
+    ``image`` and ``caption`` are field names separated by semicolons; the first that is present wins. A sample whose image
+    or caption has more than ``max_member`` bytes is a Reject. Raises InputError naming ``path`` when the tar cannot be read
+    to its end.
     """
     image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
+    wanted = {*image_fields, *caption_fields}
     seen: set[str] = set()
 
     try:
-        for key, fields in read_members(stream):
-            if not key.isprintable() and key != (printable := key.encode("utf-8", "backslashreplace").decode()):
-                yield Reject(printable, "key is not UTF-8")
+        for key, fields in read_members(stream, lambda key, extension: extension in wanted, max_member):
+            problem = key_problem(key)
+            if problem:
+                yield Reject(printable(key), problem)
                 continue
             if key in seen:
                 yield Reject(key, "duplicate key")
@@ -139,22 +112,26 @@ def read_samples(
             seen.add(key)
             yield check_sample(key, fields, image_fields, caption_fields)
     except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
-        reason = " ".join(str(error).split())
+        reason = one_line(error) or type(error).__name__
         raise InputError(
             f"{path}: cannot be read as a tar after {len(seen)} samples ({reason}); repair it or take it out of shards, "
             "or set on_error: skip to leave it out"
         ) from None
 
 
+def printable(key: str) -> str:
+    """A key of any kind as text that can be written, and read: what is not UTF-8 is escaped, what is long is cut."""
+    text = key.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_KEY else text[:100] + "..."
+
+
 def read_sidecars(path: str, extension: str = "json") -> Iterator[tuple[str, bytes]]:
     """Yield (key, content) of one kind of member of a tar, such as the json sidecars. Raises InputError naming it."""
-    with files.open_file(path) as stream:
-        try:
-            for key, fields in read_members(stream):
-                if extension in fields:
-                    yield key, fields[extension]
-        except tarfile.TarError as error:
-            raise InputError(f"{path}: cannot be read as a tar ({error})") from None
+    with files.open_file(path) as stream, tar_errors(path):
+        for key, fields in read_members(stream, lambda key, name: name == extension):
+            content = fields.get(extension)
+            if isinstance(content, bytes):
+                yield key, content
 
 
 def list_imports(folder: str) -> list[Shard]:
@@ -204,7 +181,7 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)
     if key is None or "caption" not in table.column_names:
         raise InputError(
-            f"{metadata}: needs the columns caption and key (or image_path), has {', '.join(table.column_names)}"
+            f"{metadata}: needs the columns caption and key (or image_path), has {listed(table.column_names)}"
         )
     if embeddings.ndim != 2 or len(embeddings) != table.num_rows:
         raise InputError(f"{path}: shape {embeddings.shape} does not fit the {table.num_rows} rows of {metadata}")
@@ -216,9 +193,9 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
 
     embeddings (N, D); ``seen``: keys of the rows before, to which these are added.
     """
-    norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+    usable = has_direction(embeddings)
     checked: list[Sample | Reject] = []
-    for value, caption, norm in zip(keys, captions, norms, strict=True):
+    for value, caption, is_usable in zip(keys, captions, usable, strict=True):
         key = "" if value is None else str(value)
         if not key:
             checked.append(Reject("", "key is missing"))
@@ -226,7 +203,7 @@ def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, s
             checked.append(Reject(key, "duplicate key"))
         elif not isinstance(caption, str) or not caption.strip():
             checked.append(Reject(key, "caption is empty"))
-        elif not (np.isfinite(norm) and norm > 0):
+        elif not is_usable:
             checked.append(Reject(key, "embedding is zero or not finite"))
         else:
             checked.append(Sample(key, b"", caption.strip()))

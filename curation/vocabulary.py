@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from curation.base import files
 from curation.base.embeddings import embedding_array, embedding_matrix
-from curation.base.errors import CocuError, one_line
-from curation.base.parquet import open_parquet
+from curation.base.errors import CocuError, listed, one_line, quoted
+from curation.base.parquet import check_columns, open_parquet, read_columns
 from curation.concepts import LONGEST, concept_key, count_words, singular, tokens
 
 TAGGED_AT_ONCE = 512  # captions
@@ -103,7 +103,7 @@ def read_concepts(path: str) -> list[str]:
         if not key:
             continue
         if not 1 <= count_words(key) <= LONGEST:
-            raise CocuError(f"{path}: entry {number}, {entry.strip()!r}: a concept has 1 to {LONGEST} words")
+            raise CocuError(f"{path}: entry {number}, {quoted(entry.strip())}: a concept has 1 to {LONGEST} words")
         unique.setdefault(key, " ".join(entry.split()))
 
     if not unique:
@@ -136,7 +136,7 @@ def _parquet_entries(content: bytes, path: str) -> list[str]:
     except (pa.ArrowException, OSError) as error:
         raise CocuError(f"{path}: not a Parquet file ({one_line(error)})") from None
     if "concept" not in table.column_names:
-        raise CocuError(f"{path}: no column concept, only {', '.join(table.column_names)}")
+        raise CocuError(f"{path}: no column concept, only {listed(table.column_names)}")
     return [entry or "" for entry in table["concept"].to_pylist()]
 
 
@@ -180,11 +180,14 @@ def table_of(vocabulary: Vocabulary) -> pa.Table:
 
 def read_vocabulary(path: str) -> Vocabulary:
     """Read ``vocabulary.parquet`` back. Raises CocuError when it is missing or damaged."""
-    with open_parquet(path) as file:
-        table = file.read()
+    kinds = {"concept": pa.string(), "count": pa.int64(), "embedding": None}
+    table = read_columns(path, kinds)
+    with open_parquet(path) as file:  # NaN where it could not be measured
+        check_columns(file, ["visualness"], path)
+        visualness = file.read(["visualness"])["visualness"].cast(pa.float32())
     return Vocabulary(
         table["concept"].to_pylist(),
         embedding_matrix(table["embedding"]),
         table["count"].to_numpy(),
-        table["visualness"].to_numpy(zero_copy_only=False),
+        visualness.to_numpy(zero_copy_only=False),
     )

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
-from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT, tokenize
+from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT
+from segmenters.text import tokenize
 
 PROMPT = "a photo of a {}."
 CANDIDATES = 5  # classes that a window may contain

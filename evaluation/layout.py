@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from curation.base.errors import CocuError, one_line
+from curation.base.images import ImageError, decode, decode_stored
 from evaluation.benchmark import AbsentError, Benchmark, Layout
 from evaluation.labels import ENCODINGS, check_range
-
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -143,39 +142,42 @@ def _locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Benchmar
 def read_labelled(files: BenchmarkImage, benchmark: Benchmark) -> tuple[Image.Image, np.ndarray]:
     """Image (RGB) and labels (H, W), int32. Raises CocuError, also when their sizes differ.
 
-    Where the benchmark shrinks large images, the mask may have another size of the same shape.
+    The image is upright: masks are drawn on what a viewer shows. If the mask fits only the image as the camera stored it,
+    it was drawn on that. Where the benchmark shrinks large images, the mask may have another size of the same shape.
     """
     labels = read_labels(files, benchmark)
-    image = read_image(files.image_path)
-    width, height = labels.shape[::-1]
-    if image.size != (width, height):
-        # Masks were drawn on what a viewer shows: turned, where the camera was.
-        image = ImageOps.exif_transpose(image)
+    height, width = labels.shape
+    upright = read_image(files.image_path)
+    if upright.size == (width, height):
+        return upright, labels
 
-    proportional = abs(image.width / image.height - width / height) < 0.01 * width / height
-    if image.size != (width, height) and not (benchmark.shrink_above and proportional):
-        sizes = f"{width} x {height} pixels, but the image {image.width} x {image.height}"
-        raise CocuError(f"{files.mask_path}: the mask has {sizes}: not the mask of {files.image_path}")
-    return image, labels
+    stored = read_image(files.image_path, upright=False)
+    if stored.size == (width, height):
+        return stored, labels
+
+    for image in (upright, stored):
+        proportional = abs(image.width / image.height - width / height) < 0.01 * width / height
+        if benchmark.shrink_above and proportional:
+            return image, labels
+    sizes = f"{width} x {height} pixels, but the image {upright.width} x {upright.height}"
+    raise CocuError(f"{files.mask_path}: the mask has {sizes}: not the mask of {files.image_path}")
 
 
-def read_image(path: str) -> Image.Image:
-    """The image in RGB, as it is stored. Raises CocuError when it cannot be decoded."""
+def read_image(path: str, upright: bool = True) -> Image.Image:
+    """The image in RGB, upright or as it is stored. Raises CocuError when it cannot be decoded."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise CocuError(f"{path}: image cannot be decoded ({one_line(error, 200)})") from None
+        return decode(path, upright=upright)
+    except ImageError as error:
+        raise CocuError(f"{path}: image cannot be decoded ({error})") from None
 
 
 def read_labels(files: BenchmarkImage, benchmark: Benchmark) -> np.ndarray:
     """Class indices (H, W), int32, of the mask of an image. Raises CocuError naming the file."""
     try:
-        with Image.open(files.mask_path) as mask:
-            # A palette's indices are the labels; its colours are only for show.
-            pixels = np.array(mask)
-    except UNREADABLE as error:
-        raise CocuError(f"{files.mask_path}: mask cannot be decoded ({one_line(error, 200)})") from None
+        # A palette's indices are the labels; its colours are only for show.
+        pixels = np.array(decode_stored(files.mask_path))
+    except ImageError as error:
+        raise CocuError(f"{files.mask_path}: mask cannot be decoded ({error})") from None
 
     try:
         labels = ENCODINGS[files.encoding](pixels, benchmark.ignore_index)

@@ -8,15 +8,15 @@ import sys
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 
 from curation.base.configuration import require
 from curation.base.devices import find_device
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
-from evaluation.layout import UNREADABLE
+from evaluation.layout import read_image
 from evaluation.pictures import heatmaps, overlay
 from evaluation.windows import boxes
 from segmenters.checkpoint import latest, load
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "grass: each pixel gets the word that fits it best.",
         allow_abbrev=False,
     )
-    parser.add_argument("image", help="any image that Pillow reads")
+    parser.add_argument("image", help="a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")
     parser.add_argument("--words", required=True, help='comma-separated, such as "red fox, grass, water"')
     parser.add_argument(
         "-o", "--output", default="segmentation.png", help="picture to write (default: segmentation.png)"
@@ -52,13 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_photo(path: str) -> Image.Image:
     """The image in RGB, turned upright. Raises CocuError when it is absent or cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise CocuError(f"{path}: no such image") from None
-    except UNREADABLE as error:
-        raise CocuError(f"{path}: image cannot be decoded ({one_line(error, 200)})") from None
+    if not os.path.exists(path):
+        raise CocuError(f"{path}: no such image")
+    return read_image(path)
 
 
 @torch.inference_mode()

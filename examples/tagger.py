@@ -38,7 +38,7 @@ def main(folder: str, epochs: int = 5) -> torch.nn.Module:
         for pictures, targets, _ in DataLoader(data.shuffle(1000), batch_size=32, drop_last=True):
             loss = binary_cross_entropy_with_logits(model(pictures), targets)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.detach())
         print(f"epoch {epoch}: loss {torch.stack(losses).mean():.3f}")

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from curation.encoder import Encoder, load
 from curation.run.run import open_run
 from experiments.commands import ExperimentError
-from segmenters.groupvit import MEAN, STD, GroupViTConfig, Texts, group_masks
+from segmenters.groupvit import MEAN, STD, GroupViTConfig, group_masks
+from segmenters.text import Texts
 from training.batches import Batch
 from training.cli import main as train
 from training.module import GroupViTModule, OptimizerConfig, ValidationConfig
@@ -148,8 +149,8 @@ class Distillation(GroupViTModule):
         """The encoder's embeddings of texts: (T, D)."""
         context = self.encoder.model.context_length
         ids = torch.cat([F.pad(matrix, (0, context - matrix.shape[1])) for matrix in texts.matrices])  # (T, context)
-        embeddings = torch.from_numpy(self.encoder.encode_ids(ids)).to(texts.places.device)
-        return embeddings.index_select(0, texts.places)
+        embeddings = torch.from_numpy(self.encoder.encode_ids(ids)).to(texts.rows.device)
+        return embeddings.index_select(0, texts.rows)
 
 
 def check(config: GroupViTConfig, encoder: Encoder) -> None:

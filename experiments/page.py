@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import table
+from curation.base.markdown import table
 from experiments.arms import BASELINE, Arm
 from experiments.findings import findings, limits, score_range
 from experiments.omission import NAMES

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import conditions
 from curation.archive import ConceptArchive
+from curation.base.versions import conditions
 from evaluation.benchmark import Benchmark
 from experiments import figures, omission, summary
 from experiments.arms import BASE, BASELINE, COCU, TRUTH

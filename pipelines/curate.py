@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import time
@@ -16,14 +17,16 @@ from rich.markup import escape
 from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
-from curation.base.terminal import run_command
+from curation.base.terminal import printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
-from curation.run.lock import hold, share
-from curation.run.manifest import finish, finished, request
+from curation.run.inputs import request
+from curation.run.lock import check_data, hold, share
+from curation.run.manifest import begin, finish, finished
 from curation.run.part import Part, finish_together, part_of
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
+from curation.run.settings import check_settings
 from pipelines.arguments import beam_options, require_known
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
@@ -98,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
-        if key not in ("name", "output"):
+        if key != "output":
             shown = "" if default in ("", None) else f" (default: {default})"
             values.add_argument(f"--{key}", dest=key, metavar="VALUE", help=(text + shown).replace("%", "%%"))
     return parser
@@ -131,6 +134,8 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     """Do what the command line says. Raises CocuError."""
     args, beam_arguments = build_parser().parse_known_args(arguments)
     overrides = {key: value for key, value in vars(args).items() if value is not None}
+    if args.name is not None:
+        overrides["name"] = json.dumps(args.name)  # a text, even where it looks like a number
     for name in ("data", "output", "runner", "workers", "only_shards", "patience", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
@@ -146,10 +151,13 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if args.dry_run:
         from curation.run.forecast import forecast
 
+        check_data(run)
+        if not manifest:
+            check_settings(run)
         print_forecast(forecast(run), console)
         return
     if manifest:
-        console.print(f"{run.folder}: already finished; nothing to do", highlight=False)
+        console.print(f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False)
         print_counts(run, manifest, console)
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
@@ -180,28 +188,34 @@ def _write_report(run: Run, console: Console) -> None:
         path = report.write(run)
     except CocuError as error:
         again = f"python -m curation.tools.report {run.folder}"
-        console.print(
-            f"[yellow]no report:[/] {escape(str(error))}; try again with {again}", highlight=False, soft_wrap=True
-        )
+        message = escape(printable(f"{error}; try again with {again}"))
+        console.print(f"[yellow]no report:[/] {message}", highlight=False, soft_wrap=True)
     else:
-        console.print(f"Pictures and numbers: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Pictures and numbers: {printable(path)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
     _announce(run, args.runner, len(run.shards), console)
     with hold(run):
-        _clean(run)
+        begin(run)
+        _tidy(run)
         _compute(run, args, beam_arguments, console)
         finish(run)
         remove_temporary(run)  # of workers that were lost while others went on
-    _print_tables(run, console)
-    clear_progress(run)
+        _print_tables(run, console)
+        clear_progress(run)  # before another run may begin, whose notes these would be
 
 
 def _run_part(run: Run, part: Part, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> bool:
     """Compute a part of the shards; returns whether it was this process that finished the run."""
+
+    def first() -> None:
+        begin(run)
+        if not files.is_remote(run.folder):  # where other processes may be at work
+            _tidy(run)
+
     _announce(run, args.runner, len(part.shards), console)
-    with share(run, request(run), first=lambda: _clean(run), last=lambda: _tidy(run)):
+    with share(run, request(run), first, last=lambda: _tidy(run)):
         _compute(run, args, beam_arguments, console, part)
         is_finisher = finish_together(run, part.patience)
         _print_tables(run, console)
@@ -218,10 +232,11 @@ def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
     from curation import encoder
 
     config = run.config
+    check_settings(run)
     device, precision = encoder.resolve(config.encoder)
     count = f"{shards:,}" if shards == len(run.shards) else f"{shards:,} of {len(run.shards):,}"
     console.print(
-        f"Curating {config.name}: {count} shards -> {run.folder}\n"
+        f"Curating {config.name}: {count} shards -> {escape(printable(run.folder))}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {runner}",
         highlight=False,
@@ -229,13 +244,8 @@ def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
     )
 
 
-def _clean(run: Run) -> None:
-    """Before a run: no manifest, so that it is not finished, and nothing of one that was killed."""
-    files.remove(run.manifest)
-    _tidy(run)
-
-
 def _tidy(run: Run) -> None:
+    """Remove what a killed run left. Only where no other process is at work."""
     remove_temporary(run)
     clear_progress(run)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from curation.base.terminal import printable
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
@@ -169,4 +170,6 @@ def describe(state: StageProgress) -> str:
     """What was kept, what is waited for, and why the rest was computed again."""
     kept = f"{state.kept} kept" if state.kept else ""
     waits = f"waiting for {state.parts - state.done} of other processes" if state.waits else ""
-    return "; ".join(item for item in (kept, waits, *(f"again: {reason}" for reason in state.reasons)) if item)
+    return "; ".join(
+        item for item in (kept, waits, *(f"again: {printable(reason)}" for reason in state.reasons)) if item
+    )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.terminal import printable
 from curation.run.forecast import Step
 from curation.run.progress import read_progress
 from curation.run.run import Run
@@ -35,7 +36,10 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
             table.add_row(f"recall of the {name} ({index['factory']}{search})", f"{index['recall']:.3f}")
     console.print(table)
     console.print(
-        f"Archives: {run.path('archives')}\nLook at some: python -m curation.tools.show {run.folder}", highlight=False
+        f"Archives: {printable(run.path('archives'))}\n"
+        f"Look at some: python -m curation.tools.show {printable(run.folder)}",
+        markup=False,
+        highlight=False,
     )
 
 
@@ -68,5 +72,5 @@ def print_forecast(steps: list[Step], console: Console) -> None:
         parts = [step for step in steps if step.stage == stage]
         reasons = sorted({step.reason for step in parts if step.reason})
         kept = sum(step.kept for step in parts)
-        table.add_row(stage, str(kept), str(len(parts) - kept), escape("; ".join(reasons)))
+        table.add_row(stage, str(kept), str(len(parts) - kept), escape(printable("; ".join(reasons))))
     console.print(table)

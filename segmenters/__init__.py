@@ -1,1 +1,10 @@
-"""Models that give every place of an image an embedding, and their checkpoints."""
+"""Models that give every position of an image an embedding, and their checkpoints.
+
+groupvit.py       the model: image tower with its groupings, text tower, projection heads
+transformer.py    what both towers are made of
+cpu_attention.py  attention in bfloat16 on a CPU
+text.py           texts as token ids
+checkpoint.py     our folders and .ckpt files, and those of Hugging Face
+huggingface.py    names and sizes of Hugging Face's GroupViT
+convert.py        the command that converts between them
+"""

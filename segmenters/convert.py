@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from curation.base import files
 from curation.base.terminal import run_command
 from segmenters.checkpoint import CheckpointError, load, save, save_huggingface
-from segmenters.groupvit import MEAN, STD, GroupViTConfig, tokenizer
+from segmenters.groupvit import MEAN, STD, GroupViTConfig
+from segmenters.text import tokenizer
 
 SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m segmenters.convert",
         description="Convert GroupViT weights between our checkpoints and Hugging Face folders, bit by bit the same.",
         epilog="""examples:
@@ -32,14 +33,14 @@ def parser() -> argparse.ArgumentParser:
 The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("source", help="a .ckpt of training, a folder of ours, or a Hugging Face GroupViT folder")
-    made.add_argument("target", help="the folder to write; it must not exist, or be empty")
-    made.add_argument(
+    parser.add_argument("source", help="a .ckpt of training, a folder of ours, or a Hugging Face GroupViT folder")
+    parser.add_argument("target", help="the folder to write; it must not exist, or be empty")
+    parser.add_argument(
         "--to",
         choices=("huggingface", "cocu"),
         help="the kind of folder to write (default: cocu for a Hugging Face folder, else huggingface)",
     )
-    return made
+    return parser
 
 
 def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
@@ -51,16 +52,19 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None) -> 
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
+
     loaded = load(source)
     kind = kind or ("cocu" if loaded.kind == "huggingface" else "huggingface")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+
     if kind == "huggingface":
         save_huggingface(loaded.model, partial)
         save_processor(loaded.model.config, partial)
     else:
         save(loaded.model, partial)
     partial.replace(target)
+
     count = sum(value.numel() for value in loaded.model.parameters())
     return f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
 
@@ -70,13 +74,16 @@ def save_processor(config: GroupViTConfig, folder: Path) -> None:
     words = tokenizer()
     vocabulary = {SPECIAL.get(token, token): number for token, number in words.encoder.items()}
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in words.bpe_ranks)]) + "\n"
+
     start, end = SPECIAL.values()
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    values = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text_context, **special}
-    (folder / "merges.txt").write_text(merges, encoding="utf-8")
-    _write_json(folder / "vocab.json", vocabulary)
-    _write_json(folder / "tokenizer_config.json", values)
-    _write_json(folder / "preprocessor_config.json", preprocessing(config.image_size))
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text_context, **special}
+
+    with files.atomic_write(str(folder / "merges.txt")) as stream:
+        stream.write(merges.encode())
+    files.write_json(str(folder / "vocab.json"), vocabulary)
+    files.write_json(str(folder / "tokenizer_config.json"), settings)
+    files.write_json(str(folder / "preprocessor_config.json"), preprocessing(config.image_size))
 
 
 def preprocessing(size: int) -> dict[str, Any]:
@@ -97,13 +104,9 @@ def preprocessing(size: int) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    args = parser().parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     return run_command(lambda: print(convert(args.source, args.target, args.to)))
 
 

@@ -9,19 +9,19 @@ the largest product in evaluation. The *soft* assignments, see :meth:`GroupViT.e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segmenters.text import END_OF_TEXT, Texts
 from segmenters.transformer import MLP, Attention, Block, TokenMLP
 
-START_OF_TEXT, END_OF_TEXT = 49406, 49407  # of CLIP's byte pair encoding; the largest ids
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB: pixels are normalised by them
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB: pixels are normalised by mean and standard deviation
+STD = (0.229, 0.224, 0.225)
 LARGEST_SCALE = 100.0  # clamp of the logit scale, as in CLIP
 
 
@@ -52,7 +52,7 @@ class GroupViTConfig:
         for name in ("depths", "groups", "assign_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size: {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise ValueError(f"image_size: {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if len(self.depths) != len(self.groups) + 1:
             raise ValueError(
                 f"depths: {len(self.depths)} stages need {len(self.depths) - 1} groups, found {self.groups}"
@@ -61,13 +61,6 @@ class GroupViTConfig:
             raise ValueError("heads: width must be a multiple of heads, and text_width of text_heads")
         if not self.groups or not 0 <= self.drop_path < 1:
             raise ValueError("groups: at least one grouping is needed, and drop_path must be in [0, 1)")
-
-
-class Texts(NamedTuple):
-    """T texts as token ids, short ones apart from long ones: see :func:`segmenters.text.arrange`."""
-
-    matrices: tuple[Tensor, ...]  # (T_k, L_k) int64, ΣT_k = T
-    places: Tensor  # (T,) int64: the row of each text in the matrices, one after the other
 
 
 class GroupEncoding(NamedTuple):
@@ -91,6 +84,9 @@ def group_masks(assignments: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     return product.unflatten(2, grid)
 
 
+# --- the image tower ------------------------------------------------------------------------------------------------------
+
+
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise of a tensor's shape, dtype and device."""
     return -torch.empty_like(like).exponential_().log()
@@ -103,6 +99,7 @@ def assign(logits: Tensor, training: bool) -> Tensor:
     """
     if not training:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+
     soft = (logits + gumbel_noise(logits)).softmax(1)
     hard = torch.zeros_like(logits).scatter_(1, soft.argmax(1, keepdim=True), 1.0)
     return hard + soft - soft.detach()
@@ -115,13 +112,24 @@ class Grouping(nn.Module):
         super().__init__()
         width = config.width
         over_tokens, over_channels = config.assign_widths
-        self.norm_tokens, self.norm_x = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.norm_mixed = TokenMLP(groups, over_tokens, groups), nn.LayerNorm(width)
+
+        # Group tokens: mixed with each other, then with what they see in the segments.
+        self.norm_tokens = nn.LayerNorm(width)
+        self.norm_x = nn.LayerNorm(width)
+        self.mix = TokenMLP(groups, over_tokens, groups)
+        self.norm_mixed = nn.LayerNorm(width)
         self.look = Attention(width, config.heads)
-        self.norm_look, self.mlp_look = nn.LayerNorm(width), MLP(width, config.mlp_width, width)
+        self.norm_look = nn.LayerNorm(width)
+        self.mlp_look = MLP(width, config.mlp_width, width)
         self.norm_looked = nn.LayerNorm(width)
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.norm_out, self.mlp_out = nn.LayerNorm(width), MLP(width, over_channels, width)
+
+        # Assignment: group tokens are queries, segments are keys and values.
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.norm_out = nn.LayerNorm(width)
+        self.mlp_out = MLP(width, over_channels, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """New segments (B, G, W) and soft assignment (B, G, N), float32 at least, from x (B, N, W) and tokens (B, G, W)."""
@@ -129,34 +137,34 @@ class Grouping(nn.Module):
         tokens = self.norm_mixed(self.mix(self.norm_tokens(tokens)))  # (B, G, W)
         tokens = tokens + self.look(tokens, x)
         tokens = self.norm_looked(tokens + self.mlp_look(self.norm_look(tokens)))  # (B, G, W)
+
         # The weights of key and value meet G queries and means rather than N segments, which are three times as many.
         query = self.query(tokens)  # (B, G, W)
         scores = (query @ self.key.weight) @ x.transpose(1, 2) + (query @ self.key.bias)[..., None]  # (B, G, N)
         logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) * x.shape[-1] ** -0.5
-        chosen = assign(logits, self.training)  # (B, G, N)
+        hard = assign(logits, self.training)  # (B, G, N)
+
         # One is added to the number of segments: a group that gets none keeps its token, without a division by zero.
-        mean = (chosen / (chosen.sum(2, keepdim=True) + 1)).to(x.dtype)
-        value = F.linear(mean @ x, self.value.weight) + mean.sum(2, keepdim=True) * self.value.bias  # (B, G, W)
-        new = tokens + self.out(value)  # (B, G, W)
-        return new + self.mlp_out(self.norm_out(new)), logits.softmax(1)
+        shares = (hard / (hard.sum(2, keepdim=True) + 1)).to(x.dtype)  # (B, G, N)
+        value = F.linear(shares @ x, self.value.weight) + shares.sum(2, keepdim=True) * self.value.bias  # (B, G, W)
+        segments = tokens + self.out(value)  # (B, G, W)
+        return segments + self.mlp_out(self.norm_out(segments)), logits.softmax(1)
 
 
-class Stage(nn.Module):
+class GroupingStage(nn.Module):
     """Some blocks over segments and group tokens, then a grouping; the last stage has neither tokens nor grouping."""
 
     def __init__(self, config: GroupViTConfig, index: int, rates: Sequence[float]) -> None:
         super().__init__()
         width = config.width
-        blocks = (Block(width, config.heads, config.mlp_width, rate) for rate in rates)
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width, rate) for rate in rates)
         self.groups = config.groups[index] if index < len(config.groups) else 0
         if self.groups:
             self.tokens = nn.Parameter(torch.zeros(1, self.groups, width))
             self.grouping = Grouping(config, self.groups)
         if self.groups and index > 0:
-            self.projector = nn.Sequential(
-                nn.LayerNorm(width), TokenMLP(config.groups[index - 1], width // 2, self.groups)
-            )
+            mixer = TokenMLP(config.groups[index - 1], width // 2, self.groups)
+            self.projector = nn.Sequential(nn.LayerNorm(width), mixer)
 
     def forward(self, x: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Segments (B, G, W), group tokens (B, G, W) and soft assignment (B, G, N) from x (B, N, W) and the stage before's
@@ -165,15 +173,18 @@ class Stage(nn.Module):
             for block in self.blocks:
                 x = block(x)
             return x, None, None
+
         tokens = self.tokens.expand(len(x), -1, -1)  # (B, G, W)
         if previous is not None:
             tokens = tokens + self.projector(previous)
+
         x = torch.cat([x, tokens.to(x.dtype)], 1)  # (B, N + G, W)
         for block in self.blocks:
             x = block(x)
-        x, tokens = x.split([x.shape[1] - self.groups, self.groups], 1)
-        x, assignment = self.grouping(x, tokens)
-        return x, tokens, assignment
+
+        x, tokens = x.split([x.shape[1] - self.groups, self.groups], 1)  # (B, N, W), (B, G, W)
+        segments, assignment = self.grouping(x, tokens)  # (B, G, W), (B, G, N)
+        return segments, tokens, assignment
 
 
 class ImageTower(nn.Module):
@@ -181,13 +192,14 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: GroupViTConfig) -> None:
         super().__init__()
-        self.patch_size, self.side = config.patch_size, config.image_size // config.patch_size
+        self.patch_size = config.patch_size
+        self.side = config.image_size // config.patch_size  # patches
         # A linear layer over cut-out patches equals a strided convolution and is faster in bfloat16.
         self.patch = nn.Linear(3 * config.patch_size**2, config.width)
         self.patch_norm = nn.LayerNorm(config.width)
         self.positions = nn.Parameter(torch.zeros(1, self.side**2, config.width))
         rates = torch.linspace(0, config.drop_path, sum(config.depths)).split(config.depths)
-        self.stages = nn.ModuleList(Stage(config, index, part.tolist()) for index, part in enumerate(rates))
+        self.stages = nn.ModuleList(GroupingStage(config, index, part.tolist()) for index, part in enumerate(rates))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
@@ -199,14 +211,18 @@ class ImageTower(nn.Module):
         grid = pixels.shape[2] // size, pixels.shape[3] // size  # h, w
         if min(grid) < 1:
             raise ValueError(f"image of {pixels.shape[3]} x {pixels.shape[2]} pixels is smaller than a patch of {size}")
+
         x = pixels[:, :, : grid[0] * size, : grid[1] * size].unflatten(3, (-1, size)).unflatten(2, (-1, size))
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, 3, h, p, w, p) -> (B, h·w, 3·p·p)
         x = self.patch_norm(self.patch(x)) + self.positions_for(grid)  # (B, h·w, W)
-        tokens, assignments = None, []
+
+        tokens: Tensor | None = None
+        assignments: list[Tensor] = []
         for stage in self.stages:
             x, tokens, assignment = stage(x, tokens)
             if assignment is not None:
                 assignments.append(assignment)
+
         return self.norm(x), tuple(assignments), grid  # (B, G, W)
 
     def positions_for(self, grid: tuple[int, int]) -> Tensor:
@@ -214,8 +230,12 @@ class ImageTower(nn.Module):
         if grid == (self.side, self.side):
             return self.positions
         native = self.positions.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)  # (1, W, side, side)
-        resized = F.interpolate(native.float(), size=grid, mode="bicubic", align_corners=False)  # (1, W, h, w)
+        native = native.to(torch.promote_types(native.dtype, torch.float32))
+        resized = F.interpolate(native, size=grid, mode="bicubic", align_corners=False)  # (1, W, h, w)
         return resized.flatten(2).transpose(1, 2).to(self.positions.dtype)
+
+
+# --- the text tower -------------------------------------------------------------------------------------------------------
 
 
 class TextTower(nn.Module):
@@ -235,6 +255,7 @@ class TextTower(nn.Module):
         """(ΣT_k, W) from token ids (T_k, L_k), L_k at most the context; each row ends in END_OF_TEXT, then anything."""
         # One look-up for all, since its gradient is as large as the whole table.
         embedded = self.tokens(torch.cat([ids.flatten() for ids in matrices])).split([ids.numel() for ids in matrices])
+
         ends = [self.encode(ids, x.view(*ids.shape, -1)) for ids, x in zip(matrices, embedded, strict=True)]
         return self.norm(torch.cat(ends))  # (ΣT_k, W)
 
@@ -243,10 +264,14 @@ class TextTower(nn.Module):
         length = ids.shape[1]
         x = embedded + self.positions[:length]  # (T, L, W)
         end = (ids == END_OF_TEXT).int().argmax(1)  # (T,): the first one
+
         mask = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.blocks[-1].at(x, end)  # (T, W)
+        return self.blocks[-1].at(x, end)  # type: ignore[operator]  # (T, W); a ModuleList does not say what it holds
+
+
+# --- both towers ----------------------------------------------------------------------------------------------------------
 
 
 class GroupViT(nn.Module):
@@ -255,13 +280,15 @@ class GroupViT(nn.Module):
     def __init__(self, config: GroupViTConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GroupViTConfig()
-        self.image, self.text = ImageTower(config), TextTower(config)
+        self.image = ImageTower(config)
+        self.text = TextTower(config)
         self.image_projection = projection_head(config.width, config.projection_hidden, config.projection)
         self.text_projection = projection_head(config.text_width, config.projection_hidden, config.projection)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
         self.apply(initialise)
         for stage in self.image.stages:
-            if stage.groups:
+            if isinstance(stage, GroupingStage) and stage.groups:
                 nn.init.trunc_normal_(stage.tokens, std=0.02)
         nn.init.trunc_normal_(self.image.positions, std=0.02)
         nn.init.normal_(self.text.positions, std=0.01)
@@ -280,21 +307,21 @@ class GroupViT(nn.Module):
         return self.text_projection(self.text(tokens))
 
     def encode_texts(self, texts: Sequence[Texts]) -> list[Tensor]:
-        """Features (T, D) of each of several lots of texts, as if all were padded to one length.
+        """Features (T, D) of captions, of prompts, ...: for each, as if all texts were padded to one length.
 
-        Short texts pass the tower apart from long ones, with little padding; the batch norm sees them together.
+        Short texts pass the tower apart from long ones; the batch norm of the projection sees all of them together.
         """
-        ends = self.text(*(matrix for lot in texts for matrix in lot.matrices))  # (ΣT, W)
-        counts = [len(lot.places) for lot in texts]
+        ends = self.text(*(matrix for some in texts for matrix in some.matrices))  # (ΣT, W)
+        counts = [len(some.rows) for some in texts]
         ordered = [
-            part.index_select(0, lot.places) for part, lot in zip(ends.split(counts), texts, strict=True)
+            part.index_select(0, some.rows) for part, some in zip(ends.split(counts), texts, strict=True)
         ]  # (T, W) each
         return list(self.text_projection(torch.cat(ordered)).split(counts))
 
     def encode_groups(self, pixels: Tensor) -> GroupEncoding:
         """Features of the groups and of the image, and the soft assignments, in one pass. For evaluation: in training mode
         the groups would enter the statistics of the batch norm."""
-        segments, assignments, grid = self.image(pixels)
+        segments, assignments, grid = self.image(pixels)  # (B, G, W)
         both = torch.cat([segments, segments.mean(1, keepdim=True)], 1)  # (B, G + 1, W)
         projected = self.image_projection(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (B, G + 1, D)
         return GroupEncoding(projected[:, :-1], projected[:, -1], assignments, grid)
@@ -302,13 +329,15 @@ class GroupViT(nn.Module):
     @property
     def recompute(self) -> bool:
         """Whether the backward pass computes the insides of transformer blocks again, which saves memory for time."""
-        return any(block.recompute for block in self.modules() if isinstance(block, Block))
+        return any(block.recompute for block in self._blocks())
 
     @recompute.setter
     def recompute(self, value: bool) -> None:
-        for block in self.modules():
-            if isinstance(block, Block):
-                block.recompute = value
+        for block in self._blocks():
+            block.recompute = value
+
+    def _blocks(self) -> Iterable[Block]:
+        return (module for module in self.modules() if isinstance(module, Block))
 
     @property
     def scale(self) -> Tensor:
@@ -329,22 +358,3 @@ def initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
-
-
-@lru_cache(maxsize=1)
-def tokenizer() -> Any:
-    """CLIP's byte pair encoding, from open_clip's package. Loaded on first use: importing open_clip takes seconds."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
-
-
-def tokenize(texts: Sequence[str], context: int = 77) -> Tensor:
-    """Token ids (T, L), int64, of texts: as long as the longest, at most ``context``; a longer text is cut.
-
-    What follows END_OF_TEXT never matters to the text tower, so the padding (zeros) is no longer than it must be.
-    """
-    if not texts:
-        return torch.zeros((0, 1), dtype=torch.long)
-    ids = tokenizer()(list(texts), context_length=context)  # (T, context)
-    return ids[:, : int((ids == END_OF_TEXT).int().argmax(1).max()) + 1]

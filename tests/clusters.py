@@ -102,7 +102,7 @@ def flink_cluster(folder: Path, machines: int = 2, slots: int = 1) -> Iterator[C
     names = ("jobmanager.rpc.address", "jobmanager.bind-host", "rest.address", "rest.bind-address")
     values = {name: "localhost" for name in (*names, "taskmanager.host", "taskmanager.bind-host")} | FLINK_MEMORY
     values |= {"jobmanager.rpc.port": str(rpc), "rest.port": str(rest), "taskmanager.numberOfTaskSlots": str(slots)}
-    values |= {"heartbeat.timeout": "10000", "heartbeat.interval": "2000"}  # a task manager that died is soon noticed
+    values |= {"heartbeat.timeout": "30000", "heartbeat.interval": "3000"}  # soon, but not on a busy machine too soon
     (folder / "conf").mkdir(parents=True)
     (folder / "conf" / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
 

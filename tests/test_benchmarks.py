@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -221,6 +222,39 @@ def test_masks_of_16_bits_and_of_one_channel_where_rgb_is_expected(tmp_path):
     np.testing.assert_array_equal(decoded, labels)
     with pytest.raises(CocuError, match="expected an RGB mask"):
         ENCODINGS["rgb"](labels, 1000)
+
+
+ROWS_AND_COLUMNS = {  # EXIF orientation -> the stored picture, from the upright one
+    1: lambda picture: picture,
+    2: lambda picture: picture[:, ::-1],
+    3: lambda picture: picture[::-1, ::-1],
+    4: lambda picture: picture[::-1],
+    5: lambda picture: picture.transpose(1, 0, 2),
+    6: lambda picture: picture.transpose(1, 0, 2)[::-1],
+    7: lambda picture: picture[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda picture: picture.transpose(1, 0, 2)[:, ::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", ROWS_AND_COLUMNS)
+@pytest.mark.parametrize("shrink", [False, True])
+def test_masks_are_those_of_upright_pictures_or_of_stored_ones_that_they_alone_fit(orientation, shrink, tmp_path):
+    benchmark = read_benchmark(str(worlds.own(tmp_path, 1)), "")
+    if shrink:
+        benchmark = dataclasses.replace(benchmark, shrink_above=10**6, shrink_long=1000)
+    (files,) = list_images(benchmark)
+    upright = np.random.default_rng(0).integers(0, 256, (70, 100, 3), np.uint8)
+    stored = np.ascontiguousarray(ROWS_AND_COLUMNS[orientation](upright))
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(stored).save(tmp_path / "data/images/i0.png", exif=exif)
+
+    Image.fromarray(np.zeros((70, 100), np.uint8)).save(files.mask_path)
+    np.testing.assert_array_equal(np.asarray(read_labelled(files, benchmark)[0]), upright)
+
+    if stored.shape != upright.shape:
+        Image.fromarray(np.zeros((100, 70), np.uint8)).save(files.mask_path)
+        np.testing.assert_array_equal(np.asarray(read_labelled(files, benchmark)[0]), stored)
 
 
 def test_an_image_that_the_camera_turned_fits_its_upright_mask(tmp_path):

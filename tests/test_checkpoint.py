@@ -9,10 +9,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tiny_groupvit import lightning, same
 
-from segmenters.checkpoint import CheckpointError, huggingface_names, latest, load, save, to_huggingface
+from curation.base.errors import OutputError
+from segmenters import checkpoint
+from segmenters.checkpoint import CheckpointError, latest, load, save
+from segmenters.huggingface import huggingface_names, to_huggingface
 
 
 def test_our_folder_comes_back_as_it_was(groupvit, tmp_path):
@@ -86,7 +90,7 @@ def change_config(folder, **changes):
         (lambda f: (f / "config.json").unlink(), "config.json: missing"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
-        (lambda f: (f / "config.json").write_text("[]"), "not a GroupViT"),
+        (lambda f: (f / "config.json").write_text("[]"), "cannot be read .*not a JSON object"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
         (
             lambda f: change_config(f, vision_config__hidden_act="relu"),
@@ -96,7 +100,7 @@ def change_config(folder, **changes):
         (lambda f: change_config(f, vision_config__depths=[2, 2, 1]), "lacks vision_model.encoder.stages.1.layers.1"),
         (lambda f: change_config(f, vision_config__depths=[1, 1, 1]), "has vision_model.encoder.stages.0.layers.1"),
         (lambda f: change_config(f, projection_dim=13), "shape .12, 20., expected .13, 20."),
-        (lambda f: change_config(f, vision_config__image_size=65), "no multiple of patch_size"),
+        (lambda f: change_config(f, vision_config__image_size=65), "not a multiple of patch_size"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(huggingface, tmp_path, spoil, message):
@@ -132,6 +136,22 @@ def test_absent_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "text.ckpt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         load(tmp_path / "text.ckpt")
+
+
+def test_what_cannot_be_written_gets_one_line(groupvit, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/inner/model.safetensors: cannot be written \(Not a directory\)"):
+        save(groupvit, tmp_path / "file" / "inner")
+
+    def full(weights, path, metadata):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(
+        OutputError, match=r"model.safetensors: cannot be written \(.*No space left on device.*make room"
+    ):
+        save(groupvit, tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir())
 
 
 def test_the_newest_checkpoint_is_found(tmp_path):

@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_groupvit import TEXTS, TINY, hugging, lightning, same
+from tiny_groupvit import TEXTS, TINY, doubled, hugging, lightning, same
 from torchvision.transforms import v2
 from transformers import CLIPProcessor, GroupViTModel
 
-from segmenters.checkpoint import config_from_huggingface, config_to_huggingface, load, save, save_huggingface
+from segmenters.checkpoint import load, save, save_huggingface
 from segmenters.convert import convert, main
-from segmenters.groupvit import GroupViT, GroupViTConfig, tokenize
+from segmenters.groupvit import GroupViT, GroupViTConfig
+from segmenters.huggingface import config_from_huggingface, config_to_huggingface
+from segmenters.text import tokenize
 
 
 def from_pretrained(folder):
@@ -35,15 +37,16 @@ def test_a_training_checkpoint_becomes_a_folder_that_transformers_loads_with_equ
     assert "parameters of" in capsys.readouterr().out
     model, notes = from_pretrained(tmp_path / "hf")
     assert notes == {}
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    groups, image, attentions = hugging(model, pixels)
+    theirs, ours = doubled(model, groupvit)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    groups, image, attentions = hugging(theirs, pixels)
     with torch.no_grad():
-        found = groupvit.encode_groups(pixels)
-        theirs = model.text_projection(model.text_model(input_ids=tokenize(TEXTS)).pooler_output)
-        torch.testing.assert_close(groupvit.encode_text(tokenize(TEXTS)), theirs, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.groups, groups, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.image, image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.assignments[1], attentions[1], atol=1e-5, rtol=0)
+        encoding = ours.encode_groups(pixels)
+        text = theirs.text_projection(theirs.text_model(input_ids=tokenize(TEXTS)).pooler_output)
+        torch.testing.assert_close(ours.encode_text(tokenize(TEXTS)), text, atol=1e-12, rtol=0)
+    torch.testing.assert_close(encoding.groups, groups, atol=1e-12, rtol=0)
+    torch.testing.assert_close(encoding.image, image, atol=1e-12, rtol=0)
+    torch.testing.assert_close(encoding.assignments[1], attentions[1], atol=1e-12, rtol=0)
     assert model.logit_scale.item() == groupvit.logit_scale.item()
 
 
@@ -76,7 +79,7 @@ def test_theirs_to_ours_and_back_is_the_same_bit_by_bit(huggingface, tmp_path):
     assert changed - {"architectures", "dtype", "torch_dtype", "transformers_version"} <= {"pad_token_id"}
 
 
-def test_sizes_come_back_whatever_the_ratios(tmp_path):
+def test_sizes_come_back_whatever_the_ratios():
     widths = range(8, 400, 2)
     assert any(
         int((width // 3 + 1) / width * width) != width // 3 + 1 for width in widths
@@ -84,7 +87,7 @@ def test_sizes_come_back_whatever_the_ratios(tmp_path):
     for width in widths:
         config = GroupViTConfig(width=width, heads=2, assign_widths=(width // 3 + 1, 5 * width - 3))
         values = json.loads(json.dumps(config_to_huggingface(config)))
-        assert config_from_huggingface(values, tmp_path) == config
+        assert config_from_huggingface(values) == config
         # What transformers itself makes of the ratios.
         assert [int(ratio * width) for ratio in values["vision_config"]["assign_mlp_ratio"]] == [*config.assign_widths]
 

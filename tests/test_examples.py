@@ -23,7 +23,8 @@ from tiny_world import COLOURS, GROUNDS
 from curation.archive import ConceptArchive
 from pipelines.curate import main as curate
 from segmenters.checkpoint import save
-from segmenters.groupvit import MEAN, STD, tokenize
+from segmenters.groupvit import MEAN, STD
+from segmenters.text import tokenize
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

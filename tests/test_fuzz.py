@@ -6,29 +6,36 @@ Short in ``make test``; ``make faults`` sets FUZZ=1 and runs for some minutes.
 from __future__ import annotations
 
 import io
+import json
 import os
+import secrets
+import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from tiny_world import jpeg
 
 from curation import config
-from curation.archive import read_archive
+from curation.archive import ConceptArchive, read_archive
 from curation.base import files
+from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.base.parquet import read_metadata
 from curation.base.ragged import Ragged
 from curation.concepts import Matcher, tokens
-from curation.index.build import exact_index, write_index
+from curation.index.build import empty_index, exact_index, write_index
 from curation.index.open import open_index
 from curation.mentions import Mentions, open_mentions, write_mentions
 from curation.run.records import recorded
 from curation.run.run import open_run
 from curation.samples import Reject, Sample, read_samples
+from curation.tools import report, show
 from curation.vocabulary import noun_phrases, read_concepts
 
 EXAMPLES = 5000 if os.environ.get("FUZZ") else 60
@@ -150,9 +157,129 @@ def test_vocabulary_files(finished, tmp_path, data, kind):
     only_curation_errors(read_concepts, path)
 
 
-def test_a_cut_index_is_refused_by_its_size(tmp_path):
-    import numpy as np
+# --- forged, rather than damaged: files that are whole and say something else ---------------------------------------------
 
+FORGED = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    1 << 70,
+    1e300,
+    "",
+    "x",
+    "../../x",
+    "\x1b[2J",
+    "x" * 1000,
+    [],
+    {},
+    [[]],
+    ["x"],
+    {"a": 1},
+]
+
+
+def places(value, path=()):
+    """Where the values of nested JSON are."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+@st.composite
+def forgery(draw, value):
+    """JSON one to three of whose values are replaced or left out."""
+    value = json.loads(json.dumps(value))
+    for _ in range(draw(st.integers(1, 3))):
+        *path, last = draw(st.sampled_from([place for place in places(value) if place]))
+        inner = value
+        for key in path:
+            inner = inner[key]
+        if isinstance(inner, dict) and draw(st.booleans()):
+            del inner[last]
+        else:
+            inner[last] = draw(st.sampled_from(FORGED))
+        if not value:
+            break
+    return value
+
+
+@settings(parent=fuzz, max_examples=EXAMPLES // 3)
+@given(st.data(), st.sampled_from(["manifest.json", "index/index.json"]))
+def test_forged_json_is_refused_or_read(finished, forged, data, name):
+    path = forged / name
+    whole = (finished / name).read_text()
+    path.write_text(json.dumps(data.draw(forgery(json.loads(whole)))))
+    try:
+        run = open_run(str(forged))
+        show.show(run, [], 1, Console(file=io.StringIO()))
+        report.page_of(run)
+        assert ConceptArchive.open(forged).sources
+    except CocuError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_text(whole)
+
+
+@fuzz
+@given(st.data(), st.sampled_from(["Flat", "IVF4,Flat", "IVF4,SQfp16", "HNSW8"]))
+def test_indexes(indexes, tmp_path, data, factory):
+    """The length stays, so that FAISS is asked to believe what is inside."""
+    content = bytearray(indexes[factory])
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, 250) | st.integers(0, len(content) - 9))
+        size = data.draw(st.sampled_from([1, 4, 8]))
+        content[start : start + size] = data.draw(st.binary(min_size=size, max_size=size) | st.just(b"\xff" * size))
+    path = tmp_path / f"{secrets.token_hex(8)}.faiss"
+    path.write_bytes(content)
+    try:
+        opened = open_index(str(path), size=len(content), shape=(200, 8))
+        _, ids = opened.search(np.eye(8, dtype=np.float32), 3)
+        assert ((ids >= -1) & (ids < 200)).all()
+    except CocuError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.unlink()
+
+
+@fuzz
+@given(st.data())
+def test_mentions(tmp_path, data):
+    path = tmp_path / "m.arrow"
+    write_mentions(Mentions(Ragged.from_lists([[1, 2], [], [3]] * 4, np.int32), np.ones(12, np.float32)), str(path))
+    path.write_bytes(data.draw(damage(path.read_bytes())))
+    try:
+        opened = open_mentions(str(path))
+    except CocuError as error:
+        assert str(path) in str(error)
+    else:
+        assert opened.concepts.gather(np.arange(len(opened)))[0].max(initial=-1) < len(opened.concepts.values)
+        assert len(opened.similarities) == len(opened.concepts.values)
+
+
+@pytest.fixture
+def forged(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "forged"))
+
+
+@pytest.fixture(scope="module")
+def indexes() -> dict[str, bytes]:
+    """Indexes of 200 vectors of 8 dimensions."""
+    import faiss
+
+    vectors = normalise(np.random.default_rng(0).normal(size=(200, 8)))
+    content = {}
+    for factory in ("Flat", "IVF4,Flat", "IVF4,SQfp16", "HNSW8"):
+        index = empty_index(factory, 8)
+        index.train(vectors)
+        index.add(vectors)
+        content[factory] = faiss.serialize_index(index).tobytes()
+    return content
+
+
+def test_a_cut_index_is_refused_by_its_size(tmp_path):
     vectors = np.eye(8, dtype=np.float32)
     write_index(exact_index(vectors), str(tmp_path / "i.faiss"))
     write_mentions(

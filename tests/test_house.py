@@ -102,6 +102,12 @@ def test_the_archive_module_is_light_to_import():
     assert not {"apache_beam", "torch", "open_clip", "faiss", "webdataset", "spacy"} & set(loaded.split())
 
 
+def test_configurations_and_tables_need_no_torch():
+    code = "import sys, curation.config, curation.expansion, curation.ranking; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "faiss", "open_clip", "spacy", "apache_beam"} & set(loaded.split())
+
+
 def test_a_file_has_one_noun():
     for path in [*sources(), *(ROOT / "tests").glob("*.py")]:
         assert path.stem not in ("utils", "helpers", "common", "misc"), path

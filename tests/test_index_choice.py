@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.base.configuration import parse_bytes
 from curation.base.errors import CocuError
 from curation.index.build import empty_index
-from curation.index.choose import WORKING, choose_index, index_bytes, parse_bytes
+from curation.index.choose import WORKING, choose_index, index_bytes
 
 G = 1 << 30
 
@@ -36,6 +37,8 @@ G = 1 << 30
         (12_000_000, 512, "16G", 0.95, True, "IVF16384,SQfp16"),
         (14_000_000, 768, "16G", 0.95, False, "IVF16384,SQ8"),
         (400_000_000, 512, "256G", 0.95, False, "IVF65536,SQ8"),
+        (10_000, 512, "200M", 0.95, False, "Flat"),  # so little data needs little beside it
+        (20_000, 512, "200M", 0.95, False, "Flat"),
         (150_000, 512, "256M", 0.9, False, None),  # flat does not fit, nor does anything
         (12_000_000, 512, "4G", 0.95, False, None),
         (400_000_000, 512, "64G", 0.95, False, None),
@@ -44,15 +47,15 @@ G = 1 << 30
 def test_choice(rows: int, dimension: int, memory: str, recall: float, gpu: bool, factory: str | None) -> None:
     if factory is None:
         with pytest.raises(CocuError, match=r"^retrieval\.memory: [\d,]+ vectors .* need \d+ bytes") as caught:
-            choose_index(rows, dimension, parse_bytes(memory), recall, gpu)
+            choose_index(rows, dimension, parse_bytes(memory, "retrieval.memory"), recall, gpu)
         needed = int(re.search(r"need (\d+) bytes", str(caught.value))[1])
         assert choose_index(rows, dimension, needed, recall, gpu).bytes == needed  # so much is enough
         with pytest.raises(CocuError):
             choose_index(rows, dimension, needed - 1, recall, gpu)
     else:
-        choice = choose_index(rows, dimension, parse_bytes(memory), recall, gpu)
+        choice = choose_index(rows, dimension, parse_bytes(memory, "retrieval.memory"), recall, gpu)
         assert choice.factory == factory
-        assert choice.bytes <= parse_bytes(memory)
+        assert choice.bytes <= parse_bytes(memory, "retrieval.memory")
         assert (choice.search is None) == (factory == "Flat")
 
 
@@ -94,10 +97,10 @@ def test_expected_bytes_are_those_of_the_file(suffix: str, bytes_each: float) ->
     ],
 )
 def test_sizes_are_read(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
+    assert parse_bytes(text, "retrieval.memory") == expected
 
 
-@pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen"])
+@pytest.mark.parametrize("text", ["", "G", "0", "0G", "-1G", "16X", "16 16G", "1e9", "sixteen", "9" * 400 + "T"])
 def test_what_is_not_a_size_is_an_error(text: str) -> None:
     with pytest.raises(CocuError, match=r"^retrieval\.memory: .* is not a size; write 16G"):
-        parse_bytes(text)
+        parse_bytes(text, "retrieval.memory")

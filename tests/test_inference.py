@@ -19,7 +19,8 @@ from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import evaluate, view_of
 from evaluation.inference import View, embed_classes, group_scores, pixel_groups, prepare, segment
 from evaluation.windows import Box, Regions, boxes, decide, resized, starts, stitch, votes
-from segmenters.groupvit import GroupEncoding, tokenize
+from segmenters.groupvit import GroupEncoding
+from segmenters.text import tokenize
 
 NAMES = ["red fox", "grass", "water", "sky", "house", "dog", "traffic light", "sand"]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loss_ranks import Towers, total, train_share
 
 from training.loss import contrastive_losses
-from training.negatives import NONE, Concepts, concept_id, concept_ids, stack
+from training.negatives import NONE, Concepts, SampleConcepts, concept_id, concept_ids, stack
 
 DEADLINE = 90  # seconds that two processes may take
 
@@ -96,8 +96,9 @@ def test_what_an_archive_holds_does_not_count_against_its_image(concepts, seed):
     """None: a prompt about no concept, a caption that stands in; it counts against all."""
     given_features = features(len(concepts), 2, 5, seed)
     drawn = [np.array([NONE if name is None else concept_id(name) for name in names]) for names, _ in concepts]
-    made = stack(drawn, [concept_ids(sorted(held))[:-1] for _, held in concepts])  # concept_ids ends in NONE
-    losses = contrastive_losses(*given_features, 3.0, 7.0, made)
+    held_ids = [concept_ids(sorted(held))[:-1] for _, held in concepts]  # concept_ids ends in NONE
+    batch = stack([SampleConcepts(*sample) for sample in zip(drawn, held_ids, strict=True)])
+    losses = contrastive_losses(*given_features, 3.0, 7.0, batch)
     names, held = [names for names, _ in concepts], [(held | set(names)) - {None} for names, held in concepts]
     _, expected, _ = slow(*given_features, 3.0, 7.0, names, held)
     assert losses.prompts.item() == pytest.approx(expected, abs=1e-9)

@@ -16,8 +16,8 @@ import pytest
 
 from curation.base.errors import CocuError
 from curation.config import load
+from curation.run.inputs import request
 from curation.run.lock import hold, share
-from curation.run.manifest import request
 from curation.run.part import part_of
 from curation.run.run import Run, plan_run
 from pipelines.curate import main

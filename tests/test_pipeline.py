@@ -20,7 +20,7 @@ from curation.archive import SCHEMA, archive_batch, read_archive, read_shard
 from curation.base.errors import CocuError
 from curation.base.parquet import parquet_writer
 from curation.config import load
-from curation.run.manifest import finish
+from curation.run.manifest import begin, finish
 from curation.run.progress import clear_progress, read_progress
 from curation.run.run import Run, open_run, plan_run
 from curation.run.stages import plan, run_stage
@@ -207,6 +207,7 @@ def computed(outputs: Run) -> dict[str, list[str]]:
     """Run all stages without an engine; which parts of each stage were computed, not kept."""
     made = {}
     clear_progress(outputs)
+    begin(outputs)
     for stage in plan(outputs):
         for shard in outputs.shards if stage.per_shard else [None]:
             run_stage(stage, outputs, shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from benchmark_worlds import own
 
 from evaluation.__main__ import main as evaluation
 from segmenters.checkpoint import load
-from training.__main__ import main
+from segmenters.groupvit import GroupViTConfig
+from training.cli import main
 from training.module import GroupViTModule, OptimizerConfig, warmup_steps
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,7 @@ def config(finished, tmp_path_factory) -> Path:
     values = {
         "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "gradient_clip_val": 5.0, "log_every_n_steps": 1,
                     "num_sanity_val_steps": 0},
-        "model": {"model": MODEL, "optimizer": {"reference_batch": 8, "warmup_epochs": 1}},
+        "model": {"sizes": MODEL, "optimizer": {"reference_batch": 8, "warmup_epochs": 1}},
         "data": {"archives": str(finished), "batch_size": 8, "workers": 0, "shuffle": 10},
     }  # fmt: skip
     path.write_text(yaml.safe_dump(values))
@@ -148,13 +150,26 @@ def test_a_run_starts_from_the_weights_of_another(uninterrupted, config, tmp_pat
     more = ("--trainer.max_steps", "2", "--ckpt_path", "last", "--model.start", str(tmp_path / "gone"))
     assert fit(config, output, *still, *more) == 0
     capsys.readouterr()
-    assert fit(config, tmp_path / "other", "--model.start", str(start), "--model.model.groups", "[4,3]") == 1
-    assert "has groups (4, 2), this model (4, 3); set model.model.groups to [4, 2]" in capsys.readouterr().err
+    assert fit(config, tmp_path / "other", "--model.start", str(start), "--model.sizes.groups", "[4,3]") == 1
+    assert "has groups (4, 2), this model (4, 3); set model.sizes.groups to [4, 2]" in capsys.readouterr().err
+
+
+def test_a_checkpoint_named_by_its_path_brings_its_sizes(uninterrupted, config, tmp_path, capsys):
+    """Whatever the configuration says of them; in the file they are called as they always were."""
+    path = uninterrupted / "checkpoints" / "last.ckpt"
+    sizes = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert sizes == {"model": dataclasses.asdict(GroupViTConfig(**MODEL))}
+    run = ["validate", "--config", str(config), "--output", str(tmp_path), "--model.sizes.groups", "[4,3]"]
+    assert main([*run, "--ckpt_path", str(path)]) == 0
+    (tmp_path / "broken.ckpt").write_text("hello")
+    capsys.readouterr()
+    assert main([*run, "--ckpt_path", str(tmp_path / "broken.ckpt")]) == 1
+    assert "broken.ckpt: not a checkpoint" in capsys.readouterr().err
 
 
 def test_an_earlier_run_is_not_written_over(uninterrupted, config, capsys):
     assert fit(config, uninterrupted) == 1
-    assert "an earlier run is here; add --ckpt_path last to go on with it" in capsys.readouterr().err
+    assert "an earlier run is here; add --ckpt_path last to resume it" in capsys.readouterr().err
 
 
 def test_validation_is_zero_shot_segmentation(config, tmp_path, capsys):
@@ -240,7 +255,7 @@ def test_two_processes_train_one_model(config, tmp_path):
         (["--model.start", "/nowhere"], "/nowhere: no such checkpoint"),
         (["--model.optimizer.final_rate", "1"], "final_rate 1.0 between 0 and rate"),
         (["--model.optimizer.rate", "0"], "rate 0.0 must be above 0"),
-        (["--model.model.patch_size", "7"], "no multiple of patch_size"),
+        (["--model.sizes.patch_size", "7"], "not a multiple of patch_size"),
         (["--trainer.precision", "32", "--model.optimizer.rate", "1e9"], "the loss is nan at step"),
     ],
 )
@@ -283,13 +298,17 @@ def test_a_configuration_differs_from_its_baseline_in_the_sampler_only(data):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_packaged_configurations_are_valid(path, capsys):
+    sizes = CONFIGS / "sizes" / f"{path.stem.rpartition('_')[2]}.yaml"  # as make train finds them
+    given = ["--config", str(sizes)] if sizes.exists() else []
     with pytest.raises(SystemExit) as ended:
-        main(["fit", "--config", str(path), "--print_config"])
+        main(["fit", *given, "--config", str(path), "--print_config"])
     assert ended.value.code in (0, None)
     values = yaml.safe_load(capsys.readouterr().out)
     assert values["output"] == f"artifacts/training/{path.stem}"
     model = GroupViTModule.__init__.__annotations__
-    assert "GroupViTConfig" in model["model"]
+    assert "GroupViTConfig" in model["sizes"]
+    assert (values["model"]["sizes"]["image_size"] == 224) == (not given)
+    assert bool(given) == (path.stem.split("_", 1)[1] in ("scenes", "demo"))
     if path.stem.split("_", 1)[1] not in ("scenes", "demo"):  # the paper's: docs/method.md §5
         assert values["trainer"]["max_epochs"] == 30
         assert values["trainer"]["gradient_clip_val"] == 5.0

@@ -11,9 +11,9 @@ from tiny_groupvit import TINY
 
 from segmenters import groupvit as module
 from segmenters import transformer
-from segmenters.checkpoint import huggingface_names
-from segmenters.groupvit import GroupViT, tokenize
-from segmenters.text import arrange
+from segmenters.groupvit import GroupViT
+from segmenters.huggingface import huggingface_names
+from segmenters.text import arrange, tokenize
 from training.loss import contrastive_losses
 
 TEXTS = ["a photo of a red fox.", "grass", "A photo of a siamese cat, 2 dogs & a bus!", "", "sky over sand", "a dog"]
@@ -88,7 +88,7 @@ def step(model, seed, autocast):
     torch.manual_seed(seed)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         image = model.encode_image(torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
-        captions, prompts = model.encode_texts([arrange(TEXTS, 77, 1), arrange(["fox", "cat"] * 6, 77, 1)])
+        captions, prompts = model.encode_texts([arrange(TEXTS, 77), arrange(["fox", "cat"] * 6, 77)])
     losses = contrastive_losses(image, captions, prompts.unflatten(0, (6, 2)), model.scale, model.scale)
     (losses.caption + losses.prompts).backward()
     return losses.caption.item(), {name: value.grad.clone() for name, value in model.named_parameters()}
@@ -106,7 +106,8 @@ def test_recomputed_activations_change_no_gradient(autocast, monkeypatch):
     )
     model.recompute = True
     loss, gradients = step(model, 3, autocast)
-    assert len(entered) == 3 + 2 * 2  # blocks of the image tower, and of the text tower for captions and prompts
+    # Blocks of the image tower, and of the text tower for short captions, long captions, and prompts of one length.
+    assert len(entered) == 3 + 2 * 3
     assert loss == plain_loss
     assert all(torch.equal(gradients[name], plain[name]) for name in plain)
     assert step(model, 4, autocast)[0] != plain_loss  # the noise matters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
@@ -13,6 +14,11 @@ TINY = GroupViTConfig(
     image_size=32, patch_size=8, width=16, heads=2, mlp_width=32, depths=(1, 1, 1), groups=(4, 2), assign_widths=(8, 32),
     text_width=16, text_heads=2, text_mlp_width=32, text_layers=2, projection_hidden=24, projection=8,
 )  # fmt: skip
+
+
+def doubled(*models):
+    """Copies of the models in float64, in which two ways of computing the same differ by next to nothing."""
+    return [copy.deepcopy(model).double() for model in models]
 
 
 @torch.no_grad()

@@ -1,1 +1,15 @@
-"""Training GroupViT on image-text shards and their concept archives."""
+"""Training GroupViT on image-text shards and their concept archives.
+
+plan.py          which process reads which samples
+stream.py        samples of tars with prompts drawn from their archives, or why they are left out
+augmentation.py  images as the model sees them
+batches.py       batches of tensors, made by worker processes
+negatives.py     which prompts count against an image
+loss.py          contrast with captions and with prompts
+optimizer.py     AdamW and its schedule
+module.py        the training step and validation, for Lightning
+datamodule.py    the data, for Lightning
+resume.py        what makes a resumed run repeat the uninterrupted one
+progress.py      what a person sees
+cli.py           the command line
+"""

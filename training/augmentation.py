@@ -1,4 +1,4 @@
-"""Images as the model sees them: random crops and colours to train on (docs/method.md §5), whole pictures to validate on."""
+"""Images as the model sees them: random crops and colours in training (docs/method.md §5), whole pictures in validation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 Transform = Callable[[Image.Image], Tensor]
@@ -47,7 +47,7 @@ class Augmentation:
             )
         for name in ("flip", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augmentation.{name}: {getattr(self, name)} is no probability")
+                raise ValueError(f"augmentation.{name}: {getattr(self, name)} is not a probability")
 
     def transform(self, size: int) -> Transform:
         """Picture to pixels (3, size, size) float32, random."""
@@ -82,4 +82,4 @@ def seed_everything(seed: int) -> None:
     """Seed the generators that timm's transforms draw from; not those of devices."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    torch.random.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from curation.base import images
 from curation.base.errors import CocuError
-from segmenters.groupvit import Texts
-from segmenters.text import arrange
+from segmenters.text import Texts, arrange
 from training.augmentation import Transform, seed_everything
 from training.negatives import Concepts, stack
 from training.plan import Plan
-from training.stream import Sample, Stream
+from training.stream import LeftOut, Stream, TrainingSample
 
-COUNTED = ("rejected", "without archive", "unusable", "replaced")  # what may happen to a sample
+LACKS_ARCHIVE = "without archive"  # trained on by its caption alone
+SHORT = 1024  # pixels that random crops need of the short side; very large pictures are shrunk, to twice that, first
+REPLACED = "replaced"  # by another sample of the batch, since its image cannot be decoded
+COUNTED = (LeftOut.REJECTED, LACKS_ARCHIVE, LeftOut.UNUSABLE, REPLACED)  # what may happen to a sample
 
 
 class Batch(NamedTuple):
@@ -30,73 +31,95 @@ class Batch(NamedTuple):
     pixels: Tensor  # (B, 3, H, W) float32
     captions: Texts  # B
     prompts: Texts  # B·M
-    counts: dict[str, int]  # samples left out, replaced or without an archive since the reader's last batch
-    concepts: Concepts | None = None  # where prompts may be excused, see training/negatives.py
+    counts: dict[str, int]  # of COUNTED, since the reader's last batch
+    concepts: Concepts | None = None  # where some prompts do not count, see training/negatives.py
 
     def pin_memory(self) -> Batch:
         """Part of torch's interface: copies to the GPU need not wait."""
         concepts = self.concepts and Concepts(*(ids.pin_memory() for ids in self.concepts))
-        return Batch(self.pixels.pin_memory(), pinned(self.captions), pinned(self.prompts), self.counts, concepts)
+        return Batch(self.pixels.pin_memory(), _pinned(self.captions), _pinned(self.prompts), self.counts, concepts)
 
 
-def pinned(texts: Texts) -> Texts:
-    """The same in pinned memory."""
-    return Texts(tuple(matrix.pin_memory() for matrix in texts.matrices), texts.places.pin_memory())
+def _pinned(texts: Texts) -> Texts:
+    return Texts(*(tensor.pin_memory() for tensor in texts))
 
 
 class UndecodableError(CocuError):
     """An image that cannot be decoded."""
 
 
-def decode(sample: Sample, transform: Transform) -> Tensor:
+def decode(sample: TrainingSample, transform: Transform) -> Tensor:
     """Pixels (3, H, W) of a sample, augmented as its seed says. Raises UndecodableError naming it."""
     seed_everything(sample.seed)
     try:
-        with Image.open(io.BytesIO(sample.image)) as image:
-            return transform(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise UndecodableError(f"{sample.where}: image cannot be decoded ({reason})") from None
+        picture = images.decode(sample.image, SHORT)
+    except images.ImageError as error:
+        raise UndecodableError(f"{sample.where}: image cannot be decoded ({error})") from None
+    return transform(picture)
 
 
 def collate(
-    samples: list[Sample],
+    samples: Sequence[TrainingSample],
     transform: Transform,
     context: int,
     required: bool,
-    counts: Counter[str],
-    outside: bool = False,
+    left_out: Iterable[LeftOut] = (),
 ) -> Batch:
-    """A batch of samples. An image that cannot be decoded is an error where ``required``, else its sample is replaced by
-    the next one of the batch, and counted. ``counts`` go to the batch, and are set back. With ``outside``, the batch
-    says what its prompts are about and what archives hold."""
-    pixels: list[Tensor | None] = []
-    for sample in samples:
+    """A batch of samples, which counts them and those that were ``left_out`` on the way to them.
+
+    A sample whose image cannot be decoded is an error where ``required``, otherwise the next one of the batch is in its
+    place too. Raises UndecodableError.
+    """
+    pixels: dict[int, Tensor] = {}  # by position in the batch
+    for position, sample in enumerate(samples):
         try:
-            pixels.append(decode(sample, transform))
+            pixels[position] = decode(sample, transform)
         except UndecodableError:
             if required:
                 raise
-            pixels.append(None)
-    good = [place for place, image in enumerate(pixels) if image is not None]
-    if not good:
+    if not pixels:
         raise UndecodableError(f"{samples[0].where}: neither this image nor any other of its batch can be decoded")
-    counts["replaced"] += len(samples) - len(good)
-    places = [next((place for place in good if place >= index), good[-1]) for index in range(len(samples))]
-    chosen = [samples[place] for place in places]
-    counted = {name: count for name, count in counts.items() if count}
-    counts.clear()
+
+    chosen = [next((good for good in pixels if good >= position), max(pixels)) for position in range(len(samples))]
+    used = [samples[position] for position in chosen]
+    concepts = [sample.concepts for sample in used if sample.concepts is not None]
+
+    counts: Counter[str] = Counter(left_out)
+    counts[LACKS_ARCHIVE] = sum(sample.lacks_archive for sample in samples)
+    counts[REPLACED] = len(samples) - len(pixels)
+
     return Batch(
-        torch.stack([pixels[place] for place in places]),
-        arrange([sample.caption for sample in chosen], context),
-        arrange([prompt for sample in chosen for prompt in sample.prompts], context),
-        counted,
-        stack([sample.drawn for sample in chosen], [sample.held for sample in chosen]) if outside else None,
+        torch.stack([pixels[position] for position in chosen]),
+        arrange([sample.caption for sample in used], context),
+        arrange([prompt for sample in used for prompt in sample.prompts], context),
+        dict(+counts),  # those above zero
+        stack(concepts) if concepts else None,
     )
 
 
+class Group(NamedTuple):
+    """Samples that are to be one batch, and what was left out on the way to them."""
+
+    samples: list[TrainingSample]
+    left_out: list[LeftOut]
+
+
+def grouped(outcomes: Iterable[TrainingSample | LeftOut], size: int) -> Iterator[Group]:
+    """The samples of a stream in groups of ``size``; the last one may be smaller, or have none."""
+    group = Group([], [])
+    for outcome in outcomes:
+        if isinstance(outcome, LeftOut):
+            group.left_out.append(outcome)
+            continue
+        group.samples.append(outcome)
+        if len(group.samples) == size:
+            yield group
+            group = Group([], [])
+    yield group
+
+
 @dataclass
-class Batches(IterableDataset):
+class Batches(IterableDataset[Batch]):
     """The batches of one rank in an epoch from step ``done`` on, of one worker where there are several."""
 
     stream: Stream
@@ -110,29 +133,30 @@ class Batches(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         """Read, shuffle, decode."""
         info = get_worker_info()
-        part, skipped = self.plan.resumed(info.id if info else 0, self.done)
-        reader = self.rank * self.plan.workers + part
-        counts: Counter[str] = Counter()
-        samples = self.stream.read(self.plan.spans(self.epoch, self.rank, part), self.epoch, reader, counts)
-        transform, size = self.transform(), self.plan.batch_size
-        for number in range(self.plan.batches_each):
-            batch = [next(samples, None) for _ in range(size)]
-            if batch[-1] is None:
+        part, done = self.plan.resumed(info.id if info else 0, self.done)
+        spans = self.plan.spans(self.epoch, self.rank, part)
+        outcomes = self.stream.read(spans, self.epoch, reader=self.rank * self.plan.workers + part)
+        transform = self.transform()
+
+        groups = grouped(outcomes, self.plan.batch_size)
+        for number, group in zip(range(self.plan.batches_each), groups, strict=False):
+            if len(group.samples) < self.plan.batch_size:
                 raise CocuError("data: samples have vanished from the tars since the run began; start it again")
-            if number >= skipped:
-                yield collate(batch, transform, self.context, self.stream.required, counts, self.stream.outside)
-            counts.clear()
+            if number >= done:
+                yield collate(group.samples, transform, self.context, self.stream.required, group.left_out)
 
 
 class Loader:
     """The training batches of a rank, epoch after epoch.
 
-    ``done()`` tells how many batches the run has trained on: iteration goes on from there, so that a run that was killed
+    ``begun()`` tells how many batches the run has trained on: iteration starts there, so that a run that was killed
     continues with the batches that the uninterrupted run would have had.
     """
 
-    def __init__(self, batches: Batches, processes: int, done: Callable[[], int]) -> None:
-        self._batches, self._processes, self._done = batches, processes, done
+    def __init__(self, batches: Batches, processes: int, begun: Callable[[], int]) -> None:
+        self._batches = batches
+        self._processes = processes
+        self._begun = begun
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -140,7 +164,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the epoch that the run is in."""
-        epoch, done = divmod(self._done(), len(self))
+        epoch, done = divmod(self._begun(), len(self))
         batches = replace(self._batches, epoch=epoch, done=done)
         yield from DataLoader(
             batches, batch_size=None, num_workers=self._processes, pin_memory=torch.cuda.is_available()

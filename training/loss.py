@@ -54,31 +54,33 @@ def contrastive_losses(
     with torch.autocast(image.device.type, enabled=False):
         parts = [image[:, None], captions[:, None], *([] if prompts is None else [prompts])]
         own = torch.cat([normalise(part) for part in parts], 1)  # (B, 2 + M, D)
-        everyone = gather(own, rank, world_size)  # (R·B, 2 + M, D)
-        places = torch.arange(len(own), device=own.device) + rank * len(own)  # (B,): own rows in the global batch
-        caption, accuracy = info_nce(own[:, 0], own[:, 1], everyone[:, 0], everyone[:, 1], places, scale)
+        everyone = gather(own, rank, world_size)  # (N, 2 + M, D), N = R·B
+        rows = torch.arange(len(own), device=own.device) + rank * len(own)  # (B,): own rows in the global batch
+
+        caption, accuracy = info_nce(own[:, 0], own[:, 1], everyone[:, 0], everyone[:, 1], rows, scale)
         if prompts is None or prompt_scale is None:
             return Losses(caption, None, accuracy)
+
         left_out = None if concepts is None else excused_pairs(concepts, rank, world_size)
-        multi = multi_label_info_nce(
-            own[:, 0], own[:, 2:], everyone[:, 0], everyone[:, 2:], places, prompt_scale, left_out
+        multi_label = multi_label_info_nce(
+            own[:, 0], own[:, 2:], everyone[:, 0], everyone[:, 2:], rows, prompt_scale, left_out
         )
-        return Losses(caption, multi, accuracy)
+        return Losses(caption, multi_label, accuracy)
 
 
 def info_nce(
-    image: Tensor, texts: Tensor, images: Tensor, all_texts: Tensor, places: Tensor, scale: Tensor | float
+    image: Tensor, texts: Tensor, images: Tensor, all_texts: Tensor, rows: Tensor, scale: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE, and the share of nearest neighbours that are right, both ().
 
-    Of own image and texts (B, D) at ``places`` (B,) among images and all_texts (N, D), unit norm, s the scale::
+    Of own image and texts (B, D) at ``rows`` (B,) among images and all_texts (N, D), unit norm, s the scale::
 
         1/2B Σ_i [-log exp(s x_i·t_i) / Σ_j exp(s x_i·t_j)  -  log exp(s x_i·t_i) / Σ_j exp(s x_j·t_i)]
     """
     to_texts = scale * image @ all_texts.T  # (B, N)
     to_images = scale * texts @ images.T  # (B, N)
-    loss = (F.cross_entropy(to_texts, places) + F.cross_entropy(to_images, places)) / 2
-    right = [(logits.argmax(1) == places).float().mean() for logits in (to_texts.detach(), to_images.detach())]
+    loss = (F.cross_entropy(to_texts, rows) + F.cross_entropy(to_images, rows)) / 2
+    right = [(logits.argmax(1) == rows).float().mean() for logits in (to_texts.detach(), to_images.detach())]
     return loss, torch.stack(right).mean()
 
 
@@ -87,13 +89,13 @@ def multi_label_info_nce(
     prompts: Tensor,
     images: Tensor,
     all_prompts: Tensor,
-    places: Tensor,
+    rows: Tensor,
     scale: Tensor | float,
     left_out: Excused | None = None,
 ) -> Tensor:
     """Symmetric multi-label InfoNCE (), the second term of docs/method.md §5.
 
-    Of own image (B, D) and prompts (B, M, D) at ``places`` (B,) among images (N, D) and all_prompts (N, M, D), unit norm::
+    Of own image (B, D) and prompts (B, M, D) at ``rows`` (B,) among images (N, D) and all_prompts (N, M, D), unit norm::
 
         1/2BM Σ_i Σ_m [-log exp(s x_i·t_im) / Σ_j Σ_l exp(s x_i·t_jl)  -  log exp(s x_i·t_im) / Σ_j exp(s x_j·t_im)]
 
@@ -101,19 +103,24 @@ def multi_label_info_nce(
     exponentials in place of the sum of logarithms, one that fits would do. The loss is least, not zero, at log M / 2 when
     the M fit equally. What is ``left_out`` is missing from the sums over j; an image's own prompts never are.
     """
-    rows, each = prompts.shape[:2]
+    batch, each = prompts.shape[:2]
     to_prompts = scale * image @ all_prompts.flatten(0, 1).T  # (B, N·M)
     to_images = scale * prompts.flatten(0, 1) @ images.T  # (B·M, N)
-    own = places[:, None] * each + torch.arange(each, device=places.device)  # (B, M)
-    targets = places[:, None].expand(rows, each).flatten()  # (B·M,)
+    own = rows[:, None] * each + torch.arange(each, device=rows.device)  # (B, M): columns of own prompts
+    targets = rows[:, None].expand(batch, each).flatten()  # (B·M,)
+
     if left_out is not None:
         to_prompts = to_prompts.masked_fill(left_out.prompts.scatter(1, own, False), -math.inf)
         to_images = to_images.masked_fill(left_out.images.scatter(1, targets[:, None], False), -math.inf)
+
     return (F.cross_entropy(to_images, targets) - to_prompts.log_softmax(1).gather(1, own).mean()) / 2
 
 
 def excused_pairs(concepts: Concepts, rank: int, world_size: int) -> Excused:
-    """The pairs of this rank's images and prompts with those of all ranks that do not count against each other."""
+    """The pairs of this rank's images and prompts with those of all ranks that do not count against each other.
+
+    B and M must be the same on every rank; what archives hold may be padded to another length.
+    """
     drawn = gather(concepts.drawn, rank, world_size)  # (N, M)
     prompts = excused(concepts.held, drawn.flatten())  # (B, N·M)
     everyone = gather(prompts.byte(), rank, world_size).bool()  # (N, N·M)

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from curation.base.errors import CocuError
@@ -22,8 +22,9 @@ from evaluation.metric import SegmentationScores
 from segmenters.checkpoint import CheckpointError, load
 from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.batches import Batch
-from training.loss import contrastive_losses
+from training.loss import Losses, contrastive_losses
 from training.optimizer import adamw, learning_rate, parameter_groups, scaled
+from training.resume import batches_begun, seed_step
 
 SCORE = "val/score"  # what the best checkpoint is chosen by: mIoU, or retrieval accuracy without a benchmark
 
@@ -79,12 +80,24 @@ class ValidationConfig:
     batch_size: int = 32
 
 
+class TrainingData(Protocol):
+    """What the schedule needs to know of the data."""
+
+    batch_size: int  # samples of one step on one device
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch on each device."""
+
+
 class GroupViTModule(LightningModule):
     """Trains GroupViT by image-caption and image-prompt contrast."""
 
+    data: TrainingData  # what it is trained on; the command line says it before a run
+
     def __init__(
         self,
-        model: GroupViTConfig = GroupViTConfig(),
+        sizes: GroupViTConfig = GroupViTConfig(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         validation: ValidationConfig = ValidationConfig(),
         caption_weight: float = 1.0,
@@ -97,7 +110,7 @@ class GroupViTModule(LightningModule):
         """Build the model.
 
         Args:
-            model: sizes of GroupViT.
+            sizes: sizes of GroupViT.
             optimizer: AdamW and its schedule.
             validation: zero-shot segmentation during training.
             caption_weight: weight of the image-caption loss.
@@ -105,19 +118,26 @@ class GroupViTModule(LightningModule):
             compile: torch.compile of both towers: slow to start, some ten percent faster afterwards.
             recompute: compute activations again in the backward pass rather than keep them: less memory, more time.
             start: checkpoint of a model of these sizes whose weights training starts from: a folder (ours, Hugging Face's)
-                or a .ckpt; null for random weights. A run that goes on from its own checkpoint does not read it.
+                or a .ckpt; null for random weights. A run that resumes from its own checkpoint does not read it.
             seed: of the random grouping and drop path, for each step apart.
         """
         super().__init__()
-        self.save_hyperparameters({"model": dataclasses.asdict(model)}, logger=False)
-        self.model = GroupViT(model)
+        self.save_hyperparameters(
+            {"model": dataclasses.asdict(sizes)}, logger=False
+        )  # as segmenters.checkpoint reads it
+        self.model = GroupViT(sizes)
+        self.model.recompute = recompute
         # Without prompts there is none: DDP refuses a parameter that gets no gradient.
         self.prompt_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if prompt_weight else None
-        self.optimizer, self.validation = optimizer, validation
-        self.caption_weight, self.prompt_weight = caption_weight, prompt_weight
-        self.compiled, self.start, self.seed = compile, start, seed
-        self.model.recompute = recompute
-        self.encode_image, self.encode_texts = self.model.encode_image, self.model.encode_texts
+        self.optimizer = optimizer
+        self.validation = validation
+        self.caption_weight = caption_weight
+        self.prompt_weight = prompt_weight
+        self.compiled = compile
+        self.start = start
+        self.seed = seed
+        self.encode_image = self.model.encode_image
+        self.encode_texts = self.model.encode_texts
         self.benchmark: Benchmark | None = None
         self.scores: SegmentationScores | None = None  # of the last validation, class by class
 
@@ -130,14 +150,23 @@ class GroupViTModule(LightningModule):
             except AbsentError as error:
                 raise AbsentError(f"model.validation.benchmark: {error}; set it to null to train without") from None
         if self.compiled and stage == "fit":
-            self.encode_image, self.encode_texts = map(
-                torch.compile, (self.model.encode_image, self.model.encode_texts)
-            )
+            self.encode_image = torch.compile(self.model.encode_image)
+            self.encode_texts = torch.compile(self.model.encode_texts)
 
     def on_fit_start(self) -> None:
-        """Take the weights that training starts from, unless the run goes on from its own checkpoint."""
+        """Take the weights that training starts from, unless the run resumes from its own checkpoint."""
         if self.start and not self.trainer.ckpt_path:
             start_from(self.model, self.start)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the model is made for, in pixels."""
+        return self.model.config.image_size
+
+    @property
+    def text_context(self) -> int:
+        """Tokens of the longest text that the model takes."""
+        return self.model.config.text_context
 
     @property
     def prompt_scale(self) -> Tensor | None:
@@ -146,19 +175,18 @@ class GroupViTModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what is random in the model by step and rank, so that a resumed run draws what an uninterrupted one does."""
-        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(
-            int(np.random.SeedSequence([self.seed, step, self.global_rank]).generate_state(1, np.uint64)[0] >> 1)
-        )
+        seed_step(self.seed, batches_begun(self.trainer), self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         image = self.encode_image(batch.pixels)  # (B, D)
-        if self.prompt_logit_scale is not None:
+        prompts = None
+        if self.prompt_logit_scale is None:
+            (captions,) = self.encode_texts([batch.captions])  # (B, D)
+        else:
             captions, prompts = self.encode_texts([batch.captions, batch.prompts])  # (B, D), (B·M, D)
             prompts = prompts.unflatten(0, (len(image), -1))  # (B, M, D)
-        else:
-            (captions,), prompts = self.encode_texts([batch.captions]), None
+
         losses = contrastive_losses(
             image,
             captions,
@@ -170,19 +198,24 @@ class GroupViTModule(LightningModule):
             world_size=self.trainer.world_size,
         )
         loss = self.caption_weight * losses.caption
-        if prompts is not None:
+        if losses.prompts is not None:
             loss = loss + self.prompt_weight * losses.prompts
-        logged = {"train/loss": loss, "train/caption_loss": losses.caption, "train/retrieval_accuracy": losses.accuracy}
-        if prompts is not None:
-            logged |= {"train/prompt_loss": losses.prompts, "train/prompt_scale": self.prompt_scale}
-        logged |= {"train/scale": self.model.scale, "train/rate": self.optimizers().param_groups[0]["lr"]}
-        self.log_dict(logged, batch_size=len(image))
-        if self.global_step % self.trainer.log_every_n_steps == 0 and not loss.isfinite():
+
+        self._log_step(loss, losses, len(image))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it outside the class
+        if self.global_step % every == 0 and not loss.isfinite():
             raise NotFiniteError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower model.optimizer.rate, lengthen its "
                 "warmup_epochs, or set trainer.precision to 32-true"
             )
         return loss
+
+    def _log_step(self, loss: Tensor, losses: Losses, batch_size: int) -> None:
+        logged = {"train/loss": loss, "train/caption_loss": losses.caption, "train/retrieval_accuracy": losses.accuracy}
+        if losses.prompts is not None and self.prompt_scale is not None:
+            logged |= {"train/prompt_loss": losses.prompts, "train/prompt_scale": self.prompt_scale}
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(logged | {"train/scale": self.model.scale, "train/rate": rate}, batch_size=batch_size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Retrieval accuracy within a batch: how often a caption is the nearest one to its own image, and vice versa."""
@@ -208,40 +241,44 @@ class GroupViTModule(LightningModule):
             score = self.trainer.callback_metrics.get("val/retrieval_accuracy", torch.tensor(0.0))
             self.log(SCORE, 100 * score)
             return
-        share = Share(
-            self.global_rank, self.trainer.world_size, dist.group.WORLD if self.trainer.world_size > 1 else None
-        )
+
+        group = dist.group.WORLD if self.trainer.world_size > 1 else None
+        share = Share(self.global_rank, self.trainer.world_size, group)
         limit = 2 * self.trainer.world_size if self.trainer.sanity_checking else self.validation.limit
-        self.scores = scores = evaluate(
-            self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share
-        ).scores
+        result = evaluate(self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share)
+        self.scores = scores = result.scores
         # In float32, Lightning's type for metrics, an mIoU keeps seven digits.
         self.log_dict({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy, SCORE: scores.miou})
 
-    test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the rates scaled to the global batch, and a schedule by the step."""
         config, trainer = self.optimizer, self.trainer
-        batch = trainer.datamodule.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        peak, final = (scaled(rate, batch, config.reference_batch) for rate in (config.rate, config.final_rate))
+        global_batch = self.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        peak = scaled(config.rate, global_batch, config.reference_batch)
+        final = scaled(config.final_rate, global_batch, config.reference_batch)
+
         total = int(trainer.estimated_stepping_batches)
-        epoch_steps = trainer.datamodule.plan.steps / trainer.accumulate_grad_batches
+        epoch_steps = self.data.steps / trainer.accumulate_grad_batches
         warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, epoch_steps)
-        made = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
-        factor = lambda step: learning_rate(step, total, warmup, peak, final) / peak  # noqa: E731
-        schedule = torch.optim.lr_scheduler.LambdaLR(made, factor)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+        optimizer = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, total, warmup, peak, final) / peak
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def start_from(model: GroupViT, path: str) -> None:
     """Give ``model`` the weights of a checkpoint. Raises CheckpointError where there is none, or one of other sizes."""
     loaded = load(path).model
-    wanted, found = ({**dataclasses.asdict(one.config), "drop_path": None} for one in (model, loaded))
-    for key, value in wanted.items():
-        if found[key] != value:
-            remedy = f"set model.model.{key} to {json.dumps(found[key])}"
-            raise CheckpointError(f"model.start: {path} has {key} {found[key]}, this model {value}; {remedy}")
+    theirs = dataclasses.asdict(loaded.config)
+    for key, value in dataclasses.asdict(model.config).items():
+        if theirs[key] != value and key != "drop_path":
+            remedy = f"set model.sizes.{key} to {json.dumps(theirs[key])}"
+            raise CheckpointError(f"model.start: {path} has {key} {theirs[key]}, this model {value}; {remedy}")
     model.load_state_dict(loaded.state_dict())
 
 

@@ -8,7 +8,8 @@ what must not be held against its image; that it holds some wrong concepts too o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,12 +17,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NEGATIVES = ("all", "outside")
+from curation.archive import ConceptArchive, ShardArchives
+
 NONE = -1  # in place of a concept
 
 
+@dataclass(frozen=True)
+class Negatives:
+    """A way to choose which prompts count against an image.
+
+    Attributes:
+        sentence: what ``--help`` says of it.
+        held: from an archive and the name of a shard, the concepts of each sample whose prompts do not count against it;
+            None where all prompts do.
+    """
+
+    sentence: str
+    held: Callable[[ConceptArchive, str], ShardArchives] | None = None
+
+
+def whole_archives(archive: ConceptArchive, shard: str) -> ShardArchives:
+    """All that the archives of a shard hold, whatever the filter."""
+    return replace(archive, filters=()).read(shard)
+
+
+# The values of data.negatives; adding one here is all that configuration, errors and --help need.
+NEGATIVES = {
+    "all": Negatives("every prompt of another sample, as published"),
+    "outside": Negatives(
+        "only prompts about concepts that the image's archive does not hold (whatever the filter), so that what the image "
+        "may show is not denied",
+        whole_archives,
+    ),
+}
+
+
+# --- concepts of samples and of batches -----------------------------------------------------------------------------------
+
+
+class SampleConcepts(NamedTuple):
+    """What the prompts of a sample are about, and what does not count against it: ids of :func:`concept_ids`."""
+
+    drawn: np.ndarray  # (M,) int64; NONE for a prompt that is no concept's
+    held: np.ndarray  # (A,) int64
+
+
 class Concepts(NamedTuple):
-    """What the prompts of B images are about, and what their archives hold: ids of :func:`concept_ids`."""
+    """What the prompts of B samples are about, and what does not count against each: ids of :func:`concept_ids`."""
 
     drawn: Tensor  # (B, M) int64; NONE for a prompt that is no concept's
     held: Tensor  # (B, A) int64; NONE fills up
@@ -38,23 +80,30 @@ def concept_ids(names: Sequence[str]) -> np.ndarray:
     return np.array([*map(concept_id, names), NONE], np.int64)
 
 
-def stack(drawn: Sequence[np.ndarray], held: Sequence[np.ndarray]) -> Concepts:
-    """The concepts of a batch from those of each sample, drawn (M,) and held (A_i,); what was drawn is held too."""
-    all_held = [np.concatenate(parts) for parts in zip(drawn, held, strict=True)]
-    filled = np.full((len(held), max(map(len, all_held))), NONE, np.int64)
-    for row, ids in zip(filled, all_held, strict=True):
+def stack(samples: Sequence[SampleConcepts]) -> Concepts:
+    """The concepts of a batch from those of its samples; what was drawn for a sample does not count against it either."""
+    held = [np.concatenate(sample) for sample in samples]
+    filled = np.full((len(held), max(map(len, held))), NONE, np.int64)  # (B, A)
+    for row, ids in zip(filled, held, strict=True):
         row[: len(ids)] = ids
-    return Concepts(torch.from_numpy(np.stack(drawn)), torch.from_numpy(filled))
+
+    drawn = np.stack([sample.drawn for sample in samples])  # (B, M)
+    return Concepts(torch.from_numpy(drawn), torch.from_numpy(filled))
 
 
 def excused(held: Tensor, drawn: Tensor) -> Tensor:
-    """Which of P prompts do not count against each of B images: bool (B, P), those of concepts that its archive holds.
+    """Which of P prompts do not count against each of B images: bool (B, P), those of concepts that the image holds.
 
     held (B, A), drawn (P,): concept ids. In memory and time of B·(A + P), whatever the size of the vocabulary.
+
+    >>> excused(torch.tensor([[3, 5], [4, NONE]]), torch.tensor([5, 4, NONE]))
+    tensor([[ True, False, False],
+            [False,  True, False]])
     """
-    known, column = drawn.unique(return_inverse=True)  # (U,), (P,)
-    place = torch.searchsorted(known, held).clamp(max=len(known) - 1)  # (B, A)
-    found = (known[place] == held) & (held != NONE)
-    member = torch.zeros(len(held), len(known), dtype=torch.bool, device=held.device)
-    member[found.nonzero()[:, 0], place[found]] = True  # (B, U)
-    return member.index_select(1, column)
+    concepts, column = drawn.unique(return_inverse=True)  # (U,), (P,)
+    position = torch.searchsorted(concepts, held).clamp(max=len(concepts) - 1)  # (B, A)
+    matches = (concepts[position] == held) & (held != NONE)  # (B, A)
+
+    holds = torch.zeros(len(held), len(concepts), dtype=torch.bool, device=held.device)
+    holds[matches.nonzero()[:, 0], position[matches]] = True  # (B, U)
+    return holds.index_select(1, column)  # (B, P)

@@ -1,4 +1,4 @@
-"""AdamW as GroupViT is trained with it (docs/method.md §5): what decays, the learning rate at each step, the fused kernel."""
+"""AdamW as GroupViT is trained with it (docs/method.md §5): what decays, the rate at each step, the fused kernel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 def learning_rate(step: int, total: int, warmup: int, peak: float, final: float) -> float:
     """The rate of a step, counted from 0, of ``total``: linear for ``warmup`` steps, then half a cosine down to ``final``.
 
-    Step ``warmup`` has the peak, and no step has 0. A resumed run that goes on beyond ``total`` stays at ``final``. With
+    Step ``warmup`` has the peak, and no step has 0. A resumed run that continues beyond ``total`` stays at ``final``. With
     no more steps than ``warmup`` the rate only rises.
     """
     if step < warmup:

@@ -79,12 +79,13 @@ class Plan:
         part = int(ends[-1]) // self.readers
         first = (rank * self.workers + worker) * part
         last = first + part
-        found = []
+
+        spans = []
         for shard, end in zip(order.tolist(), ends.tolist(), strict=True):
             start = end - self.rows[shard]
             if max(start, first) < min(end, last):
-                found.append(Span(shard, max(start, first) - start, min(end, last) - start))
-        return found
+                spans.append(Span(shard, max(start, first) - start, min(end, last) - start))
+        return spans
 
     def resumed(self, worker: int, done: int) -> tuple[int, int]:
         """Which part a worker takes, and how many of its batches are done, after ``done`` steps of an epoch.

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from training.batches import COUNTED, Batch
+from training.datamodule import ArchiveDataModule
 
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 SMOOTHING = 0.98  # weight of the past in the mean time of a step
@@ -21,7 +23,8 @@ SMOOTHING = 0.98  # weight of the past in the mean time of a step
 class TrainingProgress(Callback):
     """Shows steps, samples per second, time left and the share of time that was spent waiting for data."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: ArchiveDataModule) -> None:
+        self._data = data
         self._console = Console()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -32,23 +35,29 @@ class TrainingProgress(Callback):
             console=self._console,
             auto_refresh=False,
         )
-        self._counts: Counter[str] = Counter()
-        self._seen = self._first = 0
-        self._waited = self._worked = 0.0
+        self._task = TaskID(0)
+        self._counts: Counter[str] = Counter()  # of samples, by what happened to them
+        self._seen = 0  # samples
+        self._first = 0  # step with which the run began or was resumed
+        self._waited = 0.0  # seconds, for data
+        self._worked = 0.0  # seconds
         self._step = 0.0  # mean seconds of a step
-        self._last = self._logged = 0.0  # when the last step ended, and when the last line was shown
+        self._began = 0.0  # when the step began,
+        self._last = 0.0  # when the one before ended,
+        self._logged = 0.0  # and when the last line was shown
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Say what is about to be trained."""
-        data, size = trainer.datamodule, sum(value.numel() for value in module.parameters()) / 1e6
-        images = sum(data.plan.rows)
+        data = self._data
+        size = sum(value.numel() for value in module.parameters()) / 1e6
+        samples = sum(data.plan.rows)
         accumulated = trainer.accumulate_grad_batches
         batch = f"{data.batch_size} x {trainer.world_size} devices" + (f" x {accumulated}" if accumulated > 1 else "")
         self._print(
             trainer,
             f"Training GroupViT ({size:.1f} M parameters) on {module.device.type}, {trainer.precision}, sampler "
-            f"{data.sampler.kind}\n{images:,} samples in {len(data.shards):,} shards; batch {batch}; "
-            f"{data.plan.steps:,} steps an epoch; {data.workers} workers a device -> {trainer.default_root_dir}",
+            f"{data.sampler.kind}\n{samples:,} samples in {len(data.shards):,} shards; batch {batch}; "
+            f"{data.steps:,} steps an epoch; {data.workers} workers a device -> {trainer.default_root_dir}",
         )
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -57,7 +66,8 @@ class TrainingProgress(Callback):
             self._bar.start()
         self._first = trainer.global_step
         self._task = self._bar.add_task("", total=self._total(trainer), epoch="", note="")
-        self._last = self._logged = time.monotonic()
+        self._last = time.monotonic()
+        self._logged = self._last
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """The batch is there."""
@@ -70,11 +80,12 @@ class TrainingProgress(Callback):
         """Count and show."""
         now = time.monotonic()
         step = now - self._last
-        self._worked += now - self._began
         self._step = SMOOTHING * self._step + (1 - SMOOTHING) * step if self._step else step
+        self._worked += now - self._began
         self._last = now
         self._seen += len(batch.pixels) * trainer.world_size
         self._counts.update(batch.counts)
+
         if trainer.is_global_zero and (self._console.is_terminal or now - self._logged >= LOG_EVERY):
             self._show(trainer, float(outputs["loss"]))
             self._logged = now
@@ -98,7 +109,9 @@ class TrainingProgress(Callback):
         counts = trainer.strategy.reduce(counted, reduce_op="sum")
         if not trainer.is_global_zero:
             return
-        steps, seconds = trainer.global_step - self._first, max(self._worked + self._waited, 1e-9)
+
+        steps = trainer.global_step - self._first
+        seconds = max(self._worked + self._waited, 1e-9)
         table = Table(title="Training", show_header=False, title_justify="left")
         table.add_column(style="bold")
         table.add_column(justify="right")
@@ -113,6 +126,8 @@ class TrainingProgress(Callback):
             if name in ("train/loss", "val/miou", "val/pixel_accuracy", "val/retrieval_accuracy"):
                 table.add_row(f"last {name}", f"{float(value):.4f}")
         for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint):
+                continue
             if callback.best_model_score is not None:
                 table.add_row(f"best {callback.monitor}", f"{float(callback.best_model_score):.2f}")
                 table.add_row("best checkpoint", callback.best_model_path)
@@ -125,11 +140,13 @@ class TrainingProgress(Callback):
         self._bar.stop()
 
     def _show(self, trainer: Trainer, loss: float) -> None:
-        total, spent = self._total(trainer), self._worked + self._waited
+        total = self._total(trainer)
+        spent = self._worked + self._waited
         left = (total - trainer.global_step) * self._step * trainer.accumulate_grad_batches if total else None
         rate = self._seen / spent
         note = f"loss {loss:.3f}, {rate:,.0f} samples/s, waited for data {self._waited / spent:.0%}"
         note += f", left {clock(left)}" if left is not None else ""
+
         if self._console.is_terminal:
             self._bar.update(self._task, completed=trainer.global_step, epoch=trainer.current_epoch, note=note)
             self._bar.refresh()
@@ -146,7 +163,11 @@ class TrainingProgress(Callback):
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, such as 1:02:03 or 2:03."""
+    """Hours, minutes and seconds.
+
+    >>> clock(3723), clock(123)
+    ('1:02:03', '2:03')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,92 +1,143 @@
-"""What one worker reads in an epoch: samples of tars, joined with their archives, with prompts drawn for them."""
+"""What one worker reads in an epoch: samples of tars, joined with their archives, with prompts drawn for them.
+
+A stream yields, for each sample of a tar, a :class:`TrainingSample`, or a :class:`LeftOut` that says why there is none.
+"""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import numpy as np
-from webdataset import shuffle
 
-from curation.archive import ConceptArchive, Sampler, ShardArchives, Source, join, read_tar, seeds
+from curation.archive import (
+    NO_ARCHIVE,
+    REJECTED,
+    ConceptArchive,
+    Draw,
+    Sampler,
+    ShardArchives,
+    Source,
+    join,
+    read_tar,
+    seeds,
+)
 from curation.base.errors import CocuError
-from training.negatives import NONE, concept_ids
+from training.negatives import NEGATIVES, NONE, Negatives, SampleConcepts, concept_ids
 from training.plan import Span
 
 
-class Sample(NamedTuple):
-    """An image-text pair before it is decoded."""
+class LeftOut(StrEnum):
+    """Why a sample of a tar is not trained on."""
+
+    REJECTED = "rejected"  # by curation, which could not use it
+    UNUSABLE = "unusable"  # it has no image, or no caption in UTF-8
+
+
+class Pair(NamedTuple):
+    """An image and its caption, as they are in a tar."""
+
+    key: str
+    image: bytes
+    caption: str
+    row: int  # of its archive in its shard, or NO_ARCHIVE
+
+
+class TrainingSample(NamedTuple):
+    """An image-text pair before the image is decoded."""
 
     where: str  # path of the tar and key, for messages
     seed: int  # decides its augmentation: from epoch and key
     image: bytes
     caption: str
     prompts: list[str]  # M
-    drawn: np.ndarray | None = None  # (M,) int64: ids of the prompts' concepts, see training/negatives.py
-    held: np.ndarray | None = None  # (A,) int64: ids of the archive's concepts, whatever the filter; both if asked for
+    concepts: SampleConcepts | None = None  # where some prompts do not count against it, see training/negatives.py
+    lacks_archive: bool = False  # its shard has archives, but none of this sample
 
 
-class Shard(NamedTuple):
+class TrainingShard(NamedTuple):
     """A tar, and the curation run that holds its archives, if any."""
 
     source: Source
     archive: ConceptArchive | None
 
 
+class DrawnShard(NamedTuple):
+    """What is drawn for the samples of a shard in an epoch, by the row of their archive."""
+
+    keys: list[str]
+    draw: Draw
+    concepts: list[SampleConcepts] | None  # where some prompts do not count against a sample
+
+
 @dataclass(frozen=True)
 class Stream:
     """How samples are read.
 
-    ``required``: a sample without an archive is an error, rather than trained on by its caption alone. ``outside``: samples
-    say what their prompts are about and what their archives hold, so that only prompts outside an archive are negatives.
+    ``required``: a sample without an archive is an error, rather than trained on by its caption alone.
     """
 
-    shards: tuple[Shard, ...]
+    shards: tuple[TrainingShard, ...]
     sampler: Sampler
     shuffled: int  # samples in the shuffle buffer; 0 to keep the order
     seed: int
     required: bool = True
-    outside: bool = False
+    negatives: Negatives = NEGATIVES["all"]
 
-    def read(self, spans: list[Span], epoch: int, reader: int, counts: Counter[str]) -> Iterator[Sample]:
-        """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number).
-
-        ``counts``: where to count samples that were left out or have no archive.
-        """
-        samples = (sample for span in spans for sample in self._span(span, epoch, counts))
+    def read(self, spans: list[Span], epoch: int, reader: int) -> Iterator[TrainingSample | LeftOut]:
+        """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number)."""
+        outcomes = (outcome for span in spans for outcome in self._span(span, epoch))
         if not self.shuffled:
-            return samples
-        rng = random.Random(f"{self.seed} {epoch} {reader}")
-        return iter(shuffle(self.shuffled, initial=self.shuffled, rng=rng)(samples))
+            return outcomes
+        return shuffle(outcomes, self.shuffled, random.Random(f"{self.seed} {epoch} {reader}"))
 
-    def _span(self, span: Span, epoch: int, counts: Counter[str]) -> Iterator[Sample]:
+    def _span(self, span: Span, epoch: int) -> Iterator[TrainingSample | LeftOut]:
+        """Part of a shard. What is left out goes with the sample that follows it, so that one of two readers has it."""
         shard = self.shards[span.shard]
-        keys, prompts, numbers, concepts = [], [], [], []
-        if shard.archive:
-            archives = shard.archive.read(shard.source.name, self.sampler.kind == "caption")
-            keys, prompts = archives.keys, archives.prompts(self.sampler, self.seed, epoch)
-            numbers = seeds(keys, self.seed, epoch).tolist()
-            if self.outside:
-                drawn = concept_ids(archives.names)[archives.drawn(self.sampler, self.seed, epoch)]  # (N, M)
-                held = held_concepts(replace(shard.archive, filters=()).read(shard.source.name))
-                concepts = list(zip(drawn, held, strict=True))
-        nothing = np.full(self.sampler.concepts, NONE), np.zeros(0, np.int64)
-        left_out: Counter[str] = Counter()
-        for place, (sample, row) in enumerate(usable(shard, keys, self.required, left_out)):
-            if place >= span.last:
+        drawn = self._draw(shard, epoch)
+        position = 0  # of the next pair
+        left_out: list[LeftOut] = []
+        for outcome in read_pairs(shard, drawn.keys if drawn else [], self.required):
+            if isinstance(outcome, LeftOut):
+                left_out.append(outcome)
+                continue
+            if position == span.last:
                 return
-            if place >= span.first:
-                counts.update(left_out)
-                key, caption = sample["__key__"], sample["caption"]
-                chosen = prompts[row] if row >= 0 else [caption] * self.sampler.concepts
-                number = numbers[row] if row >= 0 else int(seeds([key], self.seed, epoch)[0])
-                known = (concepts[row] if row >= 0 else nothing) if self.outside else ()
-                yield Sample(f"{shard.source.path}: {key}", number, sample["image"], caption, chosen, *known)
-            left_out.clear()  # those before the span are counted by the reader that has them
-        counts.update(left_out)
+            if position >= span.first:
+                yield from left_out
+                yield self._sample(shard, outcome, drawn, epoch)
+            left_out.clear()
+            position += 1
+        yield from left_out
+
+    def _draw(self, shard: TrainingShard, epoch: int) -> DrawnShard | None:
+        """What is drawn for all samples of a shard; None where it has no archives."""
+        if shard.archive is None:
+            return None
+        archives = shard.archive.read(shard.source.name, self.sampler.method.of_caption)
+        draw = archives.draw(self.sampler, self.seed, epoch)
+        if self.negatives.held is None:
+            return DrawnShard(archives.keys, draw, None)
+
+        ids = concept_ids(archives.names)[draw.concepts]  # (N, M)
+        held = held_concepts(self.negatives.held(shard.archive, shard.source.name))
+        return DrawnShard(archives.keys, draw, [SampleConcepts(*row) for row in zip(ids, held, strict=True)])
+
+    def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
+        where = f"{shard.source.path}: {pair.key}"
+        if drawn is not None and pair.row != NO_ARCHIVE:
+            seed = int(drawn.draw.seeds[pair.row])
+            concepts = drawn.concepts[pair.row] if drawn.concepts else None
+            return TrainingSample(where, seed, pair.image, pair.caption, drawn.draw.prompts[pair.row], concepts)
+
+        seed = int(seeds([pair.key], self.seed, epoch)[0])
+        prompts = [pair.caption] * self.sampler.concepts
+        nothing = SampleConcepts(np.full(self.sampler.concepts, NONE), np.zeros(0, np.int64))
+        concepts = nothing if self.negatives.held else None
+        return TrainingSample(where, seed, pair.image, pair.caption, prompts, concepts, lacks_archive=drawn is not None)
 
 
 def held_concepts(archives: ShardArchives) -> list[np.ndarray]:
@@ -94,32 +145,62 @@ def held_concepts(archives: ShardArchives) -> list[np.ndarray]:
     return np.split(concept_ids(archives.names)[archives.concepts], archives.offsets[1:-1])
 
 
-def usable(shard: Shard, keys: list[str], required: bool, counts: Counter[str]) -> Iterator[tuple[dict, int]]:
-    """The samples of a shard that can be trained on, each with the row of its archive (-1 for none), in order.
+def shuffle(
+    outcomes: Iterable[TrainingSample | LeftOut], size: int, rng: random.Random
+) -> Iterator[TrainingSample | LeftOut]:
+    """Samples in a random order, by way of a buffer of ``size`` samples; what is left out passes by at once."""
+    buffer: list[TrainingSample] = []
+    for outcome in outcomes:
+        if isinstance(outcome, LeftOut):
+            yield outcome
+            continue
+        buffer.append(outcome)
+        if len(buffer) >= size:
+            yield _pick(buffer, rng)
 
-    Their ``image`` and ``caption`` are the first of the configured fields that are present. keys (N,): the keys of the
-    shard's archives; ``counts``: where to count the samples that are left out or have no archive.
+    while buffer:
+        yield _pick(buffer, rng)
+
+
+def _pick(buffer: list[TrainingSample], rng: random.Random) -> TrainingSample:
+    """Take a random sample out of the buffer; the last one gets its position."""
+    position = rng.randint(0, len(buffer) - 1)
+    buffer[position], buffer[-1] = buffer[-1], buffer[position]
+    return buffer.pop()
+
+
+def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterator[Pair | LeftOut]:
+    """Each sample of a shard in order: an image and a caption, the first of the configured fields that are present.
+
+    keys (N,): the keys of the shard's archives. Raises CocuError, with shard and key, for a tar that is not the one that
+    was curated, and, where archives are ``required``, for a sample without one.
     """
     source, archive = shard
-    images, captions = source.image.lower().split(";"), source.caption.lower().split(";")
-    samples = read_tar(source.path, [*images, *captions])
+    images = source.image.lower().split(";")
+    captions = source.caption.lower().split(";")
+    samples = read_tar(source.path, [*images, *captions], source.max_member)
+
+    joined: Iterable[tuple[dict[str, Any], int]]
     if archive is None:
-        joined = ((sample, -1) for sample in samples)
+        joined = ((sample, NO_ARCHIVE) for sample in samples)
     else:
-        joined = join(samples, archive, source, keys, required, counts)
+        joined = join(samples, archive, source, keys, required, with_rejected=True)
+
     for sample, row in joined:
         image = next((sample[name] for name in images if name in sample), None)
         caption = next((sample[name] for name in captions if name in sample), None)
         text = _text(caption)
-        if image is not None and text:
-            yield {"__key__": sample["__key__"], "image": image, "caption": text}, row
-        elif row >= 0:
+        if row == REJECTED:
+            yield LeftOut.REJECTED
+        elif image and text:
+            yield Pair(sample["__key__"], image, text, row)
+        elif archive is None or row == NO_ARCHIVE:
+            yield LeftOut.UNUSABLE
+        else:
             raise CocuError(
                 f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
-                f"cut off or is not the one that was curated into {archive.folder}"
+                f"truncated or is not the one that was curated into {archive.folder}"
             )
-        else:
-            counts["unusable"] += 1
 
 
 def _text(content: bytes | None) -> str:
@@ -130,14 +211,19 @@ def _text(content: bytes | None) -> str:
         return ""
 
 
-def count_rows(shards: tuple[Shard, ...], required: bool) -> list[int]:
-    """Usable samples of each shard: from the archives where each sample must have one, else by reading the tars once."""
+def count_pairs(shards: tuple[TrainingShard, ...], required: bool) -> list[int]:
+    """Pairs of each shard: as many as archives where each must have one, else counted by reading the tars once."""
     if required:
-        known = {
-            (archive.folder, source.name): rows
-            for archive in {shard.archive.folder: shard.archive for shard in shards}.values()
-            for source, rows in zip(archive.sources, archive.rows, strict=True)
+        runs = {shard.archive.folder: shard.archive for shard in shards if shard.archive}
+        rows = {
+            (folder, source.name): count
+            for folder, archive in runs.items()
+            for source, count in zip(archive.sources, archive.rows, strict=True)
         }
-        return [known[shard.archive.folder, shard.source.name] for shard in shards]
+        return [rows[shard.archive.folder, shard.source.name] for shard in shards if shard.archive]
+
     keys = (shard.archive.read(shard.source.name).keys if shard.archive else [] for shard in shards)
-    return [sum(1 for _ in usable(shard, known, False, Counter())) for shard, known in zip(shards, keys, strict=True)]
+    return [
+        sum(isinstance(outcome, Pair) for outcome in read_pairs(shard, rows, required=False))
+        for shard, rows in zip(shards, keys, strict=True)
+    ]

@@ -14,10 +14,10 @@ huggingface.py archives as a Hugging Face data set
 
 from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
-from curation.archive.joining import join, read_tar
+from curation.archive.joining import NO_ARCHIVE, REJECTED, join, read_tar
 from curation.archive.parquet import SCHEMA, archive_batch, read_archive
 from curation.archive.sampling import Sampler, prompts, seeds, templates
-from curation.archive.shard import ShardArchives, read_shard
+from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
 from curation.base.errors import CocuError, UnknownKey
 from curation.base.parquet import FORMAT, open_parquet, parquet_writer, read_metadata, write_table
@@ -26,9 +26,12 @@ CurationError = CocuError  # the name by which users of archives know the root o
 
 __all__ = [
     "FORMAT",
+    "NO_ARCHIVE",
+    "REJECTED",
     "SCHEMA",
     "ConceptArchive",
     "CurationError",
+    "Draw",
     "Filter",
     "Sampler",
     "ShardArchives",

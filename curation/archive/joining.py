@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,36 +9,35 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from curation.archive.entries import one_chunk
+from curation.archive.members import MAX_MEMBER, key_problem, read_members, tar_errors
 from curation.archive.reader import ArchiveReader
 from curation.archive.sampling import Sampler
 from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.errors import CocuError
 
+NO_ARCHIVE, REJECTED = -1, -2  # in place of the row of an archive
 SHARDS_KEPT = 8  # in memory at once by attach: a shuffle before it mixes the samples of several
 
 RawSample = dict[str, Any]  # as webdataset has them: __key__, and the content of every field
 
 
-def read_tar(path: str, fields: Iterable[str]) -> Iterator[RawSample]:
+def read_tar(path: str, fields: Iterable[str], max_member: int = MAX_MEMBER) -> Iterator[RawSample]:
     """The samples of a tar, in order, with the named fields: what webdataset's own readers give.
 
-    Of two members of one name the first counts. Raises InputError when the file is missing.
+    Of two members of one name the first counts. Samples that curation rejects for their keys are left out; a field that it
+    rejects for its size, or as a hard link, is empty. Raises InputError when the file is missing or is not a whole tar.
     """
-    from webdataset import tariterators  # imports torch, which only reading needs
-
-    wanted = tuple("." + field.lower() for field in fields)
-    with files.open_file(path) as stream:
-        members = tariterators.tar_file_iterator(stream, select_files=lambda name: name.lower().endswith(wanted))
-        named = (member | {"__url__": path} for member in members)
-        yield from tariterators.group_by_keys(named, handler=_is_repeated)
-
-
-def _is_repeated(error: Exception) -> bool:
-    """Whether to go on: after a second member of one name, not after anything else."""
-    if isinstance(error, ValueError) and "duplicate file name" in str(error):
-        return True
-    raise error
+    wanted = {field.lower() for field in fields}
+    last = None
+    with files.open_file(path) as stream, tar_errors(path):
+        for key, members in read_members(stream, lambda key, extension: extension in wanted, max_member):
+            contents = {name: content for name, content in members.items() if name in wanted}
+            if key == last or not contents or key_problem(key):
+                continue
+            last = key
+            held = {name: content if isinstance(content, bytes) else b"" for name, content in contents.items()}
+            yield {"__key__": key, "__url__": path, **held}
 
 
 def join(
@@ -48,15 +46,14 @@ def join(
     source: Source,
     keys: list[str],
     required: bool = True,
-    counts: Counter[str] | None = None,
+    with_rejected: bool = False,
 ) -> Iterator[tuple[RawSample, int]]:
-    """Each sample of a tar with the row of its archive; -1 for a sample without one, where ``required`` is false.
+    """Each sample of a tar with the row of its archive; NO_ARCHIVE for one that has none, where ``required`` is false.
 
-    keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out. ``counts``:
-    where to count them ("rejected") and samples without an archive ("without archive").
+    keys (N,): the keys of the archives of this shard, in order. Samples that curation rejected are left out, or, where they
+    are asked for, come with REJECTED in place of a row.
     Raises CocuError with shard and key when a sample is out of order, has no archive, or is missing from the tar.
     """
-    counts = Counter() if counts is None else counts
     rejected = archive.rejected(source.name)
     rows: dict[str, int] | None = None
     row = 0
@@ -67,7 +64,8 @@ def join(
             row += 1
             continue
         if key in rejected:
-            counts["rejected"] += 1
+            if with_rejected:
+                yield sample, REJECTED
             continue
         rows = {known: number for number, known in enumerate(keys)} if rows is None else rows
         if key in rows:
@@ -80,8 +78,7 @@ def join(
                 f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run make curate again, "
                 "or set require_archives to false to train on its caption alone"
             )
-        counts["without archive"] += 1
-        yield sample, -1
+        yield sample, NO_ARCHIVE
     if row < len(keys):
         raise CocuError(
             f"{source.path}: {keys[row]} is missing, {len(keys) - row} of {len(keys)} archives have no sample: the tar is "
@@ -129,7 +126,7 @@ def attach(
             more: RawSample = {"concepts": archives.concepts[row].as_py()}
             if sampler:
                 more["prompts"] = archives.prompts[row]
-        elif archives and key in rejected(name):
+        elif archives and (key in rejected(name) or key_problem(key)):
             continue
         elif required:
             where = archive.path("archives", name)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 
 READERS = 16  # Parquet footers read at once: remote ones take long one by one
@@ -33,7 +35,8 @@ def read_footer(path: str) -> Footer:
     """The footer of an archive file. Raises CocuError when the file is missing or damaged."""
     with open_parquet(path) as file:
         metadata = file.metadata
-        groups = [metadata.row_group(number).column(0).statistics for number in range(metadata.num_row_groups)]
+        column = _key_column(file, path)
+        groups = [metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups)]
         if not groups or any(group is None or not group.has_min_max for group in groups):
             return Footer(metadata.num_rows, None, None)
         return Footer(metadata.num_rows, min(group.min for group in groups), max(group.max for group in groups))
@@ -48,7 +51,16 @@ def read_footers(paths: Iterable[str]) -> list[Footer]:
 def read_keys(path: str) -> pa.Array:
     """The keys of a shard, in the order of the tar."""
     with open_parquet(path, mapped=True) as file:
-        return file.read(["key"])["key"].combine_chunks()
+        _key_column(file, path)
+        return file.read(["key"])["key"].cast(pa.string()).combine_chunks()
+
+
+def _key_column(file: pq.ParquetFile, path: str) -> int:
+    """The number of the column of keys among the leaves of a file. Raises CocuError where it has none."""
+    for number in range(len(file.schema)):
+        if file.schema.column(number).path == "key":
+            return number
+    raise CocuError(f"{path}: not a concept archive; it has no column key")
 
 
 def locate(keys: list[str], footers: list[Footer], column: Callable[[int], pa.Array]) -> tuple[np.ndarray, np.ndarray]:

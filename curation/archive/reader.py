@@ -21,12 +21,13 @@ from curation.archive.keys import Footer, locate, read_footers, read_keys
 from curation.archive.parquet import SCHEMA, read_archive
 from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
-from curation.archive.source import Source, list_sources
+from curation.archive.source import Source, shard_name
 from curation.base import files
-from curation.base.configuration import did_you_mean
+from curation.base.configuration import did_you_mean, parse_bytes
 from curation.base.errors import CocuError, UnknownKey
-from curation.base.parquet import open_parquet
+from curation.base.parquet import read_columns
 from curation.base.ragged import is_in
+from curation.base.recorded import check_manifest, check_openable, resolve_recorded
 
 Row = dict[str, Any]  # key, caption and concepts, a list of {concept, score, global, local, cluster, support}
 
@@ -38,18 +39,22 @@ class ArchiveReader:
     folder: str
     manifest: dict[str, Any]
     filters: tuple[Filter, ...] = ()
+    allow_remote: bool = False
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Self:
-        """Open an output folder, a path or a URL that fsspec knows. Raises CocuError when it holds no finished run."""
+    def open(cls, folder: str | os.PathLike[str], allow_remote: bool = False) -> Self:
+        """Open an output folder, a path or a URL that fsspec knows. Raises CocuError when it holds no finished run.
+
+        ``allow_remote``: the tars may be read at the addresses that the folder names, wherever these are. Leave it out for
+        folders whose origin you do not trust; local files, and what lies beside a remote folder, can be read anyway.
+        """
         folder = os.fspath(folder)
         manifest = files.join(folder, "manifest.json")
         if not files.exists(manifest):
             raise CocuError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
         values = files.read_json(manifest)
-        if not isinstance(values.get("config"), dict):
-            raise CocuError(f"{manifest}: has no config; run make curate again")
-        return cls(folder, values)
+        check_manifest(values, manifest)
+        return cls(folder, values, allow_remote=allow_remote)
 
     # --- what there is ----------------------------------------------------------------------------------------------------
 
@@ -66,22 +71,41 @@ class ArchiveReader:
         return [name.removesuffix(".parquet") for name in written if name.endswith(".parquet")]
 
     @cached_property
+    def paths(self) -> list[str]:
+        """The tars that were curated, in the order of :attr:`shards`, as the run recorded them; they may be gone."""
+        folder = files.base(self.folder)
+        if "paths" in self.manifest:
+            paths = [resolve_recorded(path, folder) for path in self.manifest["paths"]]
+            if len(paths) != len(self.shards):
+                raise CocuError(
+                    f"{self.folder}: {len(paths)} tars for {len(self.shards)} shards; run make curate again"
+                )
+            return paths
+
+        # Runs before 0.2 recorded patterns, which may match more files by now, or none: only the names count.
+        recorded = self.manifest["config"].get("shards") or []
+        patterns = [resolve_recorded(item, folder) for item in ([recorded] if isinstance(recorded, str) else recorded)]
+        for pattern in patterns:
+            check_openable(pattern, self.folder, self.allow_remote)
+        matches = {shard_name(path): path for pattern in patterns for path in files.expand(pattern)}
+        guess = os.path.dirname(patterns[0]) if patterns else ""
+        return [matches.get(name, files.join(guess, f"{name}.tar")) for name in self.shards]
+
+    @cached_property
     def sources(self) -> list[Source]:
         """The tars that were curated, in order, as the run recorded them.
 
-        Raises CocuError when there are none (embeddings were imported).
+        Raises CocuError when there are none (embeddings were imported), and InputError for an address that must not be
+        opened unasked.
         """
         config = self.manifest["config"]
         if not config.get("shards"):
             raise CocuError(f"{self.folder}: was made from imported embeddings, not from tars; give the tars as shards")
-        folder = files.base(self.folder)
-        if "paths" in self.manifest:
-            recorded = zip(self.shards, self.manifest["paths"], strict=True)
-            return [
-                Source(name, files.resolve(path, folder), config["image"], config["caption"]) for name, path in recorded
-            ]
-        patterns = [config["shards"]] if isinstance(config["shards"], str) else config["shards"]  # runs before 0.2
-        return list_sources([files.resolve(item, folder) for item in patterns], config["image"], config["caption"])
+        for path in self.paths:
+            check_openable(path, self.folder, self.allow_remote)
+        largest = parse_bytes(str(config.get("max_member", "256M")), "max_member")
+        fields = config.get("image", ""), config.get("caption", ""), largest
+        return [Source(name, path, *fields) for name, path in zip(self.shards, self.paths, strict=True)]
 
     @cached_property
     def _footers(self) -> list[Footer]:
@@ -95,8 +119,8 @@ class ArchiveReader:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every concept of the vocabulary, by concept id."""
-        with open_parquet(files.join(self.folder, "vocabulary.parquet")) as file:
-            names: list[str] = file.read(["concept"])["concept"].to_pylist()
+        path = files.join(self.folder, "vocabulary.parquet")
+        names: list[str] = read_columns(path, {"concept": pa.string()})["concept"].to_pylist()
         return names
 
     def __len__(self) -> int:
@@ -162,8 +186,7 @@ class ArchiveReader:
         path = self.path("rejects", name)
         if not files.exists(path):
             return set()
-        with open_parquet(path) as file:
-            return set(file.read(["key"])["key"].to_pylist())
+        return set(read_columns(path, {"key": pa.string()})["key"].to_pylist())
 
     # --- by key -----------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from curation.base.ragged import Ragged
 from curation.base.random_numbers import GOLDEN, mix, unit
 
 STREAM = np.uint64(32)  # bits of a counter within one stream of random numbers
+LARGEST = 1 - 2.0**-53  # float64 below 1
 TEMPLATE_STREAM = 1 << 20  # apart from the streams of every draw
 
 
@@ -209,8 +210,11 @@ def seeds(keys: list[str], seed: int, epoch: int) -> np.ndarray:
 
 
 def uniform(seeds: np.ndarray, stream: int, counter: np.ndarray) -> np.ndarray:
-    """Numbers in (0, 1), float64: number ``counter`` of a stream of the generator that ``seeds`` begin. Broadcasts."""
+    """Numbers between 0 and 1, never either, float64: number ``counter`` of a stream of the generator that ``seeds`` begin.
+
+    Broadcasts.
+    """
     with np.errstate(over="ignore"):
         position = (np.uint64(stream) << STREAM) + counter + np.uint64(1)
         bits = mix(seeds + position * GOLDEN)
-    return unit(bits) + 2.0**-54
+    return np.minimum(unit(bits) + 2.0**-54, LARGEST)  # the sum for the largest of all is rounded to 1

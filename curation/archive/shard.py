@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,16 @@ from curation.archive.parquet import read_archive
 from curation.archive.sampling import Sampler, prompts, seeds
 from curation.base import files
 from curation.base.errors import CocuError
-from curation.base.parquet import open_parquet
+from curation.base.parquet import read_columns
 from curation.base.ragged import Ragged
+
+
+class Draw(NamedTuple):
+    """What a sampler draws for N samples in one epoch."""
+
+    seeds: np.ndarray  # (N,) uint64: each sample's random number in this epoch
+    concepts: np.ndarray  # (N, M) int64: concept ids, -1 where an archive has too few
+    prompts: list[list[str]]  # N x M
 
 
 @dataclass(frozen=True)
@@ -55,19 +64,24 @@ class ShardArchives:
             self.support[indices],
         )
 
+    def draw(self, sampler: Sampler, seed: int, epoch: int) -> Draw:
+        """What the sampler draws for every row in this epoch; the caption in place of a prompt where that is too little."""
+        if not self.keys:
+            return Draw(np.zeros(0, np.uint64), np.zeros((0, sampler.concepts), np.int64), [])
+
+        numbers = seeds(self.keys, seed, epoch)  # (N,)
+        concepts = sampler.draw(numbers, self.lists.with_values(self.score), self.cluster)  # (N, M): entries
+        if len(self.concepts):
+            concepts = np.where(concepts < 0, -1, self.concepts[concepts])
+        return Draw(numbers, concepts, prompts(sampler, numbers, concepts, self.names, self.captions))
+
     def drawn(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
         """Concept ids (N, M) int64 that the sampler draws in this epoch, -1 where an archive has too few."""
-        if not self.keys:
-            return np.zeros((0, sampler.concepts), np.int64)
-        drawn = sampler.draw(seeds(self.keys, seed, epoch), self.lists.with_values(self.score), self.cluster)
-        return np.where(drawn < 0, -1, self.concepts[drawn]) if len(self.concepts) else drawn
+        return self.draw(sampler, seed, epoch).concepts
 
     def prompts(self, sampler: Sampler, seed: int, epoch: int) -> list[list[str]]:
         """M prompts for every row, about what the sampler draws in this epoch; the caption where that is too little."""
-        if not self.keys:
-            return []
-        drawn = self.drawn(sampler, seed, epoch)
-        return prompts(sampler, seeds(self.keys, seed, epoch), drawn, self.names, self.captions)
+        return self.draw(sampler, seed, epoch).prompts
 
 
 def shard_archives(table: pa.Table) -> ShardArchives:
@@ -98,14 +112,14 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
             f"{embeddings}: missing, but sampler kind caption needs the concepts that captions mention; copy embeddings/ "
             "and vocabulary.parquet beside archives/, or curate with archive.expansion: caption"
         )
-    with open_parquet(vocabulary) as file:
-        names = file.read(["concept"])["concept"].to_pylist()
-    with open_parquet(embeddings) as file:
-        table = file.read(["key", "concepts"])
+    names = read_columns(vocabulary, {"concept": pa.string()})["concept"].to_pylist()
+    table = read_columns(embeddings, {"key": pa.string(), "concepts": pa.list_(pa.int32())})
     if table["key"].to_pylist() != archives.keys:
         raise CocuError(f"{embeddings}: its keys are not those of the archives; run make curate again")
 
     concepts = Ragged.from_arrow(one_chunk(table["concepts"]))
+    if len(concepts.values) and not 0 <= concepts.values.min() <= concepts.values.max() < len(names):
+        raise CocuError(f"{embeddings}: names concepts that {vocabulary} lacks; run make curate again")
     nothing = np.zeros(len(concepts.values), np.int16)
     return ShardArchives(
         archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing

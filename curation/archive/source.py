@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from curation.archive.members import MAX_MEMBER
 from curation.base import files
 from curation.base.errors import CocuError
 
@@ -17,6 +18,7 @@ class Source(NamedTuple):
     path: str
     image: str  # webdataset fields, separated by semicolons; the first that is present wins
     caption: str
+    max_member: int = MAX_MEMBER  # bytes of a member that is held
 
 
 def list_sources(patterns: Iterable[str], image: str, caption: str) -> list[Source]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line, quoted
 
 Config = TypeVar("Config")
 
@@ -40,7 +40,7 @@ def require(condition: bool, message: str) -> None:
 def require_one_of(key: str, value: object, choices: Iterable[str]) -> None:
     """Raises CocuError naming ``key``, the choices and the nearest one, unless ``value`` is among them."""
     known = list(choices)
-    require(value in known, f"{key}: {value!r} is not one of {', '.join(known)}{did_you_mean(value, known)}")
+    require(value in known, f"{key}: {quoted(value)} is not one of {', '.join(known)}{did_you_mean(value, known)}")
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
@@ -51,7 +51,7 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
     >>> did_you_mean("zebra", ["vision", "text"])
     ''
     """
-    close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], list(choices), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -64,6 +64,20 @@ def errors_naming(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from None
 
 
+def parse_bytes(text: str, key: str) -> int:
+    """The bytes of a size such as 16G, 512M, 1.5T or 1000, in powers of 1024.
+
+    Raises CocuError naming ``key`` for anything else.
+
+    >>> parse_bytes("1.5T", "memory") == 1536 * 2**30
+    True
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if size is None or not 0 < float(size[1]) < 1e18:
+        raise CocuError(f"{key}: {quoted(text)} is not a size; write 16G, 512M or 1.5T")
+    return int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))
+
+
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
@@ -73,8 +87,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CocuError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CocuError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a huge number
+        raise CocuError(f"{path}: cannot be read as YAML ({one_line(error)})") from None
     require(isinstance(values, dict), f"{path}: expected keys and values at the top")
     return values
 
@@ -93,8 +107,8 @@ def read_overrides(overrides: Mapping[str, str]) -> dict[str, Any]:
             require(isinstance(section, dict), f"{dotted}: {name} is also set as a whole")
         try:
             section[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise CocuError(f"{dotted}: {text!r} cannot be read as YAML") from None
+        except (ValueError, RecursionError, yaml.YAMLError):
+            raise CocuError(f"{dotted}: {quoted(text)} cannot be read as YAML") from None
     return values
 
 
@@ -120,16 +134,22 @@ def build(cls: type[Config], values: Any, prefix: str = "") -> Config:
         >>> build(Crop, {"size": 96})
         Crop(size=96)
     """
-    require(isinstance(values, Mapping), f"{prefix.rstrip('.') or 'file'}: expected keys and values, found {values!r}")
+    require(
+        isinstance(values, Mapping), f"{prefix.rstrip('.') or 'file'}: expected keys and values, found {quoted(values)}"
+    )
     hints = typing.get_type_hints(cls)
     for key in values:
-        require(key in hints, f"unknown key {prefix}{key}{did_you_mean(key, hints)}")
+        require(key in hints, f"unknown key {prefix}{_short(key)}{did_you_mean(_short(key), hints)}")
 
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]  # mypy cannot say "a type of a dataclass"
         has_default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         require(has_default or item.name in values, f"{prefix}{item.name}: missing")
 
     return cls(**{key: _convert(hints[key], value, prefix + key) for key, value in values.items()})
+
+
+def _short(key: Any) -> str:
+    return key if isinstance(key, str) and len(key) <= 100 else quoted(key)
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -139,7 +159,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     require(
         any(_fits(value, kind) for kind in alternatives),
-        f"{key}: expected {' or '.join(map(_type_name, alternatives))}, found {value!r}",
+        f"{key}: expected {' or '.join(map(_type_name, alternatives))}, found {quoted(value)}",
     )
     return float(value) if type(value) is int and float in alternatives and int not in alternatives else value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, quoted
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -12,7 +12,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 def check_device_name(key: str, value: str) -> None:
     """Raises CocuError naming ``key`` unless ``value`` is auto, cpu, cuda or cuda:N."""
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) is None:
-        raise CocuError(f"{key}: {value!r} is not auto, cpu, cuda or cuda:N")
+        raise CocuError(f"{key}: {quoted(value)} is not auto, cpu, cuda or cuda:N")
 
 
 def choose_device(requested: str, gpus: int, key: str = "device") -> str:

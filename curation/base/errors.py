@@ -1,8 +1,21 @@
 """The exceptions that users see. The message is one line: the file, the key, the remedy."""
 
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+
+from curation.base.addresses import redacted
+
 
 class CocuError(Exception):
-    """Something that the user can fix: the root of all errors that are shown as one line."""
+    """Something that the user can fix: the root of all errors that are shown as one line.
+
+    Addresses in the message lose their secrets here, so that none is printed, logged or written with it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 class InputError(CocuError):
@@ -19,6 +32,34 @@ class UnknownKey(CocuError, KeyError):
     __str__ = CocuError.__str__  # a KeyError puts its message into quotes
 
 
-def one_line(error: BaseException, longest: int = 300) -> str:
-    """The message of an exception of a library, on one line, for a message of ours to quote."""
+def listed(names: Iterable[object], longest: int = 12) -> str:
+    """Names for a message of ours to quote: the first of them, and how many more there are.
+
+    >>> listed("abcde", longest=3)
+    'a, b, c and 2 more'
+    """
+    items = list(map(str, names))
+    cut = [item if len(item) <= 80 else item[:79] + "…" for item in items[:longest]]
+    return ", ".join(cut) + (f" and {len(items) - longest:,} more" if len(items) > longest else "")
+
+
+def quoted(value: object) -> str:
+    """A value for a message of ours to quote: as Python writes it, and short whatever it is.
+
+    A YAML file of aliases can stand for more text than memory holds, so that nothing may write all of it first.
+
+    >>> quoted("visoin"), quoted(list(range(50_000)))
+    ("'visoin'", '[0, 1, 2, 3, ...]')
+    """
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 4
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of an exception of a library, or another text, on one line, for a message of ours to quote."""
     return " ".join(str(error).split())[:longest]

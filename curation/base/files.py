@@ -183,15 +183,15 @@ def write_json(path: str, value: Any, durable: bool = True) -> None:
         stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises CocuError when it is missing or holds anything else."""
+def read_json(path: str, remedy: str = "delete it and it will be written again") -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises CocuError when it is missing, and, with ``remedy``, for any other."""
     with open_file(path) as stream:
         try:
             content = json.loads(stream.read().decode("utf-8"))
-        except ValueError as error:
-            raise CocuError(f"{path}: not valid JSON ({error}); delete it and it will be written again") from None
+        except (ValueError, RecursionError) as error:
+            raise CocuError(f"{path}: not valid JSON ({error}); {remedy}") from None
     if not isinstance(content, dict):
-        raise CocuError(f"{path}: not a JSON object; delete it and it will be written again")
+        raise CocuError(f"{path}: not a JSON object; {remedy}")
     return content
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.base import files
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, listed, one_line
 
 FORMAT = 1  # of the files of a run; part of every fingerprint
+MOST_HELD = 1 << 28  # bytes, or values, that a small file may hold
+MOST_TIMES = 1000  # times as many bytes as are in the file
 ROW_GROUP = 4096  # rows that are read and written at once
 METADATA_KEY = b"cocu"
 ENDING_KEY = b"cocu.end"  # what is known only when all rows are written
@@ -55,12 +57,53 @@ def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
         open_local = pa.memory_map if mapped else pa.OSFile
         source = stream if files.is_remote(path) else open_local(files.local_path(path))
         try:
-            yield pq.ParquetFile(source, pre_buffer=False)
+            file = pq.ParquetFile(source, pre_buffer=False)
+            check_proportion(file.metadata, path)
+            yield file
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
                 raise
             reason = " ".join(str(error).split())
             raise CocuError(f"{path}: not a complete Parquet file ({reason}); delete it and run again") from None
+
+
+def check_proportion(metadata: Any, path: str) -> None:
+    """Raises CocuError for a file of a few kilobytes that says it holds gigabytes: no data of ours is so regular."""
+    for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+        chunks = [group.column(number) for number in range(group.num_columns)]
+        size = sum(max(chunk.total_compressed_size, 0) for chunk in chunks)
+        values = sum(chunk.num_values for chunk in chunks)
+        held = max(sum(chunk.total_uncompressed_size for chunk in chunks), values)
+        if held > max(MOST_HELD, MOST_TIMES * size):
+            raise CocuError(f"{path}: {size:,} bytes that say they hold {held:,}: not a file of a curation run")
+
+
+def read_columns(path: str, columns: Mapping[str, pa.DataType | None], mapped: bool = False) -> pa.Table:
+    """Columns of a Parquet file that may be anyone's, with these types (None: any type), and no value missing.
+
+    Raises CocuError, naming the file and the column, where one is not there or holds something else.
+    """
+    with open_parquet(path, mapped) as file:
+        check_columns(file, columns, path)
+        table = file.read(list(columns))
+        for name, kind in columns.items():
+            column = table[name]
+            if column.null_count:
+                raise CocuError(f"{path}: {column.null_count} rows have no {name}")
+            if kind is None or column.type == kind:
+                continue
+            try:
+                table = table.set_column(table.schema.get_field_index(name), name, column.cast(kind))
+            except pa.ArrowException:
+                raise CocuError(f"{path}: the column {name} holds {one_line(column.type, 80)}, not {kind}") from None
+    return table.select(list(columns))
+
+
+def check_columns(file: pq.ParquetFile, columns: Iterable[str], path: str) -> None:
+    """Raises CocuError unless the columns are there."""
+    for name in columns:
+        if file.schema_arrow.get_field_index(name) < 0:
+            raise CocuError(f"{path}: no column {name}, only {listed(file.schema_arrow.names)}; run make curate again")
 
 
 def read_metadata(path: str) -> dict[str, Any]:
@@ -69,7 +112,7 @@ def read_metadata(path: str) -> dict[str, Any]:
         metadata = file.metadata.metadata or {}
     try:
         return {**json.loads(metadata.get(METADATA_KEY, b"{}")), **json.loads(metadata.get(ENDING_KEY, b"{}"))}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise CocuError(f"{path}: its metadata is damaged; delete it and run again") from None
 
 
@@ -82,4 +125,5 @@ def row_count(path: str) -> int:
 def blocks(path: str, columns: list[str], size: int = ROW_GROUP) -> Iterator[pa.RecordBatch]:
     """Row blocks of a Parquet file, in order, ``size`` rows each (the last may be shorter)."""
     with open_parquet(path) as file:
+        check_columns(file, columns, path)
         yield from file.iter_batches(batch_size=size, columns=columns)

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.addresses import redacted
 from curation.base.errors import CocuError
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
+TURNING = {
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2066, 0x206A)),
+}  # the writing direction of all that follows
+
+
+def printable(value: object) -> str:
+    r"""Text from data, safe to print: one line, without control characters and without secrets of addresses.
+
+    Escape sequences could move the cursor, change the title of the window, or hide what was printed before.
+
+    >>> printable("a dog\x1b[2J\non grass")
+    'a dog�[2J on grass'
+    """
+    text = "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs", "Co") or c in TURNING else c
+        for c in re.sub(r"[\t\r\n\v\f\x85\u2028\u2029]+", " ", str(value))
+    )
+    return redacted(text)
 
 
 def print_error(message: str, label: str = "error", style: str = "bold red") -> None:
     """Print one line on standard error, such as ``error: world.yaml: unknown key shard``."""
     console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[{style}]{escape(label)}:[/] {escape(message)}", highlight=False)
+    console.print(f"[{style}]{escape(printable(label))}:[/] {escape(printable(message))}", highlight=False)
 
 
 def run_command(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
@@ -40,6 +62,15 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
     except KeyboardInterrupt:
         Console(stderr=True).print(interrupted, highlight=False)
         return INTERRUPTED
+
+
+def add_remote_option(parser: ArgumentParser) -> None:
+    """The option of every command that reads a finished run: whether to follow the addresses that the run names."""
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="read tars at the addresses that the folder names, wherever they are",
+    )
 
 
 def plain_table(columns: Iterable[str], left: Iterable[str] = (), title: str | None = None, gap: int = 1) -> Table:

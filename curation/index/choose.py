@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 from curation.base.errors import CocuError
@@ -11,7 +10,7 @@ from curation.base.errors import CocuError
 EXACT_UP_TO = {False: 200_000, True: 4_000_000}  # rows whose all-pairs search takes minutes, by "on a GPU"
 TRAINING_ROWS = 40  # vectors in the training sample for each list
 LEAST_ROWS = 39  # vectors for each list, below which FAISS warns that the index cannot be trained well
-WORKING = 256 << 20  # bytes of a worker's blocks and buffers
+WORKING = 256 << 20  # most bytes of a worker's blocks and buffers
 
 
 class Codec(NamedTuple):
@@ -39,16 +38,18 @@ def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: boo
     Exact search up to EXACT_UP_TO rows, or where recall is 1; else inverted lists, with vectors as fine as memory allows.
     Raises CocuError with the bytes that are needed when nothing fits.
 
-    >>> choose_index(1_000_000, 512, parse_bytes("2G"), recall=0.95).factory
+    >>> choose_index(1_000_000, 512, 2 << 30, recall=0.95).factory
     'IVF4096,SQfp16'
     """
-    exact = IndexChoice("Flat", None, 4 * rows * dimension + WORKING)
+    vectors = 4 * rows * dimension
+    working = min(2 * vectors, WORKING)  # few vectors make small blocks
+    exact = IndexChoice("Flat", None, vectors + working)
     lists = list_count(rows)
     inverted = [
         IndexChoice(
             f"IVF{lists},{codec.suffix}",
             f"nprobe={max(1, lists // 32)}",
-            index_bytes(rows, dimension, lists, codec.bytes_each) + WORKING,
+            index_bytes(rows, dimension, lists, codec.bytes_each) + working,
         )
         for codec in CODECS
         if codec.ceiling >= recall
@@ -84,15 +85,3 @@ def index_bytes(rows: int, dimension: int, lists: int, bytes_each: float) -> int
     filled = rows * (math.ceil(bytes_each * dimension) + 8)
     sample = 4 * min(rows, TRAINING_ROWS * lists) * dimension
     return max(filled, sample) + 4 * lists * dimension
-
-
-def parse_bytes(text: str) -> int:
-    """The bytes of a size such as 16G, 512M, 1.5T or 1000, in powers of 1024. Raises CocuError for anything else.
-
-    >>> parse_bytes("1.5T") == 1536 * 2**30
-    True
-    """
-    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if size is None or float(size[1]) <= 0:
-        raise CocuError(f"retrieval.memory: {text!r} is not a size; write 16G, 512M or 1.5T")
-    return int(float(size[1]) * 1024 ** " KMGT".index(size[2].upper() or " "))

@@ -15,7 +15,7 @@ import torch
 
 from curation.base import files
 from curation.base.devices import has_fast_bf16
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line
 from curation.index.build import fills_in_parts, list_content
 from curation.index.search import VECTOR_BLOCK, Lists, search_lists
 
@@ -36,7 +36,12 @@ class SearchIndex:
 
     def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""
-        queries = np.ascontiguousarray(queries, np.float32)
+        cosines, ids = self._search(np.ascontiguousarray(queries, np.float32), size)
+        if len(ids) and not -1 <= ids.min() <= ids.max() < self.rows:
+            raise CocuError(f"the index has ids beyond its {self.rows:,} vectors; delete it and run again")
+        return cosines, ids
+
+    def _search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         if self.lists is None:
             return self.faiss.search(queries, size)
 
@@ -131,33 +136,73 @@ def set_search(index: faiss.Index, search: str | None) -> None:
 # --- on disk --------------------------------------------------------------------------------------------------------------
 
 
-def open_index(path: str, search: str | None = None, size: int | None = None, device: str = "cpu") -> SearchIndex:
+def open_index(
+    path: str,
+    search: str | None = None,
+    size: int | None = None,
+    device: str = "cpu",
+    shape: tuple[int, int] | None = None,
+) -> SearchIndex:
     """A searchable index, kept open for the life of the process.
 
     Memory-mapped, so that the worker processes of one machine share a single copy of the vectors. ``size``: bytes that
-    the file must have; FAISS itself may crash on a truncated one. Raises CocuError for a damaged file.
+    the file must have; FAISS itself may crash on a truncated one. ``shape``: the vectors that it must hold, and their
+    dimensions. Raises CocuError for a damaged file, and for one of something else.
     """
     version = files.version(path)
     if size is not None and version["size"] != size:
         raise CocuError(f"{path}: has {version['size']} bytes, not {size}; delete it and run again")
-    return _open(path, str(version), search, device)
+    opened = _open(path, str(version), search, device)
+    if shape is not None and (opened.rows, opened.faiss.d) != shape:
+        held = f"{opened.rows:,} vectors of {opened.faiss.d} dimensions"
+        raise CocuError(f"{path}: holds {held}, not {shape[0]:,} of {shape[1]}; delete it and run again")
+    return opened
 
 
 @lru_cache(maxsize=2)
 def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
     local = files.local_path(path)
+    _limit_reading(os.path.getsize(local))
     reason = ""
     for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
             index = faiss.read_index(local, flags)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
+            _check_structure(index)
+        except (RuntimeError, MemoryError, ValueError) as error:
+            reason = one_line(error.args[0].splitlines()[-1] if error.args and error.args[0] else error)
             continue
         if flags:
             _read_ahead(local)
         set_search(index, search)
         return searchable(index, device)
     raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
+
+
+def _limit_reading(size: int) -> None:
+    """No array in a file is larger than the file: FAISS, where it is new enough, believes no length above that."""
+    limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
+    if limit is not None:
+        limit(max(size, 1 << 20))
+
+
+def _check_structure(index: faiss.Index) -> None:
+    """Raises ValueError where an index does not fit together, on which its search could crash."""
+    inverted = faiss.try_extract_index_ivf(index)
+    if not index.is_trained or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ValueError("not a trained index of inner products")
+    if inverted is None:
+        return
+    lists = inverted.invlists
+    if (
+        inverted.quantizer.d != inverted.d
+        or inverted.quantizer.ntotal != inverted.nlist
+        or lists.nlist != inverted.nlist
+    ):
+        raise ValueError("its lists do not fit its quantizer")
+    if not fills_in_parts(index):  # others pack several codes into one
+        return
+    if lists.code_size != inverted.code_size or sum(map(lists.list_size, range(lists.nlist))) != index.ntotal:
+        raise ValueError("its lists do not hold its vectors")
 
 
 def _read_ahead(path: str) -> None:

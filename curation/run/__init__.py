@@ -4,9 +4,11 @@ run.py         the configuration, the shards, and where every file lies
 records.py     what an output was computed from: is it still good?
 stages/        functions from files to files, one for each step
 forecast.py    what a run would do
+settings.py    what this machine and this data cannot do, found before the work begins
 lock.py        one run at a time in a folder, or the processes of one
 part.py        a range of shards, for one of many processes
 progress.py    how far the work is
+inputs.py      written first: what the run is made of
 manifest.py    written last: what was asked, what was counted
 cleaning.py    files that are no longer wanted
 curator.py     all that a block of anchors needs to become archives

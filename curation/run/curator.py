@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from curation import clustering, ranking
-from curation.base.parquet import open_parquet
+from curation.base.errors import CocuError
+from curation.base.parquet import read_columns
 from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS, Anchors, Expansion, ExpansionMethod
@@ -103,17 +105,36 @@ class Curator:
 def open_curator(run: Run) -> Curator:
     """Open what the stages before have written."""
     config = run.config.archive
-    return Curator(
+    curator = Curator(
         run.config,
         read_vocabulary(run.vocabulary),
         open_mentions(run.mentions),
         read_calibration(run) if RANKINGS[config.ranking_name].calibrated else None,
         open_searched(run) if EXPANSIONS[config.expansion].retrieves else None,
     )
+    _check_together(curator, run)
+    return curator
+
+
+def _check_together(curator: Curator, run: Run) -> None:
+    """Raises CocuError where files that belong together do not: another program may have written one of them."""
+    concepts, width = curator.vocabulary.embeddings.shape
+    if curator.mentions.width > concepts:
+        raise CocuError(f"{run.mentions}: names concepts that {run.vocabulary} lacks; run make curate again")
+    if curator.calibration is not None and len(curator.calibration) != concepts:
+        raise CocuError(f"{run.calibration}: not of the concepts of {run.vocabulary}; run make curate again")
+    if curator.index is None:
+        return
+    if curator.index.rows != len(curator.mentions):
+        raise CocuError(
+            f"{run.mentions}: {len(curator.mentions):,} rows for the {curator.index.rows:,} vectors of the index in "
+            f"{run.indexed}; run make curate again"
+        )
+    if curator.index.faiss.d != width:
+        raise CocuError(f"{run.vocabulary}: embeddings of {width} dimensions, but {curator.index.faiss.d} in the index")
 
 
 def read_calibration(run: Run) -> np.ndarray:
     """Mean and standard deviation (V, 2) of every concept over the random sample of images."""
-    with open_parquet(run.calibration) as file:
-        table = file.read()
+    table = read_columns(run.calibration, {"mean": pa.float64(), "deviation": pa.float64()})
     return np.stack([table["mean"].to_numpy(), table["deviation"].to_numpy()], axis=1)

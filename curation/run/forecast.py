@@ -59,7 +59,7 @@ def _step(stage: Stage, run: Run, shard: Shard | None, pending: set[tuple[str, s
     return Step(stage.name, part, comparison.is_fresh, comparison.reason)
 
 
-_PENDING: Record = {"fingerprint": "pending", "content": "pending"}
+_PENDING: Record = {"fingerprint": "pending", "content": "pending", "search": None}
 
 
 def _computed(needs: dict[str, None]) -> str:

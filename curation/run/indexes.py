@@ -6,6 +6,7 @@ A run may have an index of its images (``image``) and, for text-driven expansion
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy as np
 from curation.base import files
 from curation.base.devices import find_device
 from curation.base.embeddings import embedding_matrix
-from curation.base.parquet import blocks
+from curation.base.errors import CocuError, quoted
+from curation.base.parquet import blocks, row_count
 from curation.config import RetrievalConfig
 from curation.expansion import EXPANSIONS
 from curation.index.open import SearchIndex, open_index
 from curation.run.records import Reader, Record, read_record
-from curation.run.run import Run
+from curation.run.run import Run, indexed_run
 from curation.samples import Shard
 
 
@@ -62,7 +64,9 @@ def searched_index(run: Run, read: Reader = read_record) -> tuple[Record, str | 
     kind = INDEXES[EXPANSIONS[run.config.archive.expansion].retrieves or "image"]
     index_json = files.join(run.indexed, "index", "index.json")
     merged = read(index_json, kind.stage(""))
-    tuned: str | None = read(index_json, kind.stage("tune"))["search"]
+    tuned = read(index_json, kind.stage("tune")).get("search")
+    if not isinstance(tuned, str | None):
+        raise CocuError(f"{index_json}: search: {quoted(tuned)} is not a text; delete it and run again")
     return merged, run.config.retrieval.search or tuned
 
 
@@ -70,7 +74,55 @@ def open_searched(run: Run) -> SearchIndex:
     """The index that anchors are looked up in, with its search parameters set."""
     kind = INDEXES[EXPANSIONS[run.config.archive.expansion].retrieves or "image"]
     merged, search = searched_index(run)
-    return open_index(run.index(kind.name), search, merged["bytes"], search_device(run.config.retrieval))
+    path = files.join(run.indexed, "index", "index.json")
+    size, *shape = (whole_number(merged, name, path) for name in ("bytes", "rows", "dimension"))
+    return open_index(run.index(kind.name), search, size, search_device(run.config.retrieval), (shape[0], shape[1]))
+
+
+def whole_number(record: Record, name: str, path: str) -> int:
+    """A number that index.json notes. Raises CocuError for anything else."""
+    value = record.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise CocuError(f"{path}: {name}: {quoted(value)} is not a count; delete it and run again")
+    return value
+
+
+def indexed_shards(run: Run) -> list[tuple[str, int]]:
+    """The shards whose images are indexed, in the order of the index: name and rows. Raises CocuError."""
+    items = read_record(run.index_json, "mentions").get("shards")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise CocuError(f"{run.index_json}: mentions names no shards; delete it and run again")
+    return [(str(item.get("name")), whole_number(item, "rows", run.index_json)) for item in items]
+
+
+def check_retrieved(run: Run) -> Run:
+    """The run whose images are retrieved, where its shards are still those that were indexed.
+
+    Raises CocuError where rows of the index would be taken for other samples: the run of ``retrieval.data`` was made again,
+    or files of different runs lie in one folder.
+    """
+    source = indexed_run(run)
+    paths = source.of_shards("embeddings")
+    with ThreadPoolExecutor(16) as pool:
+        rows = list(pool.map(row_count, paths))
+    names = [shard.name for shard in source.shards]
+    if indexed_shards(run) != list(zip(names, rows, strict=True)):
+        raise CocuError(
+            f"{source.folder}: its shards are no longer those that {run.folder} was made with; run make curate again"
+        )
+
+    if source is not run:
+        with ThreadPoolExecutor(16) as pool:
+            rows = list(pool.map(row_count, run.of_shards("embeddings")))
+    with ThreadPoolExecutor(16) as pool:
+        archived = list(pool.map(row_count, run.of_shards("archives")))
+    for shard, count, written in zip(run.shards, rows, archived, strict=True):
+        if count != written:
+            raise CocuError(
+                f"{run.of_shard('archives', shard)}: {written:,} rows for the {count:,} of "
+                f"{run.of_shard('embeddings', shard)}; run make curate again"
+            )
+    return source
 
 
 def first_row(run: Run, shard: Shard) -> int | None:
@@ -78,11 +130,11 @@ def first_row(run: Run, shard: Shard) -> int | None:
     if run.config.retrieval.data:
         return None
     rows = 0
-    for item in read_record(run.index_json, "mentions")["shards"]:
-        if item["name"] == shard.name:
+    for name, count in indexed_shards(run):
+        if name == shard.name:
             return rows
-        rows += int(item["rows"])
-    raise KeyError(f"{shard.name} is not in {run.index_json}")
+        rows += count
+    raise CocuError(f"{run.index_json}: has no shard {shard.name}; run make curate again")
 
 
 def search_device(config: RetrievalConfig) -> str:

@@ -28,7 +28,7 @@ def hold(run: Run) -> Iterator[None]:
     naming the holder when another run works in the folder, and when the folder belongs to another data set. A remote
     folder has no lock.
     """
-    _check_data(run)
+    check_data(run)
     if files.is_remote(run.folder):
         yield
         return
@@ -57,12 +57,14 @@ def hold(run: Run) -> Iterator[None]:
 def share(run: Run, asked: str, first: Callable[[], None], last: Callable[[], None]) -> Iterator[None]:
     """Share the output folder with the other processes of one run while the block lasts.
 
-    ``asked``: identifies the run, :func:`curation.run.manifest.request`; ``first`` is called before the block when no other
-    process is in the folder, ``last`` after it when none is left and the run is finished. Raises CocuError as :func:`hold`
-    does, when a run that does not share works in the folder, and when the others are asked for something else.
+    ``asked``: identifies the run, :func:`curation.run.inputs.request`; ``first`` is called before the block when no other
+    process is in the folder, ``last`` after it when none is left and the run is finished. A remote folder has no lock:
+    every process is the first there, and none the last. Raises CocuError as :func:`hold` does, when a run that does not
+    share works in the folder, and when the others are asked for something else.
     """
-    _check_data(run)
+    check_data(run)
     if files.is_remote(run.folder):
+        first()
         yield
         return
     with _open_shared(run, asked, first) as lock:
@@ -168,7 +170,7 @@ def read_name(manifest: str) -> str | None:
         return None
 
 
-def _check_data(run: Run) -> None:
+def check_data(run: Run) -> None:
     """Raises CocuError when the folder holds, or began to hold, another data set."""
     name = _owner(run).get("data")
     if files.exists(run.manifest):

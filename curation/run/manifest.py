@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from curation.base import files
-from curation.base.errors import InputError
 from curation.base.parquet import FORMAT, read_metadata, row_count
 from curation.base.versions import versions
 from curation.run.cleaning import remove_stale
+from curation.run.inputs import check_unchanged, record_inputs, request
 from curation.run.progress import WHOLE, read_progress, stages_begun
-from curation.run.run import Run, open_run, portable, relative_paths
-from curation.samples import metadata_path
+from curation.run.run import Run, portable, relative_paths
 
 PACKAGES = [
     "cocu",
@@ -33,35 +31,6 @@ PACKAGES = [
 ]
 
 
-def request(run: Run) -> str:
-    """Identifies what a run is asked for: its configuration, and size and date of every input file.
-
-    Raises CocuError naming the first input file that is missing, unless it is a shard and ``on_error`` is skip.
-    """
-    shards = [shard.path for shard in run.shards]
-    if run.config.embeddings:
-        shards += [metadata_path(path) for path in shards]
-    inputs = []
-    if not run.config.vocabulary.built:
-        inputs.append(run.config.vocabulary.source)
-    if run.config.encoder.model.startswith("local-dir:"):
-        folder = run.config.encoder.model.removeprefix("local-dir:")
-        inputs += [files.join(folder, name) for name in files.files_in(folder)]
-    if run.config.retrieval.data:
-        inputs.append(open_run(run.config.retrieval.data).manifest)
-    with ThreadPoolExecutor(16) as pool:  # thousands of remote files would take minutes one by one
-        stamps: list[dict[str, Any] | None] = list(pool.map(files.version, inputs))
-        stamps += pool.map(_version_if_there if run.config.on_error == "skip" else files.version, shards)
-    return files.digest(FORMAT, portable(run.config, run.folder), stamps)
-
-
-def _version_if_there(path: str) -> dict[str, Any] | None:
-    try:
-        return files.version(path)
-    except InputError:
-        return None
-
-
 def finished(run: Run) -> dict[str, Any] | None:
     """The manifest of a finished run of just this request whose archives are all there, else None.
 
@@ -74,11 +43,19 @@ def finished(run: Run) -> dict[str, Any] | None:
     return manifest if complete and manifest.get("fingerprint") == asked else None
 
 
+def begin(run: Run) -> None:
+    """From here on the run is not finished; record what it is made of. For the holder of the output folder."""
+    files.remove(run.manifest)
+    record_inputs(run)
+
+
 def finish(run: Run) -> None:
     """Take away files of shards that are no longer asked for, add up the counts of all shards, and write the manifest.
 
-    For the holder of the output folder, when all stages are done.
+    For the holder of the output folder, when all stages are done. Raises CocuError where an input is no longer what it was
+    when :func:`begin` recorded it: the manifest would speak of something else.
     """
+    asked = check_unchanged(run)
     remove_stale(run)
     counts: dict[str, int] = {"shards": len(run.shards)}
     seconds: dict[str, float] = {}
@@ -98,7 +75,7 @@ def finish(run: Run) -> None:
     index = files.read_note(run.index_json)
     manifest = {
         "format": FORMAT,
-        "fingerprint": request(run),
+        "fingerprint": asked,
         "config": portable(run.config, run.folder),
         "vocabulary": run.config.vocabulary.source if run.config.vocabulary.built else "file",
         "shards": [shard.name for shard in run.shards],

@@ -14,6 +14,7 @@ from curation.base.errors import CocuError
 from curation.run.lock import one_at_a_time
 from curation.run.manifest import finish, finished
 from curation.run.progress import read_progress
+from curation.run.records import recorded
 from curation.run.run import Run
 from curation.run.stages import Stage, compare, plan, run_stage
 from curation.samples import Shard
@@ -90,7 +91,9 @@ def wait_for_shards(stages: list[Stage], run: Run, patience: float) -> None:
 
 def _is_there(stage: Stage, shard: Shard, run: Run) -> bool:
     try:
-        return compare(stage, run, shard).is_fresh
+        # A shard that cannot be read is tried again by every run, but not waited for.
+        is_unreadable = recorded(stage.output(run, shard), stage.name).get("counts", {}).get("unreadable")
+        return bool(is_unreadable) or compare(stage, run, shard).is_fresh
     except (CocuError, KeyError):  # what it depends on is not there yet
         return False
 

@@ -10,9 +10,16 @@ from typing import Any
 
 from curation.archive import ConceptArchive
 from curation.base import files
+from curation.base.addresses import redacted
+from curation.base.errors import CocuError, listed
+from curation.base.recorded import check_openable, resolve_recorded
 from curation.config import CurationConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
 
+COUNTS = {
+    *("archive_concepts", "caption_concepts", "concepts", "empty", "gained"),
+    *("rejects", "rows", "samples", "shards"),
+}  # of a manifest, at least
 SHARD_FOLDERS = ("archives", "captions", "embeddings", "image-codes", "nouns", "rejects", "text-codes", "visualness")
 
 
@@ -23,6 +30,7 @@ class Run:
     config: CurationConfig
     folder: str
     shards: tuple[Shard, ...]
+    allow_remote: bool = True  # whether addresses elsewhere may be opened; those of one's own configuration may
 
     def path(self, *parts: str) -> str:
         """A file of the output folder."""
@@ -89,24 +97,35 @@ def plan_run(config: CurationConfig, folder: str) -> Run:
     return Run(config, folder, tuple(shards))
 
 
-def open_run(folder: str) -> Run:
-    """A finished run, with the shards that it recorded. Raises CocuError when the folder holds none."""
-    archive = ConceptArchive.open(folder)
-    values = archive.manifest["config"]
-    resolve_paths(values, files.base(folder))
-    config = from_mapping(values, files.join(folder, "manifest.json"))
-    if "paths" not in archive.manifest:  # runs before 0.2 did not record them
-        return plan_run(config, folder)
+def open_run(folder: str, allow_remote: bool = False) -> Run:
+    """A finished run, with the shards that it recorded, whatever lies at their paths by now.
 
-    paths = [files.resolve(path, files.base(folder)) for path in archive.manifest["paths"]]
-    return Run(
-        config, folder, tuple(Shard(*item) for item in zip(range(len(paths)), archive.shards, paths, strict=True))
-    )
+    ``allow_remote``: whether tars, and the run of ``retrieval.data``, may be read at addresses that the folder names.
+    Raises CocuError when the folder holds no finished run.
+    """
+    archive = ConceptArchive.open(folder, allow_remote)
+    manifest = files.join(folder, "manifest.json")
+    values = archive.manifest["config"]
+    if not isinstance(archive.manifest.get("counts"), dict) or not archive.manifest["counts"].keys() >= COUNTS:
+        raise CocuError(f"{manifest}: counts lacks one of {listed(sorted(COUNTS), 20)}; run make curate again")
+
+    resolve_paths(values, files.base(folder), resolve_recorded)
+    config = from_mapping(values, manifest)
+    if config.retrieval.data:
+        check_openable(config.retrieval.data, folder, allow_remote)
+    shards = zip(range(len(archive.shards)), archive.shards, archive.paths, strict=True)
+    return Run(config, folder, tuple(Shard(*item) for item in shards), allow_remote)
 
 
 def indexed_run(run: Run) -> Run:
     """The run whose images are retrieved: ``run`` itself, or the one that ``retrieval.data`` names."""
-    return open_run(run.config.retrieval.data) if run.config.retrieval.data else run
+    return open_run(run.config.retrieval.data, run.allow_remote) if run.config.retrieval.data else run
+
+
+def tar_of(run: Run, shard: Shard) -> str:
+    """The address of a shard's tar, to be read. Raises InputError for one that must not be opened unasked."""
+    check_openable(shard.path, run.folder, run.allow_remote)
+    return shard.path
 
 
 # --- the configuration as a run records it ------------------------------------------------------------------------------
@@ -135,7 +154,8 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
 
 
 def relative_paths(paths: Iterable[str], folder: str) -> list[str]:
-    """Local paths relative to an output folder, so that both can move together; URLs stay."""
+    """Paths as they are recorded: local ones relative to an output folder, so that both can move together; URLs stay, but
+    for what may be a secret."""
     start = files.base(folder)
     local = not files.is_remote(folder)
-    return [os.path.relpath(path, start) if local and not files.is_remote(path) else path for path in paths]
+    return [os.path.relpath(path, start) if local and not files.is_remote(path) else redacted(path) for path in paths]

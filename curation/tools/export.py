@@ -25,9 +25,16 @@ from rich.progress import track
 from curation.archive import ConceptArchive, Filter, read_tar
 from curation.base import files
 from curation.base.configuration import attribute_docs
-from curation.base.errors import CocuError
-from curation.base.terminal import run_command
+from curation.base.errors import CocuError, quoted
+from curation.base.recorded import leaves_folder
+from curation.base.terminal import add_remote_option, printable, run_command
 
+COLUMNS = ("filepath", "title", "key", "file")  # of csv; the first two are open_clip's
+# What pandas reads as a missing value rather than as text.
+MISSING = {
+    *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
 FORMATS = ("webdataset", "jsonl", "csv")
 TEXT = "{caption}, with {concepts}"
 EPILOG = """\
@@ -36,7 +43,8 @@ formats:
               the order of the tar; joins with the images by shard and key
   jsonl       <shard>.jsonl: one line {"key", "caption", "concepts"} per sample
   csv         train.csv, tab-separated, with the columns filepath and title, as open_clip's trainer reads it
-              (--dataset-type csv); images are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
+              (--dataset-type csv), then key and file, as they were in the tar; images are copied out of the tars, byte by
+              byte, to images/<shard>/<row>.<field>
 
 examples:
   python -m curation.tools.export artifacts/cc12m --format webdataset --to data/cc12m
@@ -72,13 +80,13 @@ class Export:
         if self.format != "csv":
             return sum(len(shard) for shard in shards)
         with files.atomic_write(files.join(self.folder, "train.csv")) as stream:
-            stream.write(_lines([("filepath", "title")]))
-            for pairs in shards:
-                stream.write(_lines(pairs))
-                samples += len(pairs)
+            stream.write(_lines([COLUMNS]))
+            for lines in shards:
+                stream.write(_lines(lines))
+                samples += len(lines)
         return samples
 
-    def _shards(self, workers: int) -> Iterator[list[tuple[str, str]]]:
+    def _shards(self, workers: int) -> Iterator[list[tuple[str, ...]]]:
         names = self.archive.shards
         if workers == 1:
             yield from map(self.write_shard, names)
@@ -86,8 +94,8 @@ class Export:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             yield from pool.map(self.write_shard, names)
 
-    def write_shard(self, name: str) -> list[tuple[str, str]]:
-        """Write one shard; returns path and text of every sample for csv, else its keys and captions."""
+    def write_shard(self, name: str) -> list[tuple[str, ...]]:
+        """Write one shard; returns the lines of csv, else keys and captions."""
         rows: list[dict[str, Any]] = self.archive.table(name).to_pylist()
         if self.format == "csv":
             return self._write_images(name, rows)
@@ -100,13 +108,18 @@ class Export:
                 tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
             ):
                 for row in rows:
+                    if leaves_folder(row["key"]):
+                        raise CocuError(
+                            f"{self.archive.path('archives', name)}: the key {quoted(row['key'])} would be a file outside "
+                            "of the folder that the tar is unpacked into; use --format jsonl"
+                        )
                     content = _json(row["concepts"])
                     member = tarfile.TarInfo(row["key"] + ".concepts.json")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         return [(row["key"], row["caption"]) for row in rows]
 
-    def _write_images(self, name: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    def _write_images(self, name: str, rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         """Copy images out of their tar, each named after its row: a key never becomes a path."""
         source = next(source for source in self.archive.sources if source.name == name)
         fields = source.image.lower().split(";")
@@ -114,8 +127,8 @@ class Export:
         filesystem, inner = url_to_fs(folder)
         filesystem.makedirs(inner, exist_ok=True)
         waiting = {row["key"]: number for number, row in enumerate(rows)}
-        pairs = []
-        for sample in read_tar(source.path, fields):
+        lines: list[tuple[str, ...]] = []
+        for sample in read_tar(source.path, fields, source.max_member):
             number = waiting.pop(sample["__key__"], None)
             field = next((field for field in fields if field in sample), None)
             if number is None or field is None:
@@ -123,11 +136,12 @@ class Export:
             path = files.join(folder, f"{number:08d}.{field}")
             with fsspec.open(path, "wb") as stream:  # train.csv comes last: no image counts before
                 stream.write(sample[field])
-            pairs.append((path, enriched(rows[number], self.text)))
-        if len(pairs) < len(rows):
+            key = rows[number]["key"]
+            lines.append((path, _title(enriched(rows[number], self.text)), key, f"{key}.{field}"))
+        if len(lines) < len(rows):
             missing = next(iter(waiting), "an image")
             raise CocuError(f"{source.path}: {missing} is missing: the tar is not the one that was curated")
-        return pairs
+        return lines
 
 
 def enriched(row: dict[str, Any], text: str) -> str:
@@ -137,9 +151,20 @@ def enriched(row: dict[str, Any], text: str) -> str:
     return filled if concepts else str(row["caption"])
 
 
-def _lines(pairs: list[tuple[str, str]]) -> bytes:
+def _title(text: str) -> str:
+    """The text as pandas, by which open_clip reads it, keeps it: a space makes NA and null text; tokenizers strip it."""
+    return text + " " if text in MISSING else text
+
+
+def _lines(lines: list[tuple[str, ...]]) -> bytes:
+    """Tab-separated lines. A field with a line break of any kind is quoted: readers take a lone CR for one too."""
     out = io.StringIO()
-    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(pairs)
+    writer = csv.writer(out, delimiter="\t", lineterminator="\r\n")  # Python quotes what is in its line ending
+    for line in lines:
+        writer.writerow(line)
+        out.seek(out.tell() - 2)
+        out.write("\n")
+        out.truncate()
     return out.getvalue().encode()
 
 
@@ -159,6 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
     add_filter_options(parser)
+    add_remote_option(parser)
     parser.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser
@@ -185,11 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
     conditions = {field.name: getattr(args, field.name) for field in dataclasses.fields(Filter)}
 
     def work() -> None:
-        archive = ConceptArchive.open(args.folder).filter(**conditions)
+        archive = ConceptArchive.open(args.folder, args.allow_remote).filter(**conditions)
         folder = args.to or files.join(args.folder, "export", args.format)
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))
-        print(f"{folder}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
+        print(f"{printable(folder)}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
 
     return run_command(work)
 

@@ -21,7 +21,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.base.ragged import Ragged, is_in
-from curation.base.terminal import plain_table, run_command
+from curation.base.terminal import add_remote_option, plain_table, run_command
 from curation.concepts import concept_key
 from curation.expansion import EXPANSIONS
 from curation.index.build import exact_index
@@ -29,8 +29,8 @@ from curation.index.open import searchable
 from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
 from curation.run.curator import Curator, read_calibration
-from curation.run.indexes import open_searched
-from curation.run.run import Run, open_run
+from curation.run.indexes import check_retrieved, open_searched
+from curation.run.run import Run, open_run, tar_of
 from curation.samples import read_sidecars
 from curation.vocabulary import read_vocabulary
 
@@ -122,7 +122,7 @@ def read_labelled(run: Run, fields: list[str]) -> LabelledData:
     for shard, rows in zip(run.shards, tables, strict=True):
         of_key = {
             key: sorted({ids.setdefault(concept_key(name), len(ids)) for name in names})
-            for key, names in _truth(shard.path, fields)
+            for key, names in _truth(tar_of(run, shard), fields)
         }
         missing = next((key for key in rows["key"].to_pylist() if key not in of_key), None)
         if missing is not None:
@@ -175,6 +175,7 @@ def curate(data: LabelledData, curator: Curator, is_indexed: bool) -> Ragged:
 
 def measure(run: Run, fields: list[str]) -> dict[tuple[str, str], Quality]:
     """The quality of every expansion and ranking that :func:`comparisons` names."""
+    check_retrieved(run)
     data = read_labelled(run, fields)
     is_indexed = run.config.retrieval.data is None
     results = {}
@@ -218,10 +219,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--fields", default="objects,stuff", help="sidecar fields that list visible concepts")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
 
     def work() -> None:
-        run = open_run(args.folder)
+        run = open_run(args.folder, args.allow_remote)
         results = measure(run, args.fields.split(","))
         print_table(results, f"{run.config.name}: L = {run.config.retrieval.neighbors}", Console())
 

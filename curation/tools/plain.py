@@ -11,8 +11,8 @@ from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS, PlainAnchor
 from curation.ranking import RANKINGS, PlainEntry
 from curation.run.curator import read_calibration
-from curation.run.indexes import open_searched
-from curation.run.run import Run, indexed_run
+from curation.run.indexes import check_retrieved, open_searched
+from curation.run.run import Run
 from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
@@ -28,7 +28,7 @@ class PlainCurator:
         self._texts = self._vocabulary.embeddings.astype(np.float64)
         self._matcher = Matcher(self._vocabulary.concepts)
         self._calibration = read_calibration(run)
-        self._indexed = _IndexedRows(indexed_run(run))
+        self._indexed = _IndexedRows(check_retrieved(run))
 
     def archive(self, image: np.ndarray, row: int, caption: list[int]) -> tuple[dict[str, float], bool]:
         """The scores of one archive by concept, and whether its neighbours are certain (no tie at the L-th place).

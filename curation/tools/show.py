@@ -14,17 +14,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from curation.archive import read_archive
+from curation.archive.keys import read_keys
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
-from curation.base.parquet import open_parquet
-from curation.base.terminal import run_command
+from curation.base.parquet import read_columns, row_count
+from curation.base.terminal import add_remote_option, printable, run_command
 from curation.run.curator import Curator, open_curator
-from curation.run.indexes import first_row
-from curation.run.run import Run, indexed_run, open_run
+from curation.run.indexes import check_retrieved, first_row
+from curation.run.run import Run, open_run
 from curation.samples import Shard
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar
+
+
+def plain(value: str) -> str:
+    """Text from data for a console of rich's: neither control characters nor markup."""
+    return escape(printable(value))
 
 
 def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
@@ -34,8 +40,7 @@ def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
     """
     by_key: dict[str, tuple[Shard, int]] = {}
     for shard in run.shards:
-        with open_parquet(run.of_shard("archives", shard)) as file:
-            column = file.read(["key"])["key"].combine_chunks()
+        column = read_keys(run.of_shard("archives", shard))
         if keys:
             rows = pc.index_in(column, value_set=pa.array(keys)).to_numpy(zero_copy_only=False)
             by_key |= {column[row].as_py(): (shard, int(row)) for row in np.flatnonzero(~np.isnan(rows))}
@@ -51,39 +56,39 @@ def find(run: Run, keys: list[str], count: int) -> list[tuple[Shard, int]]:
 
 def show(run: Run, keys: list[str], count: int, console: Console) -> None:
     """Print caption, neighbours' captions, and concepts with scores and clusters."""
+    source = check_retrieved(run)
     curator = open_curator(run)
     for shard, row in find(run, keys, count):
         sample = read_archive(run.of_shard("archives", shard)).slice(row, 1).to_pylist()[0]
-        console.rule(f"[bold]{escape(sample['key'])}[/]  [dim]{shard.name}, row {row}", align="left")
-        console.print(f"caption     {escape(sample['caption'])}", highlight=False)
+        console.rule(f"[bold]{plain(sample['key'])}[/]  [dim]{plain(shard.name)}, row {row}", align="left")
+        console.print(f"caption     {plain(sample['caption'])}", highlight=False)
         if curator.method.retrieves:
-            print_neighbours(run, curator, shard, row, console)
+            print_neighbours(run, source, curator, shard, row, console)
         console.print(concept_table(sample["concepts"]))
 
 
-def print_neighbours(run: Run, curator: Curator, shard: Shard, row: int, console: Console) -> None:
-    """Print the captions that were retrieved for a sample, with cosines."""
-    with open_parquet(run.of_shard("embeddings", shard)) as file:
-        image = embedding_matrix(file.read(["embedding"])["embedding"].slice(row, 1))
+def print_neighbours(run: Run, source: Run, curator: Curator, shard: Shard, row: int, console: Console) -> None:
+    """Print the captions that were retrieved for a sample from ``source``, with cosines."""
+    column = read_columns(run.of_shard("embeddings", shard), {"embedding": None})["embedding"]
+    image = embedding_matrix(column.slice(row, 1))
     first = first_row(run, shard)
     anchor = -1 if first is None else first + row
-    source = indexed_run(run)
     ids, cosines = curator.neighbours(image, np.array([anchor]))
     title = "neighbours"
     for neighbour, cosine in zip(ids[0], cosines[0], strict=True):
         if neighbour >= 0:
             caption = ("(itself) " if neighbour == anchor else "") + caption_of(source, int(neighbour))
-            console.print(f"{title:<11} [dim]{cosine:.3f}[/]  {escape(caption)}", highlight=False, soft_wrap=True)
+            console.print(f"{title:<11} [dim]{cosine:.3f}[/]  {plain(caption)}", highlight=False, soft_wrap=True)
             title = ""
 
 
 def caption_of(source: Run, row: int) -> str:
     """The caption of a row of the index, which holds the images of ``source``."""
     for path in source.of_shards("embeddings"):
-        with open_parquet(path) as file:
-            if row < file.metadata.num_rows:
-                return str(file.read(["caption"])["caption"][row])
-            row -= file.metadata.num_rows
+        rows = row_count(path)
+        if row < rows:
+            return str(read_columns(path, {"caption": pa.string()})["caption"][row])
+        row -= rows
     raise CocuError(f"{source.folder}: the index has more rows than the shards; run make curate again")
 
 
@@ -98,7 +103,7 @@ def concept_table(concepts: list[dict[str, Any]]) -> Table:
         bar = "█" * max(0, round(BAR * concept["score"] / largest)) if largest > 0 else ""
         values = [f"{concept[name]:.3f}" for name in ("score", "global", "local")]
         table.add_row(
-            f"[{colour}]{escape(concept['concept'])}",
+            f"[{colour}]{plain(concept['concept'])}",
             f"[{colour}]{bar}",
             *values,
             str(concept["cluster"]),
@@ -116,8 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
     parser.add_argument("--count", type=int, default=3, help="how many when no key is given (default: 3)")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
-    return run_command(lambda: show(open_run(args.folder), args.keys, args.count, Console()))
+    return run_command(lambda: show(open_run(args.folder, args.allow_remote), args.keys, args.count, Console()))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
 from curation.base.ragged import Ragged
-from curation.base.terminal import FAILED, print_error, run_command
+from curation.base.terminal import FAILED, add_remote_option, print_error, printable, run_command
+from curation.clustering import LAST_CLUSTER
 from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
-from curation.run.manifest import request
+from curation.run.inputs import request
 from curation.run.run import Run, open_run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
@@ -138,7 +139,7 @@ def check_scores(run: Run, table: pa.Table, known: set[str]) -> Iterator[str]:
     clusters = np.zeros(len(lists), np.int64)
     np.maximum.at(clusters, owners, values["cluster"].astype(np.int64) + 1)
     expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
-    if (clusters != expected).any() or (values["cluster"] < 0).any():
+    if (clusters != np.minimum(expected, LAST_CLUSTER + 1)).any() or (values["cluster"] < 0).any():
         yield "an archive does not have ceil(n / 2) clusters"
     unknown = set(entries.field("concept").dictionary_decode().to_pylist()) - known
     if unknown:
@@ -197,22 +198,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
-    return run_command(lambda: report(args.folder, args.sample))
+    return run_command(lambda: report(args.folder, args.sample, args.allow_remote))
 
 
-def report(folder: str, sample: int) -> int:
+def report(folder: str, sample: int, allow_remote: bool = False) -> int:
     """Verify a run and print what was found; returns the exit code."""
-    run = open_run(folder)
+    run = open_run(folder, allow_remote)
     problems = verify(run, sample)
     console = Console(highlight=False, soft_wrap=True)
     for problem in problems:
-        console.print(f"{problem.path}: {problem.what}", markup=False)
+        console.print(printable(f"{problem.path}: {problem.what}"), markup=False)
     if problems:
         print_error(f"{len(problems)} problems", label=folder)
         return FAILED
     rows = files.read_json(run.manifest)["counts"]["rows"]
-    print(f"{folder}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    print(f"{printable(folder)}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation.archive import SCHEMA, archive_batch
 from curation.base.embeddings import embedding_matrix
@@ -71,10 +72,16 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
             for name, count in count_gains(captions, archives.concepts).items():
                 totals[name] += count
 
-        # One row group: Arrow's plain readers cannot read a dictionary inside a struct over several of them.
-        writer.write_table(pa.Table.from_batches(batches, SCHEMA))
+        write_whole(writer, batches)
         ending["archive"] = expected | {"counts": totals}
     return totals
+
+
+def write_whole(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> None:
+    """Write archives as one row group, however many: Arrow's plain readers cannot read a dictionary inside a struct over
+    several of them, and its writer begins another after a million rows unless told otherwise."""
+    table = pa.Table.from_batches(batches, SCHEMA)
+    writer.write_table(table, row_group_size=max(len(table), 1))
 
 
 def count_gains(captions: Ragged, archives: Ragged) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curation import encoder, samples
 from curation.base import files
+from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_array, normalise
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import (
@@ -56,7 +57,12 @@ def _embeddings(run: Run, shard: Shard) -> str:
 
 
 def _embed_parameters(config: CurationConfig) -> dict[str, Any]:
-    return {"image": config.image, "caption": config.caption, "encoder": encoder.identity(config.encoder)}
+    return {
+        "image": config.image,
+        "caption": config.caption,
+        "max_member": parse_bytes(config.max_member, "max_member"),
+        "encoder": encoder.identity(config.encoder),
+    }
 
 
 def _embed_expected(run: Run, shard: Shard, read: Reader) -> Record:
@@ -100,17 +106,22 @@ def _embed(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
         version, _ = _input_version(run, shard)
         source = _Import(config, shard) if config.embeddings else _Tar(config, shard)
         with closing(source):
-            return _write(run, shard, source, version, progress)
+            return _write(run, shard, source, version, expected, progress)
     except InputError as error:
         if config.on_error != "skip":
             raise
-        return _write(run, shard, _Unreadable(config, error), [], progress)
+        return _write(run, shard, _Unreadable(config, error), [], expected, progress)
 
 
 def _write(
-    run: Run, shard: Shard, source: _Tar | _Import | _Unreadable, version: list[Any], progress: Progress
+    run: Run,
+    shard: Shard,
+    source: _Tar | _Import | _Unreadable,
+    version: list[Any],
+    expected: Record,
+    progress: Progress,
 ) -> dict[str, int]:
-    """Write embeddings and rejects of one source; returns its counts."""
+    """Write embeddings and rejects of one source; returns its counts. ``version``: of its files before they were read."""
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
     with parquet_writer(_embeddings(run, shard), schema(source.width), {"format": FORMAT}, ending) as writer:
@@ -121,7 +132,7 @@ def _write(
 
         content = source.content()  # known only when all is read
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
-        ending["embed"] = record(_embed_parameters(run.config), content) | {
+        ending["embed"] = record(expected["parameters"], content) | {
             "content": content,
             "version": version,
             "weights": source.weights,
@@ -151,7 +162,8 @@ class _Tar:
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         config = self._config
-        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption)
+        largest = parse_bytes(config.max_member, "max_member")
+        stream = samples.read_samples(self._reader, self._shard.path, config.image, config.caption, largest)
         for item in self._encoder.encode_samples(stream):
             if isinstance(item, Reject):
                 rejects.append(item)

@@ -13,10 +13,11 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from curation.base import files
+from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
 from curation.index import build
-from curation.index.choose import TRAINING_ROWS, choose_index, parse_bytes
+from curation.index.choose import TRAINING_ROWS, choose_index
 from curation.index.open import SearchIndex, effort, open_index, set_search
 from curation.index.recall import exact_neighbours, recall, tune
 from curation.run.indexes import INDEXES, VectorIndex, search_device
@@ -74,7 +75,9 @@ def _choose(run: Run, kind: VectorIndex) -> _Untrained:
     factory, expected_bytes = config.index, None
     if config.index == "auto":
         gpu = config.device.startswith("cuda")
-        factory, _, expected_bytes = choose_index(rows, dimension, parse_bytes(config.memory), config.recall, gpu)
+        factory, _, expected_bytes = choose_index(
+            rows, dimension, parse_bytes(config.memory, "retrieval.memory"), config.recall, gpu
+        )
     empty = build.empty_index(factory, dimension)
     inverted = faiss.try_extract_index_ivf(empty)
     sample = config.train_sample or TRAINING_ROWS * (inverted.nlist if inverted else 4096)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from curation import encoder
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
-from curation.base.errors import CocuError
 from curation.base.parquet import blocks, row_count
 from curation.base.ragged import Ragged
 from curation.concepts import Matcher
@@ -22,27 +20,15 @@ from curation.run.records import (
     record,
     vocabulary_content,
 )
-from curation.run.run import Run, indexed_run
+from curation.run.run import Run
+from curation.run.settings import check_encoders
 from curation.run.stages.stage import Stage
 from curation.similarity import pair_similarities
 from curation.vocabulary import read_vocabulary
 
 
-def _source(run: Run) -> Run:
-    """The run whose images are indexed. Raises CocuError when another encoder embedded them."""
-    source = indexed_run(run)
-    if source is not run:
-        ours, theirs = (encoder.identity(one.config.encoder) for one in (run, source))
-        if ours != theirs:
-            raise CocuError(
-                f"retrieval.data: {source.folder} was embedded by another encoder ({theirs['model']}) than encoder.model "
-                f"({ours['model']}); use the same encoder for both"
-            )
-    return source
-
-
 def _expected(run: Run, read: Reader) -> Record:
-    embedded = fingerprints(_source(run).of_shards("embeddings"), "embed", read)
+    embedded = fingerprints(check_encoders(run).of_shards("embeddings"), "embed", read)
     return record({}, [*embedded, vocabulary_content(run, read)])
 
 
@@ -51,7 +37,7 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
 
     With ``retrieval.data`` the images are another run's, their captions read with this run's vocabulary.
     """
-    source = _source(run)
+    source = check_encoders(run)
     paths = source.of_shards("embeddings")
     vocabulary = read_vocabulary(run.vocabulary)
     matcher = Matcher(vocabulary.concepts) if source is not run else None

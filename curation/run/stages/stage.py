@@ -104,8 +104,22 @@ def _keep_or_compute(stage: Stage, run: Run, shard: Shard | None) -> None:
 
     where = (run, shard) if shard else (run,)
     counts = stage.compute(*where, comparison.expected, progress)
+    _check_still_fresh(stage, run, shard, counts or {})
     progress.finish("computed", comparison.reason)
     if shard:
         stats = files.read_note(run.stats(shard))
         seconds = stats.get("seconds", {}) | {stage.name: round(progress.seconds, 3)}
         files.write_json(run.stats(shard), stats | (counts or {}) | {"seconds": seconds})
+
+
+def _check_still_fresh(stage: Stage, run: Run, shard: Shard | None, counts: dict[str, int]) -> None:
+    """Raises CocuError where what was just computed would be computed again: its input changed in the meantime."""
+    if counts.get("unreadable"):  # never fresh, so that the next run tries again
+        return
+    comparison = compare(stage, run, shard)
+    written = recorded(stage.output(*((run, shard) if shard else (run,))), stage.name)
+    if comparison.expected is not None and written.get("fingerprint") != comparison.expected["fingerprint"]:
+        where = shard.path if shard else run.folder
+        raise CocuError(
+            f"{where}: changed while stage {stage.name} worked on it ({comparison.reason}); run the same command again"
+        )

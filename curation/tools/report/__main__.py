@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from curation.base.terminal import run_command
+from curation.base.terminal import add_remote_option, run_command
 from curation.run.run import open_run
 from curation.tools.report import write
 
@@ -16,8 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m curation.tools.report", description="Write OUT/report.html: a finished run on one page."
     )
     parser.add_argument("folder", help="output folder of a finished run")
+    add_remote_option(parser)
     args = parser.parse_args(arguments)
-    return run_command(lambda: print(write(open_run(args.folder))))
+    return run_command(lambda: print(write(open_run(args.folder, args.allow_remote))))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curation.archive import read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
-from curation.base.errors import InputError
-from curation.base.parquet import open_parquet
+from curation.base.errors import CocuError, InputError
+from curation.base.parquet import check_columns, open_parquet
 from curation.concepts import concept_key
 from curation.expansion import EXPANSIONS
 from curation.run.curator import open_curator
-from curation.run.indexes import first_row
-from curation.run.records import read_record
-from curation.run.run import Run, indexed_run
+from curation.run.indexes import check_retrieved, first_row, indexed_shards
+from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
 from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
@@ -68,11 +68,14 @@ def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
     examples = []
     for shard, pictures in by_shard(chosen):
         rows = [picture.row for picture in pictures]
-        archives = rows_of(run.of_shard("archives", shard), rows, None)
+        archives = read_archive(run.of_shard("archives", shard)).take(pa.array(rows)).to_pylist()
         said = rows_of(run.of_shard("embeddings", shard), rows, ["concepts"])
         for picture, archive, mentioned in zip(pictures, archives, said, strict=True):
             picture.key, picture.caption = archive["key"], archive["caption"]
-            mentions = {names[number].as_py() for number in mentioned["concepts"]}
+            said_numbers = mentioned["concepts"] or []
+            if any(not 0 <= number < len(names) for number in said_numbers):
+                raise CocuError(f"{run.of_shard('embeddings', shard)}: names concepts that the vocabulary lacks")
+            mentions = {names[number].as_py() for number in said_numbers}
             examples.append(Example(picture, archive["concepts"], mentions))
     return examples
 
@@ -85,10 +88,11 @@ def by_shard(pictures: list[Picture]) -> Iterator[tuple[Shard, list[Picture]]]:
     yield from groups.items()
 
 
-def rows_of(path: str, rows: list[int], columns: list[str] | None) -> list[dict[str, Any]]:
+def rows_of(path: str, rows: list[int], columns: list[str]) -> list[dict[str, Any]]:
     """Some rows of a Parquet file; only the row groups that hold them are read."""
     by_row: dict[int, dict[str, Any]] = {}
     with open_parquet(path) as file:
+        check_columns(file, columns, path)
         start = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
@@ -104,8 +108,8 @@ def add_neighbours(run: Run, examples: list[Example]) -> None:
     """What was retrieved for each example, where anything was."""
     if not EXPANSIONS[run.config.archive.expansion].retrieves or not examples:
         return
-    source = indexed_run(run)
-    starts = np.cumsum([0] + [item["rows"] for item in read_record(run.index_json, "mentions")["shards"]])
+    source = check_retrieved(run)
+    starts = np.cumsum([0] + [rows for _, rows in indexed_shards(run)])
 
     images: list[list[float]] = []
     anchors: list[int] = []
@@ -147,7 +151,7 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
             continue
         for shard, group in sorted(by_shard(pictures), key=lambda item: -len(item[1])):
             try:
-                cost = files.version(shard.path)["size"] * (1 if files.is_remote(shard.path) else SOUGHT)
+                cost = files.version(tar_of(owner, shard))["size"] * (1 if files.is_remote(shard.path) else SOUGHT)
                 if spent + cost > READ_AT_MOST and spent:
                     passed_over += len(group)
                     continue
@@ -162,7 +166,7 @@ def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
 def show(run: Run, shard: Shard, pictures: list[Picture], side: int) -> None:
     """Fill in image and truth of pictures of one shard. Raises InputError for a tar or an image that cannot be read."""
     extensions = run.config.image.lower().split(";")
-    by_key = read_fields(shard.path, [picture.key for picture in pictures], [*extensions, "json"])
+    by_key = read_fields(tar_of(run, shard), [picture.key for picture in pictures], [*extensions, "json"])
     for picture in pictures:
         fields = by_key.get(picture.key, {})
         image = next((fields[name] for name in extensions if name in fields), None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import tarfile
 from collections.abc import Iterable
 
 from PIL import Image
 
+from curation.archive.members import read_members, tar_errors
 from curation.base import files
 from curation.base.errors import InputError
+from curation.base.images import ImageError, decode
 
 JPEG_QUALITY = 82
 
@@ -21,38 +22,24 @@ def read_fields(path: str, keys: Iterable[str], extensions: Iterable[str]) -> di
     Members that are not wanted are passed over where the file can be sought in, so that a large local tar is read in no
     time. Of samples with one key the first is meant, as everywhere. Raises InputError when the tar cannot be read.
     """
-    from webdataset.tariterators import base_plus_ext
-
     wanted, extensions = set(keys), {extension.lower() for extension in extensions}
     samples: dict[str, dict[str, bytes]] = {}
-    last = None
-    with files.open_file(path) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r") as tar:
-                for member in tar:
-                    key, extension = base_plus_ext(member.name)
-                    if key != last and len(samples) == len(wanted):
-                        break
-                    last = key
-                    if key in wanted and member.isreg():
-                        fields = samples.setdefault(key, {})
-                        if extension.lower() in extensions and extension.lower() not in fields:
-                            content = tar.extractfile(member)
-                            fields[extension.lower()] = content.read() if content else b""
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read as a tar ({' '.join(str(error).split())})") from None
+    with files.open_file(path) as stream, tar_errors(path):
+        for key, fields in read_members(stream, lambda key, extension: key in wanted and extension in extensions):
+            if key in wanted and key not in samples:
+                samples[key] = {name: content for name, content in fields.items() if isinstance(content, bytes)}
+            if len(samples) == len(wanted):
+                break
     return samples
 
 
 def thumbnail(image: bytes, side: int) -> str:
     """A ``data:`` URI of a JPEG of at most ``side`` x ``side`` pixels. Raises InputError where it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            opened.draft("RGB", (side, side))  # a large JPEG is decoded at a fraction of its size
-            small = opened.convert("RGB")
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"image cannot be decoded ({' '.join(str(error).split())[:200]})") from None
+        small = decode(image, side, rough=True)
+    except ImageError as error:
+        raise InputError(f"image cannot be decoded ({error})") from None
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

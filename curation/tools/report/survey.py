@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.base import files
-from curation.base.parquet import open_parquet, row_count
+from curation.base.parquet import check_columns, open_parquet, read_columns, row_count
 from curation.run.run import Run
 from curation.samples import Shard
 
@@ -78,22 +78,25 @@ def count_concepts(run: Run, shards: list[Shard]) -> Survey:
 
 def concept_names(run: Run) -> pa.Array:
     """The concepts of the vocabulary, by id."""
-    with open_parquet(run.vocabulary) as file:
-        return file.read(["concept"])["concept"].combine_chunks()
+    return read_columns(run.vocabulary, {"concept": pa.string()})["concept"].combine_chunks()
 
 
 def concept_lists(path: str, names: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths (N,) and concept ids (P,) of the lists in an embeddings or archives file."""
+    """Lengths (N,) of the lists in an embeddings or archives file, and ids (P,) of those concepts that have a name."""
     with open_parquet(path) as file:
+        check_columns(file, ["concepts"], path)
         leaves = [column.path for column in (file.schema.column(i) for i in range(len(file.schema)))]
         ours = [leaf for leaf in leaves if leaf.startswith("concepts.")]
         leaf = next((leaf for leaf in ours if leaf.endswith(".concept")), ours[0])
         column = file.read([leaf])["concepts"].combine_chunks()
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = column.flatten()
     if pa.types.is_struct(values.type):
-        values = pc.index_in(pc.cast(values.field("concept"), pa.string()), value_set=names)
-    return lengths, values.to_numpy(zero_copy_only=False).astype(np.int64)
+        concepts = values.field("concept")
+        concepts = concepts.dictionary_decode() if pa.types.is_dictionary(concepts.type) else concepts
+        values = pc.index_in(concepts.cast(pa.string()), value_set=names)
+    ids = values.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths, ids[(ids >= 0) & (ids < len(names))]
 
 
 def read_candidates(run: Run) -> list[Candidate]:

@@ -1,0 +1,166 @@
+"""The members of a tar, by key: one reader for curation, training, export and reports, so that all see the same samples.
+
+Tars may be hostile: no member, name or header makes it hold more than its limits, whatever the compressed file unpacks to.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import NamedTuple, Self
+
+from curation.archive.forward import Forward, Readable
+from curation.base.errors import CocuError, InputError, one_line
+
+MAX_MEMBER = 256 << 20  # bytes of a member that is held, unless the configuration says otherwise
+MAX_HEADER = 16 << 10  # bytes of a name, or of other headers, in front of a member
+MAX_PADDING = 64 << 20  # zeros behind the end of a tar
+MAX_KEY = 1000  # bytes
+MAX_NAME = 255  # bytes of a part of a key: those that the name of a file may have
+META_FILE = re.compile(r"__[^/]*__($|/)")
+
+
+class Unread(NamedTuple):
+    """The content of a member that is not held, and why; no reason where it was not asked for."""
+
+    reason: str = ""
+
+
+Fields = dict[str, bytes | Unread]  # by extension
+
+
+class _Header(tarfile.TarInfo):
+    """Remembers why reading stopped: Python's tarfile takes any damaged header but the first for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            tar.stopped_by = error  # type: ignore[attr-defined]
+            raise
+
+
+def read_members(
+    stream: Readable, wanted: Callable[[str, str], bool] = lambda key, extension: True, max_member: int = MAX_MEMBER
+) -> Iterator[tuple[str, Fields]]:
+    """Yield (key, {extension: content}) for runs of tar members with one key, as webdataset defines keys.
+
+    A key ends at the first dot of the file name; extensions are lower-cased; folders, symbolic links and ``__meta__`` files
+    are skipped. A repeated extension begins a new sample with the same key. Of two tars one behind the other both are read.
+
+    ``wanted(key, extension)``: whether to read a member; others are passed over. Members of more than ``max_member`` bytes
+    and hard links are Unread, with the reason. Raises tarfile.ReadError, or what a decompressor raises, for a tar that is
+    damaged, does not come to its proper end, or has a header of more than MAX_HEADER bytes.
+    """
+    from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
+
+    key: str | None = None
+    fields: Fields = {}
+    forward = Forward(stream)
+    for tar, member in _all_members(forward):
+        prefix, extension = base_plus_ext(member.name)
+        if not (member.isreg() or member.islnk()) or META_FILE.match(member.name) or prefix is None:
+            continue
+        extension = extension.lower()
+        if key is not None and (prefix != key or extension in fields):
+            yield key, fields
+            fields = {}
+        key = prefix
+        fields[extension] = _read(forward, tar, member, max_member) if wanted(prefix, extension) else Unread()
+    if key is not None:
+        yield key, fields
+
+
+def _all_members(forward: Forward) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of a tar, and of those that follow it, each with its tar."""
+    another = True
+    while another:
+        forward.budget = MAX_HEADER
+        tar = tarfile.TarFile(fileobj=forward, tarinfo=_Header)  # type: ignore[arg-type]  # reads its first header
+        while member := tar.next():
+            forward.budget = None
+            if sum(map(len, chain(*tar.pax_headers.items()))) > MAX_HEADER:  # of all members: they add up
+                raise tarfile.ReadError("its headers for all members are too long")
+            yield tar, member
+            tar.members = []  # type: ignore[attr-defined]  # every header would be kept otherwise
+            forward.budget = MAX_HEADER
+        if not isinstance(tar.stopped_by, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"no end-of-archive marker: {tar.stopped_by}")  # type: ignore[attr-defined]
+        forward.budget = None
+        another = _another_follows(forward)
+
+
+def _another_follows(forward: Forward) -> bool:
+    """Whether another tar begins behind the end of one, after zeros; what is no tar is ignored, as everywhere."""
+    passed = 0
+    while len(block := forward.read(tarfile.BLOCKSIZE)) == tarfile.BLOCKSIZE:
+        if block.count(0) < len(block):
+            try:
+                _Header.frombuf(block, tarfile.ENCODING, "surrogateescape")
+            except tarfile.HeaderError as error:
+                if block[257:262] == b"ustar":
+                    raise tarfile.ReadError(f"another tar follows its end, whose header is damaged: {error}") from None
+                return False
+            forward.give_back(block)
+            return True
+        passed += len(block)
+        if passed > MAX_PADDING:
+            raise tarfile.ReadError(f"more than {MAX_PADDING >> 20} MiB of zeros follow its end")
+    return False
+
+
+def _read(forward: Forward, tar: tarfile.TarFile, member: tarfile.TarInfo, max_member: int) -> bytes | Unread:
+    """The content of a member, where it may be held."""
+    if member.islnk():
+        return Unread(f"is a hard link to {member.linkname[:100]}: write the tar with --hard-dereference")
+    if not 0 <= member.size <= max_member:
+        return Unread(f"has {member.size:,} bytes, max_member is {max_member:,}")
+    if member.issparse():
+        content = tar.extractfile(member)
+        assert content is not None  # it is a regular file
+        return content.read()
+
+    forward.seek(member.offset_data)
+    data = forward.read(member.size)
+    if len(data) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+def key_problem(key: str) -> str | None:
+    """Why a key cannot be used, because it is no text, or would leave a folder that files are named after it in.
+
+    >>> key_problem("folder/000001") is None, key_problem("../000001")
+    (True, 'key leaves its folder')
+    """
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        return "key is not UTF-8"
+    parts = key.split("/")
+    if key.startswith("/") or ".." in parts:
+        return "key leaves its folder"
+    if "\0" in key:
+        return "key has a NUL character"
+    if size > MAX_KEY or max(len(part.encode()) for part in parts) > MAX_NAME:
+        return f"key is longer than {MAX_KEY} bytes, or a name in it than {MAX_NAME}"
+    return None
+
+
+@contextmanager
+def tar_errors(
+    path: str, hint: str = "the tar is cut off or damaged: repair it, or take it out of shards"
+) -> Iterator[None]:
+    """Whatever reading a tar raises in the block becomes an InputError naming ``path``."""
+    try:
+        yield
+    except CocuError:
+        raise
+    except Exception as error:  # a damaged header or compressed stream makes tarfile raise nearly anything
+        raise InputError(
+            f"{path}: cannot be read as a tar ({one_line(error) or type(error).__name__}); {hint}"
+        ) from None

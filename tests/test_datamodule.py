@@ -1,0 +1,103 @@
+"""The data module: what it refuses, mixes and filters, and how images are prepared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS
+
+from curation.archive import ConceptArchive, Filter, Sampler
+from curation.base.errors import CocuError
+from training.augmentation import Augmentation, plain_transform
+from training.cli import main
+from training.datamodule import ArchiveDataModule
+from training.negatives import NEGATIVES, Negatives, concept_id
+from training.stream import LeftOut, Stream
+
+TOTAL = SHARDS * ROWS
+
+
+def test_augmentation_is_timms_and_validation_is_the_whole_picture():
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
+    plain = plain_transform(40)(picture)
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(plain * deviation + mean, torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255)
+    names = [type(step).__name__ for step in Augmentation().transform(32).transforms]
+    assert names[0] == "RandomResizedCropAndInterpolation" and {"RandAugment", "RandomErasing"} < set(names)
+    assert "ColorJitter" in [type(step).__name__ for step in Augmentation(policy=None).transform(32).transforms]
+    with pytest.raises(ValueError, match=r"smallest_crop 0.9 and largest_crop 0.5"):
+        Augmentation(smallest_crop=0.9, largest_crop=0.5)
+    with pytest.raises(ValueError, match=r"augmentation.erasing: 2 is not a probability"):
+        Augmentation(erasing=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "data.archives: missing"),
+        ({"archives": "x", "batch_size": 1}, "data.batch_size: 1 must be at least 2"),
+        ({"archives": "x", "workers": -1}, "data.workers"),
+        ({"shards": ["x.tar"]}, "set data.require_archives to false"),
+    ],
+)
+def test_data_that_makes_no_sense_is_refused(values, message):
+    with pytest.raises(CocuError, match=message):
+        ArchiveDataModule(**values)
+
+
+def test_several_data_sets_are_mixed(finished, world):
+    data = ArchiveDataModule([str(finished), str(finished)], batch_size=8, workers=1)
+    data.setup("fit")
+    assert sum(data.plan.rows) == 2 * TOTAL
+    with_tars = ArchiveDataModule(
+        str(finished),
+        [str(world.parent / "00000.tar")],
+        image="jpg",
+        caption="txt",
+        batch_size=8,
+        require_archives=False,
+    )
+    with_tars.workers = 1
+    with_tars.setup("fit")
+    assert list(with_tars.plan.rows) == [ROWS, ROWS, ROWS, ROWS]
+
+
+def test_a_filter_leaves_captions_in_place_of_poor_concepts(finished):
+    data = ArchiveDataModule(
+        str(finished), batch_size=8, workers=1, sampler=Sampler("top", prompt="{c}"), filter=Filter(top=1)
+    )
+    data.setup("fit")
+    stream, archive = Stream(data.shards, data.sampler, 0, 0), ConceptArchive.open(str(finished))
+    seen = 0
+    for sample in stream.read(data.plan.spans(0, 0, 0), 0, 0):
+        if isinstance(sample, LeftOut):
+            continue
+        best = archive[sample.where.rpartition(": ")[2]]["concepts"][:1]
+        assert sample.prompts == [entry["concept"] for entry in best] + [sample.caption] * (3 - len(best))
+        seen += len(best)
+    assert seen > 20
+
+
+def test_a_way_to_choose_negatives_is_a_line_of_a_table(finished, monkeypatch, capsys):
+    """Here prompts about what the caption mentions do not count; help, errors and data know of it by its line alone."""
+    mentioned = Negatives("only prompts about what the caption omits", lambda archive, shard: archive.read(shard, True))
+    monkeypatch.setitem(NEGATIVES, "omitted", mentioned)
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "omitted: only prompts about what the caption omits" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(CocuError, match=r"data.negatives: 'omited' is not one of all, outside, omitted \(did you mean"):
+        ArchiveDataModule(str(finished), negatives="omited")
+    with pytest.raises(CocuError, match=r"data.negatives: omitted needs archives"):
+        ArchiveDataModule(shards=["x.tar"], negatives="omitted", require_archives=False)
+
+    data = ArchiveDataModule(str(finished), batch_size=8, workers=1, negatives="omitted")
+    data.setup("fit")
+    stream = Stream(data.shards, data.sampler, 0, 0, negatives=data.negatives)
+    samples = [sample for sample in stream.read(data.plan.spans(0, 0, 0), 0, 0) if not isinstance(sample, LeftOut)]
+    assert len(samples) == TOTAL
+    for sample in samples:
+        mentions = [name for name in [*COLOURS, *GROUNDS] if name in sample.caption]
+        assert sorted(sample.concepts.held) == sorted(map(concept_id, mentions))
