@@ -100,7 +100,7 @@ def test_a_process_that_is_left_alone_says_so_and_can_be_started_again(world, fi
     assert codes[-1] == 0
     assert tables(out) == tables(finished)
     assert main([*options, "--only-shards", "0:1"]) == 0
-    assert "already finished" in capfd.readouterr().out
+    assert "already finished" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("shards", "first"), [("0:2", 0), (":2", 0), ("1:", 1), ("1:3", 1), (":", 0), ("2:9", 2)])
