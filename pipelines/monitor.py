@@ -154,7 +154,10 @@ def summarise(stage: Stage, notes: list[Note], shards: int, own: set[str] | None
         rate=samples / seconds if samples and seconds > 0 else 0.0,
         left=seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
         workers=_workers(computed),
-        waits=stage.per_shard and len(ended) < parts and bool(own) and own <= {note.part for note in ended},
+        waits=bool(own)
+        and stage.per_shard
+        and len(ended) < parts
+        and not (own or set()) - {note.part for note in ended},
     )
 
 

@@ -103,6 +103,7 @@ def flink_cluster(folder: Path, machines: int = 2, slots: int = 1) -> Iterator[C
     values = {name: "localhost" for name in (*names, "taskmanager.host", "taskmanager.bind-host")} | FLINK_MEMORY
     values |= {"jobmanager.rpc.port": str(rpc), "rest.port": str(rest), "taskmanager.numberOfTaskSlots": str(slots)}
     values |= {"heartbeat.timeout": "30000", "heartbeat.interval": "3000"}  # soon, but not on a busy machine too soon
+    values |= {"restart-strategy.type": "fixed-delay", "restart-strategy.fixed-delay.attempts": "3"}
     (folder / "conf").mkdir(parents=True)
     (folder / "conf" / "config.yaml").write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
 

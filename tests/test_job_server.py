@@ -163,7 +163,6 @@ def test_flink_inside_the_job_server(started, tmp_path):
     with flink.options([], 2, 8, str(tmp_path), "log") as options:
         assert options[0] == "--job_endpoint=localhost:1"
         assert {"--parallelism=2", "--sdk_worker_parallelism=2", "--load_balance_bundles"} <= set(options)
-        assert not is_given(options, "--number_of_execution_retries")
     assert started[0].arguments == ["--flink-master=[local]"]
     with flink.options(["--execution_mode_for_batch=PIPELINED"], 2, 8, str(tmp_path), "log") as options:
         assert not is_given(options, "--load_balance_bundles")  # it would hang
@@ -172,7 +171,7 @@ def test_flink_inside_the_job_server(started, tmp_path):
 def test_flink_with_a_cluster(started, overview, tmp_path):
     master = overview(**{"taskmanagers": 3, "slots-total": 12})
     with flink.options([f"--flink_master={master}"], 2, 8, str(tmp_path), "log") as options:
-        assert {"--parallelism=8", "--sdk_worker_parallelism=4", "--number_of_execution_retries=3"} <= set(options)
+        assert {"--parallelism=8", "--sdk_worker_parallelism=4"} <= set(options)
     with flink.options([f"--flink_master={master}", "--parallelism=6"], 2, 8, str(tmp_path), "log") as options:
         assert value(options, "--parallelism", "") == "6"
     overview(**{"taskmanagers": 0, "slots-total": 0})

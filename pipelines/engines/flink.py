@@ -13,7 +13,6 @@ from pipelines.arguments import is_given, value
 from pipelines.engines.job_server import JobServer, job_server, worker_options
 
 HERE = ("[local]", "[auto]")  # inside the job server
-RETRIES = 3  # of a stage, on a cluster
 KEPT = 24 * 3600 * 1000  # milliseconds that an idle worker process is kept
 PATIENCE = 30  # seconds
 # What Flink looks into in the JDK.
@@ -35,8 +34,6 @@ def options(arguments: list[str], workers: int, shards: int, folder: str, log: s
     chosen = [f"--parallelism={min(slots, shards)}", f"--sdk_worker_parallelism={-(-slots // machines)}"]
     chosen += worker_options(arguments, folder, log if is_here else "/dev/null")
     chosen += batch_options(arguments)
-    if not is_here:
-        chosen += [f"--number_of_execution_retries={RETRIES}"]
     server = JobServer("flink", "--flink_job_server_jar", [f"--flink-master={master}"], OPENED)
     with job_server(server, [*chosen, *arguments], folder) as endpoint:
         yield [f"--job_endpoint={endpoint}", *chosen, *arguments]
