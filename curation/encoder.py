@@ -20,7 +20,7 @@ from curation.base import files, images
 from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError, one_line, quoted
+from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
@@ -198,7 +198,7 @@ def _load_open_clip(
         tokenizer = open_clip.get_tokenizer(config.model)
     except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
         raise CocuError(
-            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {one_line(error)}"
+            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {loading_error(error)}"
         ) from error
     return model.eval(), preprocess, tokenizer
 

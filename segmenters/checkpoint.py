@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curation.base import files
-from curation.base.errors import CocuError, OutputError, one_line
+from curation.base.errors import CocuError, OutputError, loading_error, one_line
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from segmenters.huggingface import config_from_huggingface, config_to_huggingface, from_huggingface, to_huggingface
 
@@ -75,7 +75,7 @@ def read_lightning(path: str | Path) -> LightningContent:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
-        reason = one_line(error, 200)
+        reason = loading_error(error)
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded as weights only ({reason})") from None
 
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):

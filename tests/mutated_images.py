@@ -136,6 +136,7 @@ def outcome(content: bytes, reasons: Counter[str]) -> str:
                 picture = decode(content, **options)
                 if options == {"short": SHORT}:
                     resized(picture)
+                del picture  # before the next is decoded
         except ImageError as error:
             if options == {"short": SHORT}:
                 result = "rejected"

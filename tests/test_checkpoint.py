@@ -64,8 +64,12 @@ class Evil:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path):
     path, evil = tmp_path / "evil.ckpt", Evil(str(tmp_path / "executed"))
     torch.save({"state_dict": {}, "hyper_parameters": evil}, path)
-    with pytest.raises(CheckpointError, match=r"evil.ckpt: not a checkpoint that can be loaded as weights only"):
+    with pytest.raises(
+        CheckpointError, match=r"evil.ckpt: not a checkpoint that can be loaded as weights only"
+    ) as raised:
         load(path)
+    assert "holds more than weights" in str(raised.value)
+    assert "weights_only" not in str(raised.value)  # torch says how to load it in spite of that
     path.write_bytes(pickle.dumps(evil))
     with pytest.raises(CheckpointError, match="weights only"):
         load(path)

@@ -183,7 +183,7 @@ def test_another_signature_of_the_same_file_is_the_same_request(world, tiny_clip
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "/etc/x", "a/b", "..", "", "a\\b", "a\0b", "\x1b[2J", 3, None, ["a"], "x" * 300]
+    "name", ["../../x", "/etc/x", "a/b", "..", "", "a\\b", "a\0b", "\x1b[2J", "\ud800", 3, None, ["a"], "x" * 300]
 )
 def test_names_of_shards_are_checked_before_they_become_paths(name, copy, tmp_path, capsys):
     forge(copy, shards=[name, *NAMES[1:]])
@@ -203,6 +203,7 @@ def test_names_of_shards_are_checked_before_they_become_paths(name, copy, tmp_pa
         ({"shards": "00000"}, "not a list of names"),
         ({"paths": ["a.tar"]}, "not one for each of 3 shards"),
         ({"paths": [1, 2, 3]}, "one is not a path"),
+        ({"paths": ["x" * 300, "\ud800", "a\0b"]}, "one is not a path"),
         ({"counts": {"rows": "many"}}, "counts.rows: 'many' is not a count"),
         ({"counts": []}, "counts: not a mapping"),
         ({"config": {"image": ["jpg"]}}, "config.image"),

@@ -60,6 +60,19 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 4
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
+def loading_error(error: object) -> str:
+    """Why a file of weights cannot be loaded, on one line, without the advice to load it in spite of that.
+
+    torch answers a file that could run code by saying how to let it.
+
+    >>> loading_error(ValueError("Weights only load failed. ... set `weights_only` to False"))
+    'it holds more than weights, which could run code and is not loaded'
+    """
+    if "weights only load failed" in str(error).lower() or "weights_only" in str(error):
+        return "it holds more than weights, which could run code and is not loaded"
+    return one_line(error, 200)
+
+
 def one_line(error: object, longest: int = 300) -> str:
     """The message of an exception of a library, or another text, on one line, for a message of ours to quote."""
     return " ".join(str(error).split())[:longest]

@@ -26,10 +26,21 @@ def resolve_recorded(path: Any, folder: str) -> str:
 
     Raises CocuError for what is not a path.
     """
-    if not isinstance(path, str) or "\0" in path:
+    if not _is_path(path):
         raise CocuError(f"{folder}: {quoted(path)} is recorded there as a path and is none; run make curate again")
     path = path.removeprefix("file://")
     return path if files.is_remote(path) else os.path.normpath(os.path.join(folder, path))
+
+
+def _is_path(path: Any) -> bool:
+    """Whether a recorded value is text that some file could have as its path."""
+    try:
+        parts = os.fsencode(path).split(b"/") if isinstance(path, str) else [b"\0"]
+    except UnicodeEncodeError:  # half of a character
+        return False
+    return not any(b"\0" in part or len(part) > 1 << 12 for part in parts) and (
+        "://" in path or max(map(len, parts)) < 256
+    )
 
 
 def check_openable(path: str, folder: str, allow_remote: bool) -> None:
@@ -59,9 +70,9 @@ def is_name(name: Any) -> bool:
     >>> is_name("00000"), is_name("../../x"), is_name(""), is_name(3)
     (True, False, False, False)
     """
-    if not isinstance(name, str) or re.search(r"[/\\\0-\x1f\x7f]", name) or not name.strip("."):
+    if not _is_path(name) or re.search(r"[/\\\0-\x1f\x7f]", name) or not name.strip("."):
         return False
-    return len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+    return len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def leaves_folder(key: str) -> bool:
@@ -96,7 +107,7 @@ def check_manifest(values: Mapping[str, Any], path: str) -> None:
     paths = values.get("paths", names)
     require(isinstance(paths, list), "paths: not a list")
     require(len(paths) == len(names) or "shards" not in values, f"paths: not one for each of {len(names)} shards")
-    require(all(isinstance(item, str) and "\0" not in item for item in paths), "paths: one is not a path")
+    require(all(map(_is_path, paths)), "paths: one is not a path")
     for key in ("counts", "versions", "index", "seconds"):
         require(isinstance(values.get(key, {}), dict), f"{key}: not a mapping")
     for name, count in values.get("counts", {}).items():

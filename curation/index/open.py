@@ -128,7 +128,7 @@ def set_search(index: faiss.Index, search: str | None) -> None:
         if re.search(r"nprobe=0*(,|$)", search):
             raise RuntimeError("nprobe must be at least 1")
         faiss.ParameterSpace().set_index_parameters(index, search)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # TypeError: not text as C has it
         reason = str(error).splitlines()[-1]
         raise CocuError(f"retrieval.search: {search!r} does not fit the index ({reason})") from None
 
@@ -192,6 +192,8 @@ def _check_structure(index: faiss.Index) -> None:
         raise ValueError("not a trained index of inner products")
     if inverted is None:
         return
+    if inverted.nprobe < 1:
+        raise ValueError("its search would look into no list")
     lists = inverted.invlists
     if (
         inverted.quantizer.d != inverted.d

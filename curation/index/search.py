@@ -183,7 +183,8 @@ class Products:
         if out.is_cuda:
             return torch.mm(left, self.vectors.float().T, out=out)
         # numpy's BLAS is the faster one for fp32
-        np.matmul(left.numpy(), self.vectors.float().numpy().T, out=out.numpy())
+        with np.errstate(invalid="ignore", over="ignore"):  # a damaged index may hold infinities
+            np.matmul(left.numpy(), self.vectors.float().numpy().T, out=out.numpy())
         return out
 
     def _buffer(self, name: str, dtype: torch.dtype, rows: int, columns: int) -> Tensor:
