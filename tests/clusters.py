@@ -62,7 +62,10 @@ def wait_for(condition, seconds: float = 600) -> None:
 
 @contextmanager
 def java(log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen]:
-    """A program in Java that runs while the block lasts, with all that it started."""
+    """A program in Java that runs while the block lasts, with all that it started. Temporary files are beside its log."""
+    scratch = log.with_suffix(".tmp")
+    scratch.mkdir()
+    environment |= {"TMPDIR": str(scratch), "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={scratch} -XX:-UsePerfData"}
     command = [find_java("test"), "-Xmx384m", *arguments]
     with open(log, "wb") as stream:
         process = subprocess.Popen(

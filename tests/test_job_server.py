@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -118,6 +120,37 @@ def test_a_job_server_that_ends_at_once_leaves_its_log(tmp_path, monkeypatch):
     with pytest.raises(CocuError, match=r"ended at once; .*flink-job-server\.log says why"), starting:
         pass
     assert (tmp_path / "flink-job-server.log").read_text() == "no heap\n"
+
+
+@pytest.mark.parametrize("name", ["job_port", "artifact_port", "expansion_port"])
+def test_a_port_that_is_taken_is_named(name, tmp_path, monkeypatch):
+    jar = tmp_path / "my.jar"
+    jar.touch()
+    monkeypatch.setattr(job_server, "find_java", lambda *arguments: "false")
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        starting = job_server.job_server(SERVER, [f"--flink_job_server_jar={jar}", f"--{name}={port}"], str(tmp_path))
+        with pytest.raises(CocuError, match=f"{name}: something listens on port {port} already"), starting:
+            pass
+
+
+def test_a_job_server_has_temporary_files_of_its_own(tmp_path, monkeypatch):
+    """A job server that, as Java does, puts a file where the property says, and then listens."""
+    jar, java, names = tmp_path / "my.jar", tmp_path / "java", tmp_path / "names"
+    jar.touch()
+    java.write_text(
+        f"#!{sys.executable}\nimport socket, sys, time\n"
+        "options = dict(word.partition('=')[::2] for word in sys.argv)\n"
+        f"open(options['-Djava.io.tmpdir'] + '/library', 'w').close()\nopen({str(names)!r}, 'w').write(' '.join(sys.argv))\n"
+        "server = socket.create_server(('localhost', int(options['--job-port'])))\ntime.sleep(60)\n"
+    )
+    java.chmod(0o755)
+    monkeypatch.setattr(job_server, "find_java", lambda *arguments: str(java))
+    monkeypatch.setattr(job_server, "_check", lambda *arguments: None)
+    with job_server.job_server(SERVER, [f"--flink_job_server_jar={jar}"], str(tmp_path)):
+        (scratch,) = re.findall(r"-Djava\.io\.tmpdir=(\S+)", names.read_text())
+        assert os.listdir(scratch) == ["library"]
+    assert not os.path.exists(scratch)
 
 
 def test_workers_are_started_by_a_script(tmp_path, monkeypatch):

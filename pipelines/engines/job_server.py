@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -39,7 +40,8 @@ def job_server(server: JobServer, arguments: list[str], folder: str) -> Iterator
     """The address, host:port, of a job server that runs while the block lasts; Beam's options ``arguments`` are checked.
 
     With ``--job_endpoint`` it is one that is there already. ``folder`` gets its log, which stays when the block fails.
-    Raises CocuError when Java or the jar is missing, when the server does not start, and for an option that nobody knows.
+    Raises CocuError when Java or the jar is missing, when a port is taken, when the server does not start, and for an
+    option that nobody knows.
     """
     from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions, PortableOptions
 
@@ -53,11 +55,16 @@ def job_server(server: JobServer, arguments: list[str], folder: str) -> Iterator
     mine = options.view_as(JobServerOptions)
     java = find_java(server.runner, mine.job_server_java_launcher)
     jar = find_jar(server, arguments)
+    for name in ("job_port", "artifact_port", "expansion_port"):
+        _require_free(name, getattr(mine, name))
     port = mine.job_port or free_port()
     log = os.path.join(folder, f"{server.runner}-job-server.log")
     with contextlib.ExitStack() as stack:
         artifacts = mine.artifacts_dir or os.path.join(folder, "artifacts")
-        command = [java, *server.java_options, *mine.job_server_jvm_properties, "-jar", jar, *server.arguments]
+        # Engines inside the job server unpack libraries and keep data where Java has its temporary files.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        command = [java, f"-Djava.io.tmpdir={scratch}", *server.java_options, *mine.job_server_jvm_properties]
+        command += ["-jar", jar, *server.arguments]
         command += [f"--job-port={port}", f"--artifact-port={mine.artifact_port}"]
         command += [f"--expansion-port={mine.expansion_port}", f"--artifacts-dir={artifacts}"]
         stream = stack.enter_context(open(log, "wb"))
@@ -105,6 +112,16 @@ def free_port() -> int:
         return port
 
 
+def _require_free(name: str, port: int) -> None:
+    if port and _listens(port):
+        raise CocuError(f"{name}: something listens on port {port} already; give another one, or leave {name} out")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
+
+
 def die_with_parent() -> None:
     """For ``preexec_fn``: a program that ends when the process that started it was killed, where the system can do that."""
     with contextlib.suppress(AttributeError, OSError):  # only Linux can
@@ -115,9 +132,8 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: str, runner: str) ->
     """Wait until the server listens. Raises CocuError when it ends before, or never listens."""
     limit = time.monotonic() + STARTING
     while time.monotonic() < limit:
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", port)) == 0:
-                return
+        if _listens(port):
+            return
         if process.poll() is not None:
             raise CocuError(f"runner {runner}: the job server ended at once; {log} says why")
         time.sleep(0.1)
