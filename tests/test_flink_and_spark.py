@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from clusters import flink_cluster, kill, missing, spark_cluster, wait_for
-from kills import make_world
+from kills import WATCHED, make_world
+from tiny_world import write_world
 
 from pipelines.engines.job_server import free_port
 
 ROOT = Path(__file__).parent.parent
 SHARDS = 8
+PER_SHARD = ("embed", "visualness", "concepts", "archive")
 LONGEST = 900  # seconds that a run may take; a quiet machine needs less than one minute
 CLUSTERS = {"flink": flink_cluster, "spark": spark_cluster}
 MASTER = {"flink": "--flink_master", "spark": "--spark_master_url"}
@@ -105,9 +108,8 @@ def test_an_engine_inside_the_job_server(engine, workers, data, expected, tmp_pa
     options = [] if workers == "PROCESS" else [f"--environment_type={workers}"]
     run_to_its_end(data, out, engine, "--workers", "2", *options)
     assert tables(out) == expected
-    per_shard = ("embed", "visualness", "concepts", "archive")
-    spread = {stage: share for stage, share in shares(output_of(out)).items() if stage in per_shard}
-    assert spread == dict.fromkeys(per_shard, "2 × 4" if workers == "PROCESS" else "1 × 8")
+    spread = {stage: share for stage, share in shares(output_of(out)).items() if stage in PER_SHARD}
+    assert spread == dict.fromkeys(PER_SHARD, "2 × 4" if workers == "PROCESS" else "1 × 8")
     assert not (out / ".engine").exists()
     assert not left_over(out)
 
@@ -117,7 +119,10 @@ def test_a_cluster_with_worker_processes(engine, data, expected, tmp_path):
     with CLUSTERS[engine](tmp_path / "cluster") as cluster:
         run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}")
     assert tables(out) == expected
-    print(shares(output_of(out)))
+    spread = shares(output_of(out))
+    print(spread)
+    for stage in PER_SHARD:  # on both machines; the one that is faster may have more
+        assert re.fullmatch(r"2 × [1-4](-[4-7])?", spread[stage]), spread
     assert not left_over(out)
 
 
@@ -158,22 +163,65 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("localhost", port)) == 0
 
 
-def test_a_cluster_that_loses_a_machine(engine, data, expected, tmp_path):
+@pytest.mark.parametrize("stage", WATCHED)
+def test_a_cluster_that_loses_a_machine(engine, stage, data, expected, tmp_path):
     out = tmp_path / "out"
     with ExitStack() as stack:
         cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
         run = stack.enter_context(curate(data, out, engine, f"{MASTER[engine]}={cluster.master}"))
-        wait_for(lambda: embedded(out) or run.poll() is not None)
+        wait_for(lambda: written(out, stage) or run.poll() is not None)
         kill(cluster.workers[0])
-        done = embedded(out)
-        assert 0 < len(done) < SHARDS
+        done = {name: written(out, name) for name in WATCHED}
+        assert 0 < len(done[stage]) < SHARDS
         run.wait(LONGEST)
     assert run.returncode == 0, output_of(out)
     assert tables(out) == expected
-    assert done.items() <= embedded(out).items()  # what was finished was not computed again
+    for name, files in done.items():
+        kept = files.items() & written(out, name).items()
+        print(f"{name}: {len(files)} of {SHARDS} were finished before the kill, {len(kept)} of them are the same files")
+        assert len(kept) == len(files)  # what was finished was not computed again
     assert not left_over(out)
 
 
-def embedded(folder: Path) -> dict[str, int]:
-    """The shards that are embedded, and the files that say so: only that stage writes rejects."""
-    return {path.name: path.stat().st_ino for path in (folder / "rejects").glob("0*.parquet")}
+def written(folder: Path, stage: str) -> dict[str, int]:
+    """The shards that a stage has finished, and the files that say so, which only that stage writes."""
+    return {path.name: path.stat().st_ino for path in (folder / WATCHED[stage]).glob("0*.parquet")}
+
+
+def test_ctrl_c_ends_the_job_and_the_same_command_resumes(engine, data, expected, tmp_path):
+    out = tmp_path / "out"
+    with ExitStack() as stack:
+        cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
+        run = stack.enter_context(curate(data, out, engine, f"{MASTER[engine]}={cluster.master}"))
+        wait_for(lambda: written(out, "embed") or run.poll() is not None)
+        run.send_signal(signal.SIGINT)
+        run.wait(LONGEST)
+        assert run.returncode == 130, output_of(out)
+        assert "interrupted; run the same command again to resume" in output_of(out)
+        wait_for(lambda: not left_over(out))  # no worker goes on
+        done = written(out, "embed")
+        assert 0 < len(done) < SHARDS
+        run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}")
+    assert tables(out) == expected
+    assert done.items() <= written(out, "embed").items()
+
+
+def test_an_error_in_a_worker_is_one_line(engine, tiny_clip, tmp_path):
+    (tmp_path / "broken.tar").write_bytes(b"no tar at all" * 100)
+    (tmp_path / "concepts.txt").write_text("apple\n")
+    world = write_world(tmp_path / "broken.yaml", tiny_clip, shards=["broken.tar"])
+    out = tmp_path / "out"
+    with curate(world, out, engine, "--workers", "1") as run:
+        run.wait(LONGEST)
+    assert run.returncode == 1
+    (line,) = output_of(out).splitlines()[2:]
+    assert re.search(r"^error: .*broken\.tar: ", line)
+
+
+def test_an_option_that_nobody_knows(engine, data, tmp_path):
+    out = tmp_path / "out"
+    with curate(data, out, engine, "--load_balance_bundle") as run:
+        run.wait(LONGEST)
+    assert run.returncode == 1
+    assert "error: unknown option --load_balance_bundle" in output_of(out)
+    assert not left_over(out)

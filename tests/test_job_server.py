@@ -141,7 +141,8 @@ def test_a_job_server_has_temporary_files_of_its_own(tmp_path, monkeypatch):
     java.write_text(
         f"#!{sys.executable}\nimport socket, sys, time\n"
         "options = dict(word.partition('=')[::2] for word in sys.argv)\n"
-        f"open(options['-Djava.io.tmpdir'] + '/library', 'w').close()\nopen({str(names)!r}, 'w').write(' '.join(sys.argv))\n"
+        "open(options['-Djava.io.tmpdir'] + '/library', 'w').close()\n"
+        f"open({str(names)!r}, 'w').write(' '.join(sys.argv))\n"
         "server = socket.create_server(('localhost', int(options['--job-port'])))\ntime.sleep(60)\n"
     )
     java.chmod(0o755)
