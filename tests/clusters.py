@@ -127,20 +127,22 @@ def spark_cluster(folder: Path, machines: int = 2, slots: int = 1) -> Iterator[C
     """A master of Spark and some workers, of ``slots`` cores each."""
     port, web = free_port(), free_port()
     programs = ENGINES / "spark"
-    environment = {"SPARK_HOME": str(programs), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SCALA_VERSION": "2.12"}
+    environment = {"SPARK_HOME": str(programs), "SPARK_SCALA_VERSION": "2.12"}
     deploy = [*spark.OPENED, "-cp", f"{programs / 'jars'}/*"]
     master = ["org.apache.spark.deploy.master.Master", "--host", "localhost", "--port", str(port)]
-    worker = ["org.apache.spark.deploy.worker.Worker", f"spark://localhost:{port}", "--host", "localhost"]
+    worker = ["org.apache.spark.deploy.worker.Worker", f"spark://localhost:{port}"]
     worker += ["--cores", str(slots), "--memory", "1100m"]
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         log = folder / "manager.log"
-        stack.enter_context(java(log, *deploy, *master, "--webui-port", str(web), **environment))
+        web_ui = ["--webui-port", str(web)]
+        stack.enter_context(java(log, *deploy, *master, *web_ui, **environment, SPARK_LOCAL_IP="127.0.0.1"))
         workers = []
         for number in range(machines):
-            more = ["--webui-port", str(free_port()), "--work-dir", str(folder / f"work{number}")]
+            host = f"127.0.0.{number + 1}"  # machines with different names, as far as Spark can see
+            more = ["--host", host, "--webui-port", str(free_port()), "--work-dir", str(folder / f"work{number}")]
             log = folder / f"worker{number}.log"
-            workers.append(stack.enter_context(java(log, *deploy, *worker, *more, **environment)))
+            workers.append(stack.enter_context(java(log, *deploy, *worker, *more, **environment, SPARK_LOCAL_IP=host)))
         status = f"http://localhost:{web}/json/"
         wait_for(lambda: ask(status).get("aliveworkers") == machines)
         yield Cluster(f"spark://localhost:{port}", workers)

@@ -35,7 +35,9 @@ def options(arguments: list[str], workers: int, shards: int, folder: str, log: s
     is_here = master.startswith("local")
     chosen = [f"--sdk_worker_parallelism={workers if is_here else 1}", f"--environment_cache_millis={KEPT}"]
     chosen += worker_options(arguments, folder, log if is_here else "/dev/null")
-    java_options = [*OPENED, f"-Dspark.default.parallelism={shards}", "-Dspark.ui.enabled=false"]
+    # Only names of shards pass through Spark: no machine is worth waiting for because it has them.
+    java_options = [*OPENED, f"-Dspark.default.parallelism={shards}", "-Dspark.locality.wait=0s"]
+    java_options += ["-Dspark.ui.enabled=false"]
     if not is_here:
         # The executor's JVM only passes names of shards on; a worker process of ours stands beside each.
         java_options += ["-Dspark.executor.cores=1", "-Dspark.executor.memory=512m"]
