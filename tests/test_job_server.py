@@ -236,7 +236,7 @@ def test_options_that_only_a_job_server_knows_are_left_to_it():
 
 
 def test_an_endpoint_where_nothing_listens_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(job_server, "STARTING", 1)
+    monkeypatch.setattr(job_server, "ANSWERING", 1)
     starting = job_server.job_server(SERVER, ["--job_endpoint=localhost:9"], str(tmp_path))
     with pytest.raises(CocuError, match="job_endpoint: nothing answers at localhost:9"), starting:
         pass

@@ -22,7 +22,7 @@ from curation.base.errors import CocuError
 from pipelines.arguments import beam_options, is_given, require_known, value
 
 FOLDER = ".engines"  # where ``make engines`` keeps the job servers
-STARTING, ENDING = 180, 15  # seconds
+STARTING, ANSWERING, ENDING = 600, 30, 15  # seconds; a busy machine takes minutes to start Java
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
@@ -48,7 +48,7 @@ def job_server(server: JobServer, arguments: list[str], folder: str) -> Iterator
     options = PipelineOptions(arguments)
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint:
-        _check(arguments, endpoint)
+        _check(arguments, endpoint, ANSWERING)
         yield endpoint
         return
 
@@ -78,7 +78,7 @@ def job_server(server: JobServer, arguments: list[str], folder: str) -> Iterator
         )
         stack.callback(_end, process)
         _wait(process, port, log, server.runner)
-        _check(arguments, f"localhost:{port}")
+        _check(arguments, f"localhost:{port}", STARTING)
         yield f"localhost:{port}"
 
 
@@ -149,8 +149,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _check(arguments: list[str], endpoint: str) -> None:
-    """Raises CocuError for an option that neither Beam nor the job server knows."""
+def _check(arguments: list[str], endpoint: str, seconds: float) -> None:
+    """Raises CocuError for an option that neither Beam nor the job server knows, and when none answers in ``seconds``."""
     import grpc
     from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
@@ -158,7 +158,7 @@ def _check(arguments: list[str], endpoint: str) -> None:
         with grpc.insecure_channel(endpoint) as channel:
             service = beam_job_api_pb2_grpc.JobServiceStub(channel)
             question = beam_job_api_pb2.DescribePipelineOptionsRequest()
-            answer = service.DescribePipelineOptions(question, timeout=STARTING, wait_for_ready=True)
+            answer = service.DescribePipelineOptions(question, timeout=seconds, wait_for_ready=True)
     except grpc.RpcError as error:
         raise CocuError(f"job_endpoint: nothing answers at {endpoint} ({error.code().name})") from None
     require_known(arguments, [*beam_options(), *(f"--{option.name}" for option in answer.options)])
