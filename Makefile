@@ -69,8 +69,8 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 test: .venv/installed ## run the tests
 	@$(BIN)/python -m pytest -n 2 -m 'not engines' $(ARGS)
 
-engines: .venv/installed ## run on Flink and Spark and compare; needs Java and Maven, or JAR=job-server.jar
-	@$(BIN)/python -m pipelines.engines.fetch $(if $(JAR),--jar '$(JAR)')
+engines: .venv/installed ## run on Flink and Spark and compare; needs Java and Maven, or JAR=flink-job-server.jar
+	@$(BIN)/python -m pipelines.engines.fetch $(foreach jar,$(JAR),--jar '$(jar)')
 	@$(BIN)/python -m pytest -v -m engines tests/test_flink_and_spark.py $(ARGS)
 
 faults: .venv/installed ## broken images and tars as a table, then kill 50 runs at random moments and compare, then fuzz every reader

@@ -253,13 +253,25 @@ def test_an_error_in_java_is_its_first_line(finished, tmp_path):
 def test_a_job_server_that_the_user_has(tmp_path, capfd):
     jar, folder = tmp_path / "beam-runners-flink-1.19-job-server-2.70.0.jar", tmp_path / "engines"
     jar.write_text("x")
-    fetch.keep_jar(str(jar), folder)
+    assert fetch.keep_jar(str(jar), folder) == "flink"
     assert (folder / "flink-job-server.jar").read_text() == "x"
     with pytest.raises(CocuError, match="no such file"):
         fetch.keep_jar(str(tmp_path / "flink.jar"), folder)
     (tmp_path / "server.jar").touch()
     with pytest.raises(CocuError, match="rename it"):
         fetch.keep_jar(str(tmp_path / "server.jar"), folder)
+
+
+def test_only_the_engine_whose_job_server_is_given_is_fetched(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(fetch, "fetch_job_server", lambda engine, target: fetched.append(target.name))
+    monkeypatch.setattr(fetch, "fetch_cluster", lambda engine, target: fetched.append(target.name))
+    jar = tmp_path / "beam-runners-spark-3-job-server.jar"
+    jar.touch()
+    fetch.fetch(tmp_path / "engines", [str(jar)])
+    assert fetched == ["spark"]
+    fetch.fetch(tmp_path / "engines", [])
+    assert fetched == ["spark", "flink-job-server.jar", "flink", "spark"]
 
 
 def test_maven_that_is_missing_or_fails_is_one_line(monkeypatch, tmp_path, capfd):

@@ -62,8 +62,8 @@ def fetch_cluster(engine: str, target: Path) -> None:
         os.replace(partial, target)
 
 
-def keep_jar(jar: str, folder: Path) -> None:
-    """Copy a job server that the user has into ``folder``; its name has to say of which engine it is. Raises CocuError."""
+def keep_jar(jar: str, folder: Path) -> str:
+    """Copy a job server that the user has into ``folder``; returns the engine that its name tells. Raises CocuError."""
     path = Path(jar)
     if not path.is_file():
         raise CocuError(f"{jar}: no such file")
@@ -72,6 +72,7 @@ def keep_jar(jar: str, folder: Path) -> None:
         raise CocuError(f"{jar}: its name does not say whether it is for flink or for spark; rename it")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, folder / f"{engines[0]}-job-server.jar")
+    return engines[0]
 
 
 def _run(command: list[str], what: str) -> None:
@@ -91,10 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fetch(folder: Path, jars: list[str]) -> None:
-    """Fetch what is missing in ``folder``. Raises CocuError."""
-    for jar in jars:
-        keep_jar(jar, folder)
-    for engine in CLUSTERS:
+    """Fetch what is missing in ``folder``: for the engines of ``jars``, or, without any, for all. Raises CocuError."""
+    for engine in [keep_jar(jar, folder) for jar in jars] or CLUSTERS:
         jar_file, cluster = folder / f"{engine}-job-server.jar", folder / engine
         if not jar_file.exists():
             fetch_job_server(engine, jar_file)
