@@ -188,9 +188,9 @@ def run_pipeline(
     shards = len((part or run).shards)
     count = min(workers or os.cpu_count() or 1, shards)
     with tempfile.TemporaryDirectory() as folder:
-        watch = WorkerWatch(run, folder)
-        request = Request(count, shards, beam_arguments or [], watch, run.folder)
         chosen = runner_of(runner)
+        watch = WorkerWatch(run, folder, only_log=chosen.has_job_server)
+        request = Request(count, shards, beam_arguments or [], watch, run.folder)
         with chosen.engine(request) as (engine, options), watch:
             try:
                 pipeline = beam.Pipeline(runner=engine, options=options)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from curation.base.errors import CocuError
+from curation.run.run import open_run
+from pipelines import watch
 from pipelines.arguments import is_given, value
 from pipelines.curate import check_beam_arguments, main
 from pipelines.engines import fetch, flink, job_server, spark
@@ -243,11 +245,25 @@ def test_an_endpoint_where_nothing_listens_is_named(monkeypatch, tmp_path):
 
 
 def test_an_error_in_java_is_its_first_line(finished, tmp_path):
-    from curation.run.run import open_run
-
     text = "Pipeline x failed in state FAILED: java.lang.IllegalStateException: no slots\n\tat org.A.b(A.java:3)\n"
     message = one_line_of(RuntimeError(text), open_run(str(finished)), os.devnull)
     assert message == "Pipeline x failed in state FAILED: java.lang.IllegalStateException: no slots"
+
+
+def test_a_worker_that_ends_is_a_matter_of_its_engine(finished, tmp_path, monkeypatch):
+    """Flink ends workers between two stages, threads of this process with LOOPBACK; without an engine one has died."""
+    ended = []
+    monkeypatch.setattr(watch, "GRACE", 0)
+    monkeypatch.setattr(watch.WorkerWatch, "_end", lambda self: ended.append(self))
+    watches = [
+        watch.WorkerWatch(open_run(str(finished)), str(tmp_path), only_log=only_log) for only_log in (True, False)
+    ]
+    for one in watches:
+        with one:
+            worker = threading.Thread(target=lambda: 1 / 0, name="run_worker_1-1")
+            worker.start()
+            worker.join()
+    assert ended == watches[1:]
 
 
 def test_a_job_server_that_the_user_has(tmp_path, capfd):
