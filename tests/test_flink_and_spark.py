@@ -72,6 +72,8 @@ def curate(data: Path, folder: Path, runner: str, *options: str) -> Iterator[sub
             stdout=stream,
             stderr=stream,
             env=os.environ | {"COLUMNS": "200"},
+            # A shell lets what runs in its background ignore Ctrl-C, and all that is started there.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         yield process
