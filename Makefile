@@ -8,6 +8,7 @@ CKPT ?=
 BENCHMARKS ?=
 DATA_ROOT ?=
 CONFIG ?=
+JAR ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -19,7 +20,7 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pack curate show measure verify train eval experiments test faults bench lint clean
+.PHONY: help setup pack curate show measure verify train eval experiments test engines faults bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -69,7 +70,11 @@ experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): mak
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OUT),--output '$(OUT)') $(if $(QUICK),--quick) $(ARGS)
 
 test: .venv/installed ## run the tests
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m 'not engines' $(ARGS)
+
+engines: .venv/installed ## run on Flink and Spark and compare; needs Java and Maven, or JAR=flink-job-server.jar
+	@$(BIN)/python -m pipelines.engines.fetch $(foreach jar,$(JAR),--jar '$(jar)')
+	@$(BIN)/python -m pytest -v -m engines tests/test_flink_and_spark.py $(ARGS)
 
 faults: .venv/installed ## broken images and tars, servers and full disks as tables, 50 killed runs compared, every reader fuzzed
 	@$(BIN)/python tests/faults.py

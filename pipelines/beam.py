@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 
+from curation.run.part import Part, run_together
 from curation.run.run import Run
 from curation.run.stages import Stage, plan, run_stage
 from curation.samples import Shard
@@ -18,16 +19,22 @@ from curation.samples import Shard
 Element = tuple[int, str, str]  # a Shard as a plain tuple, for Beam's coders
 
 
-def build(pipeline: beam.Pipeline, run: Run) -> beam.PCollection:
-    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage."""
-    shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in run.shards])
+def build(pipeline: beam.Pipeline, run: Run, part: Part | None = None, reshuffles: bool = False) -> beam.PCollection:
+    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage.
+
+    ``part``: the shards of this process, where others have the rest.
+    ``reshuffles``: whether the engine has a Reshuffle, which deals shards out one by one. Not every engine has, but every
+    one groups by key, and puts keys where their hashes say.
+    """
+    spread_out = beam.Reshuffle if reshuffles else Spread
+    shards = pipeline | "shards" >> beam.Create([tuple(shard) for shard in (part or run).shards])
     spread = False
     for stage in plan(run):
         if not stage.per_shard:
-            shards = shards | stage.name >> Once(stage, run)
+            shards = shards | stage.name >> Once(stage, run, part.patience if part else None)
         else:
             if not spread:
-                shards = shards | f"spread for {stage.name}" >> Spread()
+                shards = shards | f"spread for {stage.name}" >> spread_out()
             shards = shards | stage.name >> beam.Map(on_shard, stage, run)
         spread = stage.per_shard
     return shards
@@ -40,11 +47,14 @@ def on_shard(element: Element, stage: Stage, run: Run) -> Element:
 
 
 class Once(beam.PTransform):
-    """Waits for all shards, runs a stage once, and hands all shards on."""
+    """Waits for all shards, runs a stage once, and hands all shards on.
 
-    def __init__(self, stage: Stage, run: Run) -> None:
+    ``patience``: seconds to wait for shards of other processes; None where there are none.
+    """
+
+    def __init__(self, stage: Stage, run: Run, patience: float | None = None) -> None:
         super().__init__()
-        self._stage, self._outputs = stage, run
+        self._stage, self._run, self._patience = stage, run, patience
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """Part of Beam's interface."""
@@ -52,12 +62,15 @@ class Once(beam.PTransform):
             shards
             | "to one key" >> beam.Map(lambda element: (0, element))
             | "wait for all" >> beam.GroupByKey()
-            | "run" >> beam.FlatMap(_run_once, self._stage, self._outputs)
+            | "run" >> beam.FlatMap(_run_once, self._stage, self._run, self._patience)
         )
 
 
-def _run_once(group: tuple[int, Iterable[Element]], stage: Stage, run: Run) -> list[Element]:
-    run_stage(stage, run)
+def _run_once(group: tuple[int, Iterable[Element]], stage: Stage, run: Run, patience: float | None) -> list[Element]:
+    if patience is None:
+        run_stage(stage, run)
+    else:
+        run_together(stage, run, patience)
     return sorted(group[1])
 
 

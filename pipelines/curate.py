@@ -21,16 +21,22 @@ from curation.base.scratch import remove_abandoned, scratch
 from curation.base.terminal import RESUMABLE, printable, run_command
 from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
-from curation.run.lock import check_data, hold
+from curation.run.inputs import request
+from curation.run.lock import hold
 from curation.run.manifest import begin, finish, finished
+from curation.run.owner import check_data
+from curation.run.part import Part, finish_together, part_of
 from curation.run.progress import clear_progress
 from curation.run.run import Run, plan_run
 from curation.run.settings import check_settings
+from curation.run.sharing import share
+from pipelines.arguments import beam_options, require_known
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER
 from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
 from pipelines.summary import print_counts, print_forecast, print_stages
 
+PATIENCE = 600  # seconds
 EPILOG = """\
 examples:
   python -m pipelines.curate --data demo
@@ -38,6 +44,8 @@ examples:
   python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
   python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
   python -m pipelines.curate --data my.yaml --runner dask --dask_client_address tcp://scheduler:8786
+  python -m pipelines.curate --data my.yaml --runner flink --flink_master host:8081
+  python -m pipelines.curate --data my.yaml --only-shards 0:100
 
 An interrupted run resumes where it stopped; a finished run is left alone. Options that the chosen Beam runner defines
 (such as --dask_client_address) are passed on to it.
@@ -81,6 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers", type=int, help="worker processes on this machine (default: one per core that it may use)"
     )
     parser.add_argument(
+        "--only-shards",
+        metavar="A:B",
+        help="compute the shards from A up to B without B (the first is 0), and leave the others to processes with the "
+        "same command but for the range: for Ray, Slurm, or a loop in a shell",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="with --only-shards: wait so long without a sign of the other processes (default: %(default)s)",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="print what would be kept and what would be computed, and why"
     )
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
@@ -94,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 def check_beam_arguments(arguments: list[str], runner: str) -> None:
     """Raises CocuError for an option that neither we nor Beam's runner know: Beam itself would ignore it."""
     with quiet_import():
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam.options.pipeline_options  # noqa: F401 - imported here, where nothing is heard
 
         module = runner_of(runner).module
         if module:  # a runner's options are known when its module is
@@ -103,15 +124,10 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
             except ImportError as error:
                 raise CocuError(f"runner {runner}: cannot be imported ({error})") from None
 
-    beams = argparse.ArgumentParser(allow_abbrev=False)
-    for section in PipelineOptions.__subclasses__():
-        section._add_argparse_args(beams)
-    names = [name for action in beams._actions for name in action.option_strings]
+    if runner_of(runner).has_job_server:  # it is asked for its options when it runs; none of them has a dot
+        arguments = [argument for argument in arguments if "." in argument.split("=")[0]]
     ours = [name for action in build_parser()._actions for name in action.option_strings]
-    for argument in arguments:
-        name = argument.split("=")[0]
-        if argument.startswith("-") and name not in names:
-            raise CocuError(f"unknown option {name}{did_you_mean(name, ours + names)}")
+    require_known(arguments, ours + beam_options())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,7 +141,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     overrides = {key: value for key, value in vars(args).items() if value is not None}
     if args.name is not None:
         overrides["name"] = json.dumps(args.name)  # a text, even where it looks like a number
-    for name in ("data", "output", "runner", "workers", "dry_run"):
+    for name in ("data", "output", "runner", "workers", "only_shards", "patience", "dry_run"):
         overrides.pop(name, None)
     if beam_arguments:
         check_beam_arguments(beam_arguments, args.runner)
@@ -133,6 +149,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     if args.data == "demo" and "shards" not in overrides:
         _prepare_demo(args.dry_run, console)
     run = plan_run(config, args.output or config.output_folder)
+    part = _part(run, args) if args.only_shards else None
     began = time.monotonic()
 
     manifest = finished(run)
@@ -152,8 +169,13 @@ def curate(arguments: list[str] | None, console: Console) -> None:
         if not files.exists(run.path("report.html")):
             _write_report(run, console)
         return
-    _run(run, args, beam_arguments, console)
-    _write_report(run, console)
+    if part:
+        is_finisher = _run_part(run, part, args, beam_arguments, console)
+    else:
+        is_finisher = True
+        _run(run, args, beam_arguments, console)
+    if is_finisher:
+        _write_report(run, console)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
 
@@ -184,34 +206,80 @@ def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console:
     remove_abandoned()
     with scratch() as folder:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # torch would leave a folder in TMPDIR
-        _curate(run, args, beam_arguments, console)
+        _announce(run, args.runner, len(run.shards), console)
+        with hold(run):
+            begin(run)
+            _tidy(run)
+            _compute(run, args, beam_arguments, console)
+            finish(run)
+            remove_temporary(run)  # of workers that were lost while others went on
+            _print_tables(run, console)
+            clear_progress(run)  # before another run may begin, whose notes these would be
 
 
-def _curate(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
+def _run_part(run: Run, part: Part, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> bool:
+    """Compute a part of the shards; returns whether it was this process that finished the run."""
+
+    def first() -> None:
+        begin(run)
+        if not files.is_remote(run.folder):  # where other processes may be at work
+            _tidy(run)
+
+    remove_abandoned()
+    with scratch() as folder:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
+        _announce(run, args.runner, len(part.shards), console)
+        with share(run, request(run), first, last=lambda: _tidy(run)):
+            _compute(run, args, beam_arguments, console, part)
+            is_finisher = finish_together(run, part.patience)
+            _print_tables(run, console)
+    return is_finisher
+
+
+def _part(run: Run, args: argparse.Namespace) -> Part:
+    if runner_of(args.runner).reshuffles:
+        raise CocuError(f"only-shards: runner {args.runner} spreads the shards over its machines by itself")
+    return part_of(run, args.only_shards, args.patience)
+
+
+def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
     from curation import encoder
-    from pipelines.monitor import Monitor
 
     config = run.config
     check_settings(run)
     device, precision = encoder.resolve(config.encoder)
+    count = f"{shards:,}" if shards == len(run.shards) else f"{shards:,} of {len(run.shards):,}"
     console.print(
-        f"Curating {config.name}: {len(run.shards):,} shards -> {escape(printable(run.folder))}\n"
+        f"Curating {config.name}: {count} shards -> {escape(printable(run.folder))}\n"
         f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
-        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {args.runner}",
+        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {runner}",
         highlight=False,
         soft_wrap=True,
     )
-    with hold(run):
-        begin(run)
-        remove_temporary(run)
-        clear_progress(run)
-        with Monitor(run, console):
-            run_pipeline(run, args.runner, args.workers, beam_arguments)
-        finish(run)
-        remove_temporary(run)  # of workers that were lost while others went on
-        print_counts(run, files.read_json(run.manifest), console)
-        print_stages(run, console)
-        clear_progress(run)  # before another run may begin, whose notes these would be
+
+
+def _tidy(run: Run) -> None:
+    """Remove what a killed run left. Only where no other process is at work."""
+    remove_temporary(run)
+    clear_progress(run)
+
+
+def _compute(
+    run: Run,
+    args: argparse.Namespace,
+    beam_arguments: list[str],
+    console: Console,
+    part: Part | None = None,
+) -> None:
+    from pipelines.monitor import Monitor
+
+    with Monitor(run, console, part.shards if part else ()):
+        run_pipeline(run, args.runner, args.workers, beam_arguments, part)
+
+
+def _print_tables(run: Run, console: Console) -> None:
+    print_counts(run, files.read_json(run.manifest), console)
+    print_stages(run, console)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from curation.base.terminal import printable
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
 from curation.run.stages import Stage, plan
+from curation.samples import Shard
 
 POLL = 0.5  # seconds
 REMOTE_POLL = 5.0  # the same, where each look is a request
@@ -22,10 +25,14 @@ LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 
 class Monitor(AbstractContextManager["Monitor"]):
-    """Shows the progress of a run while its block lasts."""
+    """Shows the progress of a run while its block lasts.
 
-    def __init__(self, run: Run, console: Console) -> None:
+    ``own``: the shards of this process, where other processes have the rest: it may have to wait for them.
+    """
+
+    def __init__(self, run: Run, console: Console, own: Iterable[Shard] = ()) -> None:
         self._run, self._console = run, console
+        self._own = {shard.name for shard in own}
         self._stop = threading.Event()
         self._stages = plan(run)
         self._poll = REMOTE_POLL if files.is_remote(run.folder) else POLL
@@ -67,7 +74,7 @@ class Monitor(AbstractContextManager["Monitor"]):
         for stage in self._stages:
             notes = read_progress(self._run, stage.name)
             if notes:
-                state = summarise(stage, notes, len(self._run.shards))
+                state = summarise(stage, notes, len(self._run.shards), self._own)
                 self._show(stage.name, state) if self._console.is_terminal else self._log(stage.name, state)
 
     def _show(self, name: str, state: StageProgress) -> None:
@@ -111,6 +118,8 @@ class StageProgress:
     seconds: float
     rate: float  # samples per second; 0 where nothing is known
     left: float  # seconds; 0 where nothing is known
+    workers: str  # how many computed, and how many parts each: "2 × 4", or "4 × 1-3" where they differ
+    waits: bool  # whether this process has done its shards, and others have not
 
     @property
     def is_complete(self) -> bool:
@@ -118,8 +127,11 @@ class StageProgress:
         return self.done == self.parts
 
 
-def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
-    """Parts done, samples per second and seconds left of one stage, by its notes."""
+def summarise(stage: Stage, notes: list[Note], shards: int, own: set[str] | None = None) -> StageProgress:
+    """Parts done, samples per second and seconds left of one stage, by its notes.
+
+    ``own``: names of the shards of this process, where others have the rest.
+    """
     parts = shards if stage.per_shard else 1
     ended = [note for note in notes if note.state != "running"]
     computed = [note for note in notes if note.state != "kept"]
@@ -144,10 +156,26 @@ def summarise(stage: Stage, notes: list[Note], shards: int) -> StageProgress:
         seconds=seconds,
         rate=samples / seconds if samples and seconds > 0 else 0.0,
         left=seconds / done_now * (parts - progress) if done_now > 0 else 0.0,
+        workers=_workers(computed),
+        waits=bool(own)
+        and stage.per_shard
+        and len(ended) < parts
+        and not (own or set()) - {note.part for note in ended},
     )
 
 
+def _workers(computed: list[Note]) -> str:
+    counts = Counter(note.worker for note in computed).values()
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    return f"{len(counts)} × {least}" + (f"-{most}" if most > least else "")
+
+
 def describe(state: StageProgress) -> str:
-    """What was kept and why the rest was computed again."""
+    """What was kept, what is waited for, and why the rest was computed again."""
     kept = f"{state.kept} kept" if state.kept else ""
-    return "; ".join(item for item in (kept, *(f"again: {printable(reason)}" for reason in state.reasons)) if item)
+    waits = f"waiting for {state.parts - state.done} of other processes" if state.waits else ""
+    return "; ".join(
+        item for item in (kept, waits, *(f"again: {printable(reason)}" for reason in state.reasons)) if item
+    )

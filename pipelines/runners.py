@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.processors import usable_processors
 from curation.base.scratch import scratch
+from curation.run.part import Part
 from curation.run.run import Run
 from pipelines import dask
+from pipelines.engines import flink, spark
 from pipelines.watch import WorkerWatch, one_line_of
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import PipelineResult
 
 # Beam's runner, an object or a name, and its options, while what has to run beside it is there.
 Engine = AbstractContextManager[tuple[Any, "PipelineOptions"]]
@@ -53,6 +60,7 @@ class Request(NamedTuple):
     shards: int
     arguments: list[str]  # Beam's options, as given on the command line
     watch: WorkerWatch
+    folder: str  # of the run
 
 
 class Runner(NamedTuple):
@@ -61,6 +69,8 @@ class Runner(NamedTuple):
     engine: Callable[[Request], Engine]
     sentence: str
     module: str = ""  # of Beam, that defines its options
+    has_job_server: bool = False  # which may know more options
+    reshuffles: bool = False  # deals shards out evenly
 
 
 @contextlib.contextmanager
@@ -109,10 +119,44 @@ def portable(request: Request) -> Iterator[tuple[Any, PipelineOptions]]:
         yield "PortableRunner", PipelineOptions(options)
 
 
+@contextlib.contextmanager
+def java_engine(request: Request, engine: Any) -> Iterator[tuple[Any, PipelineOptions]]:
+    """A job server in Java that runs while the block lasts: ``engine`` is :mod:`flink` or :mod:`spark`."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    with engine_folder(request) as folder:
+        size = request.workers, request.shards
+        with engine.options(request.arguments, *size, folder, request.watch.log) as options:
+            yield "PortableRunner", PipelineOptions(options)
+
+
+@contextlib.contextmanager
+def engine_folder(request: Request) -> Iterator[str]:
+    """A folder for what an engine needs while it runs, in the output folder, so that all machines see it.
+
+    When the block fails, the engine's log stays there.
+    """
+    if files.is_remote(request.folder):
+        yield os.path.dirname(request.watch.log)
+        return
+    folder = os.path.abspath(os.path.join(request.folder, ".engine"))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not glob.glob(os.path.join(folder, "*.log")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 RUNNERS = {
     "DirectRunner": Runner(worker_processes, "worker processes on this machine"),
     "inprocess": Runner(in_process, "this process only, for debugging"),
     "dask": Runner(dask_cluster, "a Dask cluster", dask.RUNNER.rpartition(".")[0]),
+    "flink": Runner(partial(java_engine, engine=flink), "Flink", has_job_server=True, reshuffles=True),
+    "spark": Runner(partial(java_engine, engine=spark), "Spark", has_job_server=True, reshuffles=True),
     "portable": Runner(portable, "a Beam job server"),
 }
 
@@ -141,12 +185,18 @@ def reach_this_machine_directly() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"]
 
 
-def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_arguments: list[str] | None = None) -> None:
+def run_pipeline(
+    run: Run,
+    runner: str,
+    workers: int | None = None,
+    beam_arguments: list[str] | None = None,
+    part: Part | None = None,
+) -> None:
     """Run the pipeline to its end.
 
     ``runner``: a name of :data:`RUNNERS`, or that of any other Beam runner; ``workers``: processes on this machine, by
-    default one for each core that this process may use; ``beam_arguments``: the runner's options. Raises CocuError with
-    one line that says what went wrong.
+    default one for each core that this process may use; ``beam_arguments``: the runner's options; ``part``: the shards of
+    this process, where others have the rest. Raises CocuError with one line that says what went wrong.
     """
     reach_this_machine_directly()
     with quiet_import():
@@ -158,17 +208,31 @@ def run_pipeline(run: Run, runner: str, workers: int | None = None, beam_argumen
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    count = min(workers or usable_processors(), len(run.shards))
+    logging.getLogger().handlers[0].addFilter(lambda record: record.module != "portable_runner")
+    shards = len((part or run).shards)
+    count = min(workers or usable_processors(), shards)
     with scratch() as folder:
-        watch = WorkerWatch(run, folder)
-        request = Request(count, len(run.shards), beam_arguments or [], watch)
-        with runner_of(runner).engine(request) as (engine, options), watch:
+        chosen = runner_of(runner)
+        watch = WorkerWatch(run, folder, only_log=chosen.has_job_server)
+        request = Request(count, shards, beam_arguments or [], watch, run.folder)
+        with chosen.engine(request) as (engine, options), watch:
             try:
                 with files_in(folder):
                     pipeline = beam.Pipeline(runner=engine, options=options)
-                build(pipeline, run)
-                state = pipeline.run().wait_until_finish()
+                build(pipeline, run, part, chosen.reshuffles)
+                state = wait(pipeline.run())
             except Exception as error:
                 raise CocuError(one_line_of(error, run, watch.log)) from error
     if state not in ("DONE", None):
         raise CocuError(f"runner {runner}: the pipeline ended as {state}; see the runner's log")
+
+
+def wait(result: PipelineResult) -> str | None:
+    """Wait for a pipeline to end; returns its state. Ctrl-C ends it, wherever it runs."""
+    try:
+        state: str | None = result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            result.cancel()
+        raise
+    return state

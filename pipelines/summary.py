@@ -85,7 +85,7 @@ def print_stages(run: Run, console: Console) -> None:
     from pipelines.monitor import summarise
 
     table = Table("stage", title="This run", title_justify="left")
-    for column in ("computed", "kept", "seconds", "samples/s"):
+    for column in ("computed", "kept", "workers", "seconds", "samples/s"):
         table.add_column(column, justify="right")
     for stage in plan(run):
         notes = read_progress(run, stage.name)
@@ -93,7 +93,7 @@ def print_stages(run: Run, console: Console) -> None:
             state = summarise(stage, notes, len(run.shards))
             rate = f"{state.rate:,.0f}" if state.rate else ""
             seconds = f"{state.seconds:.1f}" if state.computed else ""
-            table.add_row(stage.name, str(state.computed), str(state.kept), seconds, rate)
+            table.add_row(stage.name, str(state.computed), str(state.kept), state.workers, seconds, rate)
     if table.row_count:
         console.print(table)
 

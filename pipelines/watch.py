@@ -16,6 +16,7 @@ from curation.run.run import Run
 from curation.run.stages import plan
 
 GRACE = 3  # seconds
+JAVA = re.compile(r"\b(?:java|org|scala)\.[\w.$]+(?:Exception|Error)\b")
 KINDS = "|".join(["CocuError", "InputError", "OutputError", "UnknownKey"])  # of errors that a stage raises
 
 
@@ -23,11 +24,12 @@ class WorkerWatch:
     """Ends the run when a worker process dies: Beam itself may wait for its answer for ever.
 
     Beam's threads that mind the workers raise when a process ends. While the pipeline runs, that ends the other workers,
-    by taking away the file ``alive`` that they look for, and then this process.
+    by taking away the file ``alive`` that they look for, and then this process. With ``only_log`` the engine minds its
+    workers by itself: one that ends is its affair, and may be no failure.
     """
 
-    def __init__(self, run: Run, folder: str) -> None:
-        self._run, self.folder = run, folder
+    def __init__(self, run: Run, folder: str, only_log: bool = False) -> None:
+        self._run, self.folder, self._only_log = run, folder, only_log
         self.log, self.alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
         self._over = threading.Event()
 
@@ -46,7 +48,8 @@ class WorkerWatch:
     def _on_exception(self, hook: threading.ExceptHookArgs) -> None:
         name = hook.thread.name if hook.thread else ""
         if name.startswith("run_worker"):
-            if not self._over.wait(GRACE):  # the pipeline may be about to say why by itself
+            # Between two stages Flink ends its workers and starts others, threads of this process with LOOPBACK.
+            if not self._only_log and not self._over.wait(GRACE):  # the pipeline may be about to say why by itself
                 self._end()
         elif not name.startswith(("beam_control_read", "read_grpc_client_inputs")):
             threading.__excepthook__(hook)
@@ -82,7 +85,9 @@ def one_line_of(error: Exception, run: Run, log: str) -> str:
     if begun:
         last = _last_line(log)
         return f"a worker died at {', '.join(begun)}{last and f' ({last})'}; run the same command again to resume"
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and JAVA.search(lines[0]):  # Java's first line is the message, and its stack follows
+        return lines[0]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 
 
-def end_with(parent: int, alive: str) -> None:
+def end_with(parent: int, alive: str = os.devnull) -> None:
     """End this process when its parent or the file ``alive`` is gone: a run that ended must not go on writing."""
     while os.getppid() == parent and os.path.exists(alive):
         time.sleep(0.2)

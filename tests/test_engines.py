@@ -168,3 +168,20 @@ def test_beam_knows_every_option_that_the_readme_names_for_clusters():
     check_beam_arguments(options, "dask")
     with pytest.raises(CocuError, match="unknown option --flink_mister"):
         check_beam_arguments(["--flink_mister=x"], "FlinkRunner")
+
+
+def test_the_readme_asks_dataflow_for_what_beam_can_read():
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.transforms.resources import resource_hints_from_options
+
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("**Dataflow**") : text.index("### How large")]
+    arguments = [argument.replace("'", "") for argument in re.findall(r"--\w+=(?:'[^']+'|[^\s`]+)", section)]
+    options = PipelineOptions(arguments)
+    values = options.get_all_options(drop_default=True)
+    assert values.items() >= {"machine_type": "n1-highmem-16", "disk_size_gb": 200, "num_workers": 8}.items()
+    assert set(resource_hints_from_options(options)) == {
+        "beam:resources:accelerator:v1",
+        "beam:resources:min_ram_bytes:v1",
+    }
+    check_beam_arguments(arguments, "DataflowRunner")

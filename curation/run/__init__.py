@@ -6,6 +6,9 @@ stages/        functions from files to files, one for each step
 forecast.py    what a run would do
 settings.py    what this machine and this data cannot do, found before the work begins
 lock.py        one run at a time in a folder
+sharing.py     several processes of one run in a folder
+owner.py       which data set a folder belongs to, and who works in it
+part.py        a range of shards, for one of many processes
 progress.py    how far the work is
 inputs.py      written first: what the run is made of
 manifest.py    written last: what was asked, what was counted

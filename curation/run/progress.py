@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -27,6 +29,7 @@ class Note(NamedTuple):
     seconds: float
     at: float  # when this was noted, in seconds since 1970
     reason: str  # why it was computed again; empty when it was new
+    worker: str = ""  # host and process that worked on it
 
 
 class Progress:
@@ -60,7 +63,8 @@ class Progress:
 
     def _note(self, state: str, reason: str) -> None:
         self._last = time.monotonic()
-        note = Note(self._part, state, self._samples, self.seconds, time.time(), reason)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        note = Note(self._part, state, self._samples, self.seconds, time.time(), reason, worker)
         if files.is_remote(self._path):
             with contextlib.suppress(CocuError):
                 files.put(self._path, json.dumps(note._asdict()).encode())
