@@ -9,7 +9,7 @@ import sys
 import threading
 
 from curation.base.errors import CocuError
-from curation.base.scratch import discard
+from curation.base.scratch import discard_scratch
 from curation.base.terminal import FAILED, INTERRUPTED, RESUMABLE, is_interrupted, print_error
 from curation.run.progress import read_progress
 from curation.run.run import Run
@@ -60,11 +60,11 @@ class WorkerWatch:
         if self._over.wait(GRACE):  # without workers Beam may come to an end of its own
             return
         if is_interrupted():  # Beam has ended the workers, and is slow to end itself
-            discard(self.folder)
+            discard_scratch()
             print(RESUMABLE, file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
         message = one_line_of(RuntimeError("a worker died"), self._run, self.log)
-        discard(self.folder)
+        discard_scratch()
         print_error(message)
         sys.stderr.flush()
         os._exit(FAILED)

@@ -20,6 +20,8 @@ from curation.base.errors import OutputError
 TEMPORARY = ".partial-"  # how the name of everything that is half written begins, beside what it will be
 LOCK = ".lock"
 
+_open: list[str] = []  # the folders of scratch that this process has
+
 
 def _ours() -> str:
     return os.path.join(tempfile.gettempdir(), f"cocu-{os.getuid()}")
@@ -54,11 +56,19 @@ def scratch() -> Iterator[str]:
     except OSError as error:
         where = tempfile.gettempdir()
         raise OutputError(f"{where}: cannot be written ({error.strerror}); make room there, or set TMPDIR") from None
+    _open.append(path)
     try:
         yield path
     finally:
-        discard(path)
+        _open.remove(path)
+        _discard(path)
         lock.release()
+
+
+def discard_scratch() -> None:
+    """Remove all folders of :func:`scratch`, of a process that is about to end without coming to the end of its blocks."""
+    for path in _open:
+        _discard(path)
 
 
 def _lock_new() -> FileLock:
@@ -69,7 +79,7 @@ def _lock_new() -> FileLock:
             return lock
 
 
-def discard(path: str) -> None:
+def _discard(path: str) -> None:
     """Remove a folder of :func:`scratch` and its lock."""
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
@@ -85,5 +95,5 @@ def remove_abandoned() -> None:
                 continue
             lock = FileLock(path + LOCK)
             lock.acquire(timeout=0)
-            discard(path)
+            _discard(path)
             lock.release()
