@@ -101,8 +101,8 @@ def _other_words() -> frozenset[str]:
 
 
 def is_never_noun(form: str) -> bool:
-    """Whether WordNet knows a case-folded form, such as ``shirtless`` or ``performs``, but not as a noun."""
-    return not is_listed_noun(form) and singular(form) in _other_words()
+    """Whether WordNet knows a case-folded form, such as ``grassy`` or ``performs``, but not as a noun; or it ends in less."""
+    return not is_listed_noun(form) and (singular(form) in _other_words() or form.endswith("less"))
 
 
 def concept_key(concept: str) -> tuple[str, ...]:

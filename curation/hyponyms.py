@@ -15,6 +15,7 @@ from curation.base.errors import CocuError
 from curation.concepts import concept_key, singular
 
 WORD = re.compile(r"[a-z][a-z'-]*")
+ENDING = re.compile(r"[,;:]|\b[a-z-]+ed (?:as|at|by|for|from|in|on|to|with)\b")  # "dog trained to guard"
 # What stands behind the noun that a definition begins with: "a woman who", "a dog trained for".
 BEHIND = re.compile(
     "and|are|as|at|by|for|from|having|in|is|made|on|or|that|to|used|when|where|which|who|whose|with|without"
@@ -63,7 +64,7 @@ def genus(definition: str) -> str:
     ('woman', 'dog', '')
     """
     head = ""
-    for word in WORD.findall(re.split(r"[,;:]", re.sub(r"\([^)]*\)", "", definition.lower()), maxsplit=1)[0]):
+    for word in WORD.findall(ENDING.split(re.sub(r"\([^)]*\)", "", definition.lower()), maxsplit=1)[0]):
         if word == "of":
             return ""
         if BEHIND.fullmatch(word):
