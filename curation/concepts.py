@@ -101,7 +101,7 @@ def _other_words() -> frozenset[str]:
 
 
 def is_never_noun(form: str) -> bool:
-    """Whether WordNet knows a case-folded form, such as ``grassy`` or ``performs``, but not as a noun; or it ends in less."""
+    """Whether WordNet knows a case-folded form, such as ``grassy`` or ``performs``, but not as a noun; all in -less too."""
     return not is_listed_noun(form) and (singular(form) in _other_words() or form.endswith("less"))
 
 
