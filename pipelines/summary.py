@@ -8,11 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.errors import CocuError
 from curation.base.terminal import printable
+from curation.choice import RARE
 from curation.run.forecast import Step
 from curation.run.progress import read_progress
 from curation.run.rejects import is_notable, read_rejects
 from curation.run.run import Run
+from curation.tools.report.survey import Candidate, read_candidates
+
+NAMED = 12  # candidates that the summary names for each reason
 
 
 def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
@@ -39,6 +44,8 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     console.print(table)
     print_rejects(run, counts, console)
     print_repeated(manifest, console)
+    for line in left_out(_candidates(run)):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Archives: {printable(run.path('archives'))}\n"
         f"Look at some: python -m curation.tools.show {printable(run.folder)}",
@@ -77,6 +84,33 @@ def repeated_examples(manifest: dict[str, Any]) -> str:
     """The keys that the manifest gives as examples of those in several shards: ``a (00000, 00001), b (00000, 00002)``."""
     rows = manifest.get("repeated_keys", [])
     return printable(", ".join(f"{key} ({one}, {other})" for key, one, other in rows))
+
+
+def _candidates(run: Run) -> list[Candidate]:
+    """The rows of ``vocabulary.csv``; none where it is gone, or was edited to something else, as people may."""
+    try:
+        return read_candidates(run) if run.config.vocabulary.built else []
+    except (CocuError, ValueError, TypeError, KeyError):
+        return []
+
+
+def left_out(candidates: list[Candidate]) -> list[str]:
+    """Which frequent nouns did not enter a vocabulary that was built, by reason: lines of text.
+
+    The most frequent first: those that most captions hold, as a noun or not.
+    """
+    by_reason: dict[str, list[Candidate]] = {}
+    for candidate in sorted(candidates, key=lambda candidate: (-candidate.written, candidate.concept)):
+        if candidate.reason and candidate.reason != RARE:
+            reason = "part of a longer name" if candidate.reason.startswith("part of ") else candidate.reason
+            by_reason.setdefault(reason, []).append(candidate)
+
+    lines = []
+    for reason, words in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        named = ", ".join(f"{word.concept} ({word.written:,})" for word in words[:NAMED])
+        more = f" and {len(words) - NAMED:,} more, all in vocabulary.csv" if len(words) > NAMED else ""
+        lines.append(f"left out, {reason}: {named}{more}")
+    return lines
 
 
 def print_stages(run: Run, console: Console) -> None:

@@ -154,7 +154,7 @@ def test_a_vocabulary_is_built_from_the_captions(world, tiny_clip, tmp_path):
     assert found["apple"] == sum("apple" in caption for caption in captions)
     assert min(found.values()) >= 5
     report = (tmp_path / "out" / "vocabulary.csv").read_text().splitlines()
-    assert report[0] == "concept,count,visualness,kept"
+    assert report[0] == "concept,count,noun_share,visualness,kept,reason"
     # The table that a person may edit can be given back as the vocabulary.
     assert curate(path, tmp_path / "again", "--vocabulary.source", str(tmp_path / "out" / "vocabulary.csv")) == 0
     again = pq.read_table(tmp_path / "again" / "vocabulary.parquet")

@@ -66,7 +66,17 @@ SINGULARS = {
     "cacti": "cactus",
     "crises": "crisis",
     "quizzes": "quiz",
+    # of three letters, hyphenated, agents
+    "tvs": "tv",
+    "cds": "cd",
+    "rvs": "rv",
+    "ads": "ad",
+    "t-shirts": "t-shirt",
+    "sun-glasses": "sun-glass",
+    "bikers": "biker",
+    "skateboarders": "skateboarder",
     # unknown to WordNet
+    "headdresses": "headdress",
     "smartphones": "smartphone",
     "hoverboards": "hoverboard",
     "selfies": "selfie",
@@ -78,6 +88,7 @@ UNCHANGED = [
     "walrus", "hippopotamus", "virus", "christmas", "series", "scissors", "tennis", "iris", "atlas", "gas",
     "campus", "asparagus", "hummus", "paris", "leaf", "mouse", "child", "knife", "people", "house",
     "horse", "shoe", "tree", "as", "is", "us", "was", "this", "his",
+    "has", "its", "yes", "70s", "gps", "cola", "dive", "crying", "stamina",
 ]
 # fmt: on
 
@@ -287,6 +298,47 @@ def test_order_is_the_same_in_processes_with_other_hash_seeds():
         for seed in ("0", "1")
     }
     assert outputs == {"[2, 4, 1, 3, 0]\n"}
+
+
+# --- parts of speech ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns", "expected"),
+    [
+        ("they watch a watch", None, ["watch"]),
+        ("they watch a watch", [3], ["watch"]),
+        ("they watch a man", [3], ["man"]),
+        ("they watch a man", [], []),
+        ("an orange cat", [2], []),
+        ("a swimming pool", [2], ["swimming pool"]),  # the last word is the noun
+        ("a swimming pool", [1], []),
+    ],
+)
+def test_other_parts_of_speech_are_no_mention_where_they_are_known(caption, nouns, expected):
+    concepts = ["watch", "man", "orange", "swimming pool"]
+    assert [concepts[identifier] for identifier in Matcher(concepts).match(caption, nouns)] == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(captions, vocabularies, st.sets(st.integers(0, 20)))
+def test_with_nouns_a_match_is_a_run_that_ends_in_one(caption, concepts, nouns):
+    words = [singular(token) for token in tokens(caption)]
+    keys = [concept_key(concept) for concept in concepts]
+    expected = {
+        identifier
+        for identifier, key in enumerate(keys)
+        if any(tuple(words[at + 1 - len(key) : at + 1]) == key for at in nouns if len(key) <= at + 1 <= len(words))
+    }
+    assert set(Matcher(concepts).match(caption, nouns)) == expected
+
+
+def test_exact_concepts_are_matched_as_they_are_written():
+    matcher = Matcher(["shorts", "short", "swim shorts"], exact={"shorts"})
+    assert matcher.match("a short man in Shorts") == [1, 0]
+    assert matcher.match("swim shorts") == [2, 0]
+    assert Matcher(["shorts"], exact={"shorts"}).match("short hair") == []
+    assert Matcher(["shorts"]).match("short hair") == [0]  # as it is for the concepts of a file
 
 
 # --- vocabularies that are refused -------------------------------------------------------------------------------------

@@ -33,11 +33,12 @@ from curation.concepts import Matcher, tokens
 from curation.index.build import empty_index, exact_index, write_index
 from curation.index.open import open_index
 from curation.mentions import Mentions, open_mentions, write_mentions
+from curation.nouns import Caption, common_nouns, facts
 from curation.run.records import recorded
 from curation.run.run import open_run
 from curation.samples import Reject, Sample, read_samples
 from curation.tools import report, show
-from curation.vocabulary import noun_phrases, read_concepts
+from curation.vocabulary import read_concepts
 
 EXAMPLES = 5000 if os.environ.get("FUZZ") else 60
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -89,7 +90,9 @@ def test_captions(text):
     assert all(0 <= number < 4 for number in found)
     words = tokens(text)
     assert "".join(words) == "".join("".join(words).split())
-    assert all(1 <= len(phrase.split()) <= 4 for phrase in noun_phrases([(word, True) for word in words]))
+    tags = ["NN"] * len(words)
+    said = facts(Caption(words, tags, common_nouns(words, tags)))
+    assert all(1 <= len(fact.noun.split()) <= 4 for fact in said)
 
 
 def only_curation_errors(read, path: Path) -> None:

@@ -1,111 +1,14 @@
-"""The vocabulary: nouns of captions, and files that people edit."""
-
-from collections import Counter
+"""The vocabulary: files that people edit, and what a run stores."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from curation import vocabulary
 from curation.base.embeddings import embedding_array, embedding_matrix, normalise
 from curation.base.errors import CocuError
-from curation.concepts import Matcher
-from curation.config import VocabularyConfig
 from curation.vocabulary import Vocabulary
-
-# --- nouns -------------------------------------------------------------------------------------------------------------
-
-
-def phrases(text):
-    """noun_phrases of "word/n word ...": /n marks a noun."""
-    tagged = [(part.removesuffix("/n"), part.endswith("/n")) for part in text.split()]
-    return vocabulary.noun_phrases(tagged)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", set()),
-        ("runs fast", set()),
-        ("a dog/n runs", {"dog"}),
-        ("two dogs/n and a dog/n", {"dog"}),
-        ("dog/n , cat/n", {"dog", "cat"}),
-        ("dog/n in a park/n", {"dog", "park"}),
-        (
-            "chocolate/n birthday/n cake/n",
-            {"chocolate", "birthday", "cake", "chocolate birthday", "birthday cake", "chocolate birthday cake"},
-        ),
-        ("wine/n glasses/n", {"wine", "glass", "wine glass"}),
-        ("a/n dog/n", {"dog"}),  # one letter is not a noun, and it ends a run
-        ("dog/n x/n cat/n", {"dog", "cat"}),
-        ("2024/n ½/n dog/n", {"dog"}),
-        ("cat/n !!!/n dog/n", {"cat", "dog"}),
-        ("t-shirt/n", {"t-shirt"}),
-    ],
-)
-def test_nouns_and_compounds_of_tagged_tokens(text, expected):
-    assert phrases(text) == expected
-
-
-def test_compounds_have_four_words_at_most():
-    compounds = phrases("stone/n wall/n garden/n gate/n lock/n")
-    words = ["stone", "wall", "garden", "gate", "lock"]
-    assert compounds == {" ".join(words[a:b]) for a in range(5) for b in range(a + 1, min(a + 4, 5) + 1)}
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["dogs", "mice", "glasses", "species", "data", "axes", ",", "t-shirts"]), st.booleans()
-        )
-    )
-)
-def test_every_phrase_is_found_again_in_its_own_caption(tagged):
-    nouns = sorted(vocabulary.noun_phrases(tagged))
-    matched = Matcher(nouns).match(" ".join(text for text, _ in tagged))
-    assert {nouns[identifier] for identifier in matched} == set(nouns)
-
-
-def test_count_nouns_counts_captions_not_mentions():
-    captions = [
-        "A dog and another dog in the grass.",
-        "Two dogs are sleeping on a sofa.",
-        "The cat sat on the sofa.",
-        "",
-    ]
-    counts = vocabulary.count_nouns(captions, VocabularyConfig().tagger)
-    assert {noun: counts[noun] for noun in ("dog", "sofa", "grass", "cat")} == {
-        "dog": 2,
-        "sofa": 2,
-        "grass": 1,
-        "cat": 1,
-    }
-    assert not {"dogs", "the", "on", "a", ".", "sleeping", ""} & set(counts)
-
-
-def test_count_nouns_finds_compounds_and_takes_captions_as_a_stream():
-    counts = vocabulary.count_nouns(
-        iter(["A chocolate birthday cake on a wooden table"] * 3), VocabularyConfig().tagger
-    )
-    assert {"cake", "table", "birthday cake"} <= set(counts)
-    assert set(counts.values()) == {3}
-
-
-def test_tagger_that_is_not_installed_is_an_error_naming_it():
-    with pytest.raises(CocuError, match="no_such_tagger"):
-        vocabulary.count_nouns(["a dog"], "no_such_tagger")
-
-
-def test_candidates_are_frequent_first_then_alphabetical():
-    counts = Counter({"zebra": 5, "cat": 9, "ant": 5, "rare": 4, "bee": 5})
-    assert vocabulary.choose_candidates(counts, 5) == ["cat", "ant", "bee", "zebra"]
-    assert vocabulary.choose_candidates(Counter(dict(reversed(counts.items()))), 5) == ["cat", "ant", "bee", "zebra"]
-    assert vocabulary.choose_candidates(counts, 10) == []
-
 
 # --- files of concepts -------------------------------------------------------------------------------------------------
 
@@ -205,6 +108,34 @@ def test_report_is_a_table_for_people(tmp_path):
         "c,7,0.5000,true",
         "b,3,,false",
     ]
+
+
+def test_report_of_a_built_vocabulary_says_how_often_a_word_is_a_noun_and_why_it_is_not_kept(tmp_path):
+    path = tmp_path / "c.csv"
+    kept = np.array([False, True, False])
+    shares, reasons = np.array([0.0053, 1, np.nan]), ["not a noun", "", "part of ice cream cone"]
+    vocabulary.write_report(
+        str(path), ["white", "dog", "cream cone"], COUNTS[:3], VISUALNESS[[2, 0, 1]], kept, shares, reasons
+    )
+    assert path.read_text().splitlines() == [
+        "concept,count,noun_share,visualness,kept,reason",
+        "dog,5,1.0000,0.5000,true,",
+        "white,3,0.0053,-0.2500,false,not a noun",
+        "cream cone,7,,,false,part of ice cream cone",
+    ]
+    assert vocabulary.read_concepts(str(path)) == ["dog"]
+
+
+def test_concepts_that_are_matched_as_written_are_stored(tmp_path):
+    path = str(tmp_path / "vocabulary.parquet")
+    eye = np.eye(3, dtype=np.float32)
+    stored = Vocabulary(["glass", "glasses", "dog"], eye, COUNTS[:3], VISUALNESS[:3], frozenset({"glasses"}))
+    pq.write_table(vocabulary.table_of(stored), path)
+    assert vocabulary.table_of(stored)["exact"].to_pylist() == [False, True, False]
+    back = vocabulary.read_vocabulary(path)
+    assert back.exact == {"glasses"}
+    assert back.matcher().match("two dogs, a glass") == [2, 0]
+    assert back.matcher().match("with glasses") == [1]
 
 
 def test_vocabulary_is_stored_in_half_precision_and_read_back_with_unit_norm(tmp_path):

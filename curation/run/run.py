@@ -14,14 +14,25 @@ from curation.base.addresses import redacted
 from curation.base.errors import CocuError, listed
 from curation.base.patterns import split
 from curation.base.recorded import check_openable, resolve_recorded
-from curation.config import CurationConfig, from_mapping, resolve_paths
+from curation.config import CurationConfig, VocabularyConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
 
 COUNTS = {
     *("archive_concepts", "caption_concepts", "concepts", "empty", "gained"),
     *("rejects", "rows", "samples", "shards"),
 }  # of a manifest, at least
-SHARD_FOLDERS = ("archives", "captions", "embeddings", "image-codes", "nouns", "rejects", "text-codes", "visualness")
+LATER = {"head_share", "keep", "kinds", "noun_share"}  # of the vocabulary: unknown to runs that finished before
+SHARD_FOLDERS = (
+    "archives",
+    "captions",
+    "embeddings",
+    "image-codes",
+    "nouns",
+    "rejects",
+    "tags",
+    "text-codes",
+    "visualness",
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,10 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
         return relative_paths([path], folder)[0]
 
     values = {key: value for key, value in dataclasses.asdict(config).items() if value and key != "output"}
+    defaults = dataclasses.asdict(VocabularyConfig())
+    values["vocabulary"] = {
+        key: value for key, value in values["vocabulary"].items() if key not in LATER or value != defaults[key]
+    }
     if config.shards:
         joined = [config.shards] if isinstance(config.shards, str) else config.shards
         values["shards"] = relative_paths([part for pattern in joined for part in split(pattern)], folder)

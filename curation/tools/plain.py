@@ -7,12 +7,12 @@ import pyarrow as pa
 
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import open_parquet, row_count
-from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS, PlainAnchor
 from curation.ranking import RANKINGS, PlainEntry
 from curation.run.curator import read_calibration
 from curation.run.indexes import check_retrieved, open_searched
 from curation.run.run import Run
+from curation.run.stages.nouns import noun_positions
 from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
@@ -26,9 +26,9 @@ class PlainCurator:
         self._run, self._config = run, run.config
         self._vocabulary = read_vocabulary(run.vocabulary)
         self._texts = self._vocabulary.embeddings.astype(np.float64)
-        self._matcher = Matcher(self._vocabulary.concepts)
+        self._matcher = self._vocabulary.matcher()
         self._calibration = read_calibration(run)
-        self._indexed = _IndexedRows(check_retrieved(run))
+        self._indexed = _IndexedRows(run, check_retrieved(run))
 
     def archive(self, image: np.ndarray, row: int, caption: list[int]) -> tuple[dict[str, float], bool]:
         """The scores of one archive by concept, and whether its neighbours are certain (no tie at the L-th place).
@@ -38,7 +38,7 @@ class PlainCurator:
         config = self._config
         neighbours, certain = self._neighbours(image, row)
         indexed = {neighbour: self._indexed.get(neighbour) for neighbour in neighbours}
-        retrieved = {neighbour: set(self._matcher.match(text)) for neighbour, (_, text) in indexed.items()}
+        retrieved = {j: set(self._matcher.match(text, nouns)) for j, (_, text, nouns) in indexed.items()}
         anchor = PlainAnchor(image, row, set(caption), retrieved, self._texts, config.retrieval.neighbors)
         concepts, captions = EXPANSIONS[config.archive.expansion].plain(anchor)
 
@@ -82,18 +82,23 @@ class PlainCurator:
 class _IndexedRows:
     """Embeddings and captions of single rows of an index, read from the shards as they are needed."""
 
-    def __init__(self, source: Run) -> None:
+    def __init__(self, run: Run, source: Run) -> None:
+        self._run, self._source = run, source
         self._paths = source.of_shards("embeddings")
         self._ends = np.cumsum([row_count(path) for path in self._paths])
-        self._tables: dict[int, pa.Table] = {}
+        self._shards: dict[int, tuple[pa.Table, list[list[int]] | None]] = {}
 
-    def get(self, row: int) -> tuple[np.ndarray, str]:
-        """Unit embedding (D,) float64 and caption of a row of the index."""
+    def get(self, row: int) -> tuple[np.ndarray, str, list[int] | None]:
+        """Unit embedding (D,) float64, caption, and positions of its nouns where they are known, of a row of the index."""
         number = int(np.searchsorted(self._ends, row, side="right"))
-        if number not in self._tables:
-            if len(self._tables) == SHARDS_IN_MEMORY:
-                self._tables.clear()
+        if number not in self._shards:
+            if len(self._shards) == SHARDS_IN_MEMORY:
+                self._shards.clear()
             with open_parquet(self._paths[number]) as file:
-                self._tables[number] = file.read(["caption", "embedding"])
-        table = self._tables[number].slice(row - (int(self._ends[number - 1]) if number else 0), 1)
-        return embedding_matrix(table["embedding"])[0].astype(np.float64), table["caption"][0].as_py()
+                table = file.read(["caption", "embedding"])
+            self._shards[number] = table, noun_positions(self._run, self._source, self._source.shards[number])
+        table, nouns = self._shards[number]
+        at = row - (int(self._ends[number - 1]) if number else 0)
+        sliced = table.slice(at, 1)
+        image = embedding_matrix(sliced["embedding"])[0].astype(np.float64)
+        return image, sliced["caption"][0].as_py(), nouns[at] if nouns is not None else None

@@ -3,7 +3,8 @@
 stage.py       what a stage is, and how it is run: kept by its fingerprint, or computed
 plan.py        the stages of a run, in order
 embeddings.py  tars, or imported embeddings -> embeddings and rejects; captions -> their embeddings and concepts
-vocabulary.py  captions -> nouns -> candidates -> visualness -> vocabulary
+nouns.py       captions -> which of their words are nouns, and what is counted of them
+vocabulary.py  nouns -> candidates -> visualness -> vocabulary
 index.py       embeddings -> an index, trained, filled, merged, and tuned to the recall
 mentions.py    what the captions of all indexed images mention
 archives.py    expansion, ranking and clusters of every anchor

@@ -24,12 +24,12 @@ from curation.base.parquet import (
     read_metadata,
     write_table,
 )
-from curation.concepts import Matcher
 from curation.config import CurationConfig
 from curation.diagnosis import HEAD, HEAD_BYTES, check_head, check_shard
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
+from curation.run.stages.nouns import noun_positions
 from curation.run.stages.stage import Stage
 from curation.samples import Reject, Sample, Shard
 from curation.vocabulary import read_vocabulary
@@ -293,12 +293,16 @@ def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> d
     """Fill in the column ``concepts`` of a shard's embeddings: the ids of what each caption mentions."""
     path = _embeddings(run, shard)
     metadata = {"format": FORMAT, "embed": read_metadata(path)["embed"]}
-    matcher = Matcher(read_vocabulary(run.vocabulary).concepts)
-    total = 0
+    matcher, nouns = read_vocabulary(run.vocabulary).matcher(), noun_positions(run, run, shard)
+    start = total = 0
     ending: dict[str, Any] = {}
     with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
         for block in file.iter_batches(batch_size=ROW_GROUP):
-            mentioned = matcher.match_all(block["caption"].to_pylist())
+            stop = start + len(block)
+            mentioned = matcher.match_all(
+                block["caption"].to_pylist(), nouns[start:stop] if nouns is not None else None
+            )
+            start = stop
             offsets, values = pa.array(mentioned.offsets, pa.int32()), pa.array(mentioned.values, pa.int32())
             lists = pa.ListArray.from_arrays(offsets, values)
             writer.write_batch(block.set_column(2, file.schema_arrow.field("concepts"), lists))

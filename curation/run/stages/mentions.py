@@ -8,7 +8,6 @@ from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, row_count
 from curation.base.ragged import Ragged
-from curation.concepts import Matcher
 from curation.mentions import Mentions, write_mentions
 from curation.run.progress import Progress
 from curation.run.records import (
@@ -18,18 +17,23 @@ from curation.run.records import (
     is_as_long_as_noted,
     note,
     record,
+    recorded,
     vocabulary_content,
 )
 from curation.run.run import Run
 from curation.run.settings import check_encoders
+from curation.run.stages.nouns import noun_positions
 from curation.run.stages.stage import Stage
 from curation.similarity import pair_similarities
 from curation.vocabulary import read_vocabulary
 
 
 def _expected(run: Run, read: Reader) -> Record:
-    embedded = fingerprints(check_encoders(run).of_shards("embeddings"), "embed", read)
-    return record({}, [*embedded, vocabulary_content(run, read)])
+    source = check_encoders(run)
+    inputs = [*fingerprints(source.of_shards("embeddings"), "embed", read), vocabulary_content(run, read)]
+    if source is not run and run.config.vocabulary.built:
+        inputs += [recorded(path, "nouns").get("fingerprint", "") for path in source.of_shards("tags")]
+    return record({}, inputs)
 
 
 def _write(run: Run, expected: Record, progress: Progress) -> None:
@@ -40,11 +44,19 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
     source = check_encoders(run)
     paths = source.of_shards("embeddings")
     vocabulary = read_vocabulary(run.vocabulary)
-    matcher = Matcher(vocabulary.concepts) if source is not run else None
+    matcher = vocabulary.matcher() if source is not run else None
     concepts, similarities = [], []
-    for path in paths:
+    for shard, path in zip(source.shards, paths, strict=True):
+        nouns = noun_positions(run, source, shard) if matcher else None
+        start = 0
         for block in blocks(path, ["caption", "concepts", "embedding"]):
-            lists = matcher.match_all(block["caption"].to_pylist()) if matcher else Ragged.from_arrow(block["concepts"])
+            if matcher:
+                stop = start + len(block)
+                known = nouns[start:stop] if nouns is not None else None
+                lists = matcher.match_all(block["caption"].to_pylist(), known)
+                start = stop
+            else:
+                lists = Ragged.from_arrow(block["concepts"])
             images = embedding_matrix(block["embedding"])
             concepts.append(lists)
             similarities.append(pair_similarities(images, vocabulary.embeddings, lists))

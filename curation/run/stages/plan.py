@@ -9,8 +9,9 @@ from curation.run.stages.archives import ARCHIVE
 from curation.run.stages.embeddings import CAPTIONS, CONCEPTS, EMBED
 from curation.run.stages.index import index_stages
 from curation.run.stages.mentions import MENTIONS
+from curation.run.stages.nouns import NOUNS
 from curation.run.stages.stage import Stage
-from curation.run.stages.vocabulary import CANDIDATES, NOUNS, VISUALNESS, VOCABULARY
+from curation.run.stages.vocabulary import CANDIDATES, VISUALNESS, VOCABULARY
 
 
 def plan(run: Run) -> list[Stage]:

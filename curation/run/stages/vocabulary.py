@@ -1,8 +1,8 @@
-"""From captions to ``vocabulary.parquet``: nouns, candidates, their visualness, and the choice."""
+"""From nouns to ``vocabulary.parquet``: candidates, their visualness, and the choice."""
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,33 +12,17 @@ from curation.base import files
 from curation.base.embeddings import embedding_array, embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, open_parquet, row_count, write_table
+from curation.choice import NounFacts, listed, reasons_to_drop
 from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS
+from curation.nouns import Candidate
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.rejects import check_rejects, read_rejects
 from curation.run.run import Run
+from curation.run.stages.nouns import RULES, frequent_nouns, noun_positions
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
-
-# --- nouns ----------------------------------------------------------------------------------------------------------------
-
-
-def _nouns_expected(run: Run, shard: Shard, read: Reader) -> Record:
-    embedded = read(run.of_shard("embeddings", shard), "embed")
-    return record({"tagger": run.config.vocabulary.tagger}, embedded["fingerprint"])
-
-
-def _nouns(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
-    """Count the nouns of a shard's captions: ``nouns/<shard>.parquet`` (noun, count)."""
-    counts: Counter[str] = Counter()
-    for block in blocks(run.of_shard("embeddings", shard), ["caption"]):
-        counts.update(vocabulary.count_nouns(block["caption"].to_pylist(), run.config.vocabulary.tagger))
-        progress.advance(len(block))
-    names = sorted(counts)
-    columns = {"noun": pa.array(names, pa.string()), "count": pa.array([counts[name] for name in names], pa.int64())}
-    write_table(run.of_shard("nouns", shard), pa.table(columns), {"nouns": expected})
-
 
 # --- candidates -----------------------------------------------------------------------------------------------------------
 
@@ -51,6 +35,8 @@ def _candidates_expected(run: Run, read: Reader) -> Record:
         "prompts": config.prompts,
         "encoder": encoder.identity(run.config.encoder),
     }
+    if config.keep:
+        parameters["keep"] = config.keep
     if config.built:
         return record(parameters, fingerprints(run.of_shards("nouns"), "nouns", read))
     return record(parameters, vocabulary.read_concepts(config.source))
@@ -60,10 +46,18 @@ def _candidates(run: Run, expected: Record, progress: Progress) -> None:
     """The concepts that may enter the vocabulary, with text embeddings: frequent nouns, or the concepts of a file."""
     _require_samples(run)
     config = run.config.vocabulary
-    names = _frequent_nouns(run) if config.built else vocabulary.read_concepts(config.source)
-    embeddings = encoder.encode_concepts(encoder.load(run.config.encoder).encode_texts, names, config.prompts)
-    table = pa.table({"concept": pa.array(names, pa.string()), "embedding": embedding_array(embeddings)})
-    write_table(run.candidates, table, {"candidates": expected})
+    nouns = frequent_nouns(run) if config.built else []
+    names = [noun.name for noun in nouns] if config.built else vocabulary.read_concepts(config.source)
+    exact = frozenset(noun.name for noun in nouns if noun.exact)
+    unknown = [concept for concept in config.keep if not listed(names, [concept], exact).any()]
+    embeddings = encoder.encode_concepts(encoder.load(run.config.encoder).encode_texts, names + unknown, config.prompts)
+    columns = {"concept": pa.array(names + unknown, pa.string()), "embedding": embedding_array(embeddings)}
+    if config.built:
+        nouns += [Candidate(concept, 0, 1.0, "", exact=False) for concept in unknown]
+        columns["head_share"] = pa.array([noun.head_share for noun in nouns], pa.float64())
+        columns["part_of"] = pa.array([noun.part_of for noun in nouns], pa.string())
+        columns["exact"] = pa.array([noun.exact for noun in nouns], pa.bool_())
+    write_table(run.candidates, pa.table(columns), {"candidates": expected})
 
 
 def _require_samples(run: Run) -> None:
@@ -77,26 +71,16 @@ def _require_samples(run: Run) -> None:
     check_rejects(run)
 
 
-def _frequent_nouns(run: Run) -> list[str]:
-    smallest = run.config.vocabulary.smallest_count
-    counts: Counter[str] = Counter()
-    for path in run.of_shards("nouns"):
-        with open_parquet(path) as file:
-            table = file.read()
-        counts.update(dict(zip(table["noun"].to_pylist(), table["count"].to_pylist(), strict=True)))
-    names = vocabulary.choose_candidates(counts, smallest)
-    if not names:
-        raise CocuError(
-            f"vocabulary.min_count: no noun is in {smallest} captions (the most frequent is in "
-            f"{max(counts.values(), default=0)}); lower it, or give a file of concepts as vocabulary.source"
-        )
-    return names
-
-
-def _read_candidates(run: Run) -> tuple[list[str], np.ndarray]:
+def _read_candidates(run: Run) -> pa.Table:
     with open_parquet(run.candidates) as file:
-        table = file.read()
-    return table["concept"].to_pylist(), embedding_matrix(table["embedding"])
+        return file.read()
+
+
+def _exact(candidates: pa.Table) -> frozenset[str]:
+    """The candidates that are matched as they are written."""
+    if "exact" not in candidates.column_names:
+        return frozenset()
+    return frozenset(candidates.filter(candidates["exact"])["concept"].to_pylist())
 
 
 # --- visualness -----------------------------------------------------------------------------------------------------------
@@ -117,23 +101,31 @@ def _visualness_expected(run: Run, shard: Shard, read: Reader) -> Record:
 def _visualness(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
     """Sums of t_c · f(x) over a shard, from which visualness and calibration follow: ``visualness/<shard>.parquet``."""
     source = run.of_shard("embeddings", shard)
-    names, texts = _read_candidates(run)
-    matcher = Matcher(names)
+    candidates = _read_candidates(run)
+    names, texts = candidates["concept"].to_pylist(), embedding_matrix(candidates["embedding"])
+    matcher = Matcher(names, _exact(candidates))
+    nouns = noun_positions(run, run, shard)
     rows = row_count(source)
     sample = np.sort(np.random.default_rng(shard.index).choice(rows, min(_sample_share(run), rows), replace=False))
 
     sums = np.zeros((len(names), 3, 3))
+    written = np.zeros(len(names), np.int64)  # captions that hold the words of a concept, noun or not
     start = 0
     for block in blocks(source, ["caption", "embedding"]):
-        mentioned = matcher.match_all(block["caption"].to_pylist())
-        first, last = np.searchsorted(sample, [start, start + len(block)])
+        captions, stop = block["caption"].to_pylist(), start + len(block)
+        mentioned = matcher.match_all(captions, nouns[start:stop] if nouns is not None else None)
+        if nouns is not None:
+            written += np.bincount(matcher.match_all(captions).values, minlength=len(names))
+        first, last = np.searchsorted(sample, [start, stop])
         images = embedding_matrix(block["embedding"])
         sums += visualness.image_text_sums(images, texts, mentioned, sample[first:last] - start)
-        start += len(block)
+        start = stop
         progress.advance(len(block))
 
-    column = pa.FixedSizeListArray.from_arrays(pa.array(sums.reshape(-1)), sums[0].size)
-    write_table(run.of_shard("visualness", shard), pa.table({"sums": column}), {"visualness": expected})
+    columns = {"sums": pa.FixedSizeListArray.from_arrays(pa.array(sums.reshape(-1)), sums[0].size)}
+    if nouns is not None:
+        columns["written"] = pa.array(written)
+    write_table(run.of_shard("visualness", shard), pa.table(columns), {"visualness": expected})
 
 
 # --- vocabulary -----------------------------------------------------------------------------------------------------------
@@ -141,7 +133,11 @@ def _visualness(run: Run, shard: Shard, expected: Record, progress: Progress) ->
 
 def _vocabulary_expected(run: Run, read: Reader) -> Record:
     config = run.config.vocabulary
-    parameters = {"min_count": config.smallest_count, "visualness": config.smallest_visualness}
+    parameters: dict[str, Any] = {"min_count": config.smallest_count, "visualness": config.smallest_visualness}
+    if config.built:
+        parameters |= {"noun_share": config.noun_share, "head_share": config.head_share, "kinds": config.kinds}
+    if config.keep:
+        parameters["keep"] = config.keep
     return record(parameters, fingerprints(run.of_shards("visualness"), "visualness", read))
 
 
@@ -149,17 +145,22 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     """Keep the frequent and visual candidates: vocabulary.parquet, and vocabulary.csv for people to read and edit."""
     _require_samples(run)
     config = run.config.vocabulary
-    names, texts = _read_candidates(run)
-    sums = np.zeros((len(names), 3, 3))
-    for path in run.of_shards("visualness"):
-        with open_parquet(path) as file:
-            sums += file.read()["sums"].combine_chunks().flatten().to_numpy().reshape(sums.shape)
-
+    candidates = _read_candidates(run)
+    names, texts = candidates["concept"].to_pylist(), embedding_matrix(candidates["embedding"])
+    sums, written = _read_sums(run, len(names))
     counts = sums[:, 0, 0].astype(np.int64)
     sizes = visualness.effect_sizes(sums)
-    kept = visualness.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
+
+    exact = _exact(candidates)
+    facts = None
+    if config.built:
+        shares = np.where(written > 0, counts / np.maximum(written, 1), np.nan)
+        heads, part_of = candidates["head_share"].to_numpy(), candidates["part_of"].to_pylist()
+        facts = NounFacts(shares, heads, part_of, exact)
+    reasons = reasons_to_drop(names, counts, sizes, facts, config)
+    kept = np.array([not reason for reason in reasons], bool)
     report = run.path("vocabulary.csv")
-    vocabulary.write_report(report, names, counts, sizes, kept)
+    vocabulary.write_report(report, names, counts, sizes, kept, facts.noun_share if facts else None, reasons)
     if not counts.any() and EXPANSIONS[run.config.archive.expansion].of_captions:
         raise CocuError(
             f"vocabulary: no caption mentions any of {len(names)} concepts; does {config.source} fit the captions' "
@@ -171,9 +172,10 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
             f"{config.smallest_visualness}; read {report} and lower one of the two"
         )
 
-    chosen = vocabulary.Vocabulary([names[row] for row in np.flatnonzero(kept)], texts[kept], counts[kept], sizes[kept])
+    concepts = [names[row] for row in np.flatnonzero(kept)]
+    chosen = vocabulary.Vocabulary(concepts, texts[kept], counts[kept], sizes[kept], exact.intersection(concepts))
     # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
-    content = files.digest(chosen.concepts, embedding_array(chosen.embeddings).flatten().tolist())
+    content = files.digest(concepts, embedding_array(chosen.embeddings).flatten().tolist(), *_matched_by(run, chosen))
     noted = expected | {"content": content}
     mean, deviation = visualness.calibration(sums[kept]).T
     calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
@@ -181,7 +183,24 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     write_table(run.vocabulary, vocabulary.table_of(chosen), {"vocabulary": noted})
 
 
-NOUNS = Stage("nouns", True, lambda run, shard: run.of_shard("nouns", shard), _nouns_expected, _nouns)
+def _read_sums(run: Run, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Over all shards: the sums (V, 3, 3), and in how many captions (V,) the words of a concept are, nouns or not."""
+    sums, written = np.zeros((width, 3, 3)), np.zeros(width, np.int64)
+    for path in run.of_shards("visualness"):
+        with open_parquet(path) as file:
+            table = file.read()
+        sums += table["sums"].combine_chunks().flatten().to_numpy().reshape(sums.shape)
+        if "written" in table.column_names:
+            written += table["written"].to_numpy()
+    return sums, written
+
+
+def _matched_by(run: Run, chosen: vocabulary.Vocabulary) -> list[list[str]]:
+    """What decides which words mention a concept, beside its name; nothing for the concepts of a file."""
+    config = run.config.vocabulary
+    return [[config.tagger, str(RULES), *sorted(chosen.exact)]] if config.built else []
+
+
 CANDIDATES = Stage("candidates", False, lambda run: run.candidates, _candidates_expected, _candidates)
 VISUALNESS = Stage(
     "visualness", True, lambda run, shard: run.of_shard("visualness", shard), _visualness_expected, _visualness

@@ -98,16 +98,19 @@ def left_out(dropped: list[Candidate], visual: float) -> str:
     """The candidates that did not enter the vocabulary."""
     if not dropped:
         return ""
+    reasons = any(candidate.reason for candidate in dropped)
     rows = "".join(
         f'<tr><th scope="row">{text(candidate.concept, 60)}</th><td>{candidate.count:,}</td>'
-        f'<td class="wide">{visualness(candidate, visual)}</td></tr>'
+        f'<td class="wide">{visualness(candidate, visual)}</td>'
+        f"{f'<td>{text(candidate.reason, 60)}</td>' if reasons else ''}</tr>"
         for candidate in dropped[:DROPPED_ROWS]
     )
     more = len(dropped) - DROPPED_ROWS
     rest = f'<p class="quiet">and {more:,} more in vocabulary.csv</p>' if more > 0 else ""
+    why = '<th scope="col">why</th>' if reasons else ""
     return f"""<h3>Left out</h3>
 <div class="scroll"><table class="vocabulary dropped"><thead><tr><th scope="col">word</th><th scope="col">captions</th>
-<th scope="col">visualness</th></tr></thead><tbody>{rows}</tbody></table></div>{rest}"""
+<th scope="col">visualness</th>{why}</tr></thead><tbody>{rows}</tbody></table></div>{rest}"""
 
 
 def visualness(candidate: Candidate, largest: float) -> str:

@@ -26,6 +26,8 @@ class Candidate:
     count: int  # captions that mention it
     visualness: float  # NaN where it could not be measured
     kept: bool
+    reason: str  # why it is not kept; empty for the concepts of a file
+    written: int  # captions that hold its words, as a noun or not
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,12 @@ def read_candidates(run: Run) -> list[Candidate]:
     """The rows of ``vocabulary.csv``, the most frequent first."""
     with files.open_file(run.path("vocabulary.csv")) as stream:
         rows = list(csv.DictReader(io.StringIO(stream.read().decode("utf-8"))))
-    candidates = [
-        Candidate(row["concept"], int(row["count"]), float(row["visualness"] or "nan"), row["kept"] == "true")
-        for row in rows
-    ]
+    candidates = []
+    for row in rows:
+        count, share = int(row["count"]), float(row.get("noun_share") or 1)
+        visualness = float(row["visualness"] or "nan")
+        written = round(count / share) if share else count
+        candidates.append(
+            Candidate(row["concept"], count, visualness, row["kept"] == "true", row.get("reason") or "", written)
+        )
     return sorted(candidates, key=lambda candidate: (-candidate.count, candidate.concept))
