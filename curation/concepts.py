@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 from functools import lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from curation.base.errors import CocuError
 from curation.base.ragged import Ragged
 
 LONGEST = 4  # words in a concept
+NO_PLURALS = frozenset({"has", "its", "les", "was", "yes"})  # of three letters, though WordNet knows ha, it, le, wa, ye
 REMEMBERED = 1 << 18  # tokens
 TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|\S")
 
@@ -40,9 +41,15 @@ def _noun_tables() -> tuple[dict[str, str], frozenset[str], list[tuple[str, str]
         path = resources.files("spacy_lookups_data") / "data" / f"en_lemma_{name}.json.gz"
         return json.loads(gzip.decompress(path.read_bytes()))["noun"]
 
-    exceptions = {form: lemmas[0] for form, lemmas in table("exc").items()}
+    nouns = frozenset(table("index"))
+    # A form such as cola, dive or crying is a noun of its own before it is the plural of colon, diva or cry.
+    exceptions = {
+        form: lemmas[0]
+        for form, lemmas in table("exc").items()
+        if not (form in nouns and form.endswith(("a", "e", "ing")))
+    }
     exceptions |= {"axes": "axe", "lenses": "lens"}  # WordNet prefers the spellings "ax" and "lense"
-    return exceptions, frozenset(table("index")), [(old, new) for old, new in table("rules")]
+    return exceptions, nouns, [(old, new) for old, new in table("rules")]
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -50,19 +57,29 @@ def singular(token: str) -> str:
     """The singular of a case-folded noun: ``mice`` -> ``mouse``, ``boxes`` -> ``box``, ``bus`` -> ``bus``.
 
     WordNet's exceptions come first, then its suffix rules where they lead to a known noun; a word that WordNet does not
-    know loses a final s, unless it ends in us or is.
+    know loses its regular plural ending, unless it ends in us or is. Of a hyphenated word, the last part changes.
     """
     exceptions, nouns, rules = _noun_tables()
     if token in exceptions:
         return exceptions[token]
-    if len(token) <= 3 or token.endswith("ss"):
+    if len(token) <= 2 or token.endswith("ss"):
         return token
+    if len(token) == 3:  # tvs, ads; but neither bus nor 70s
+        is_plural = token[2] == "s" and token[:2].isalpha() and token[:2] in nouns and not token.endswith(("us", "is"))
+        return token[:2] if is_plural and token not in nouns and token not in NO_PLURALS else token
 
     for plural, ending in rules:
         if token.endswith(plural) and token[: -len(plural)] + ending in nouns:
             return token[: -len(plural)] + ending
-    regular_plural = token.endswith("s") and not token.endswith(("us", "is")) and token not in nouns
-    return token[:-1] if regular_plural else token
+    if token in nouns and not token.endswith("ers"):  # its bikers are cyclists: more than one biker
+        return token
+
+    first, hyphen, last = token.rpartition("-")
+    if hyphen:
+        return first + hyphen + singular(last)
+    if token.endswith(("sses", "xes", "zes", "ches", "shes")):
+        return token[:-2]
+    return token[:-1] if token.endswith("s") and not token.endswith(("us", "is")) else token
 
 
 def concept_key(concept: str) -> tuple[str, ...]:
@@ -86,14 +103,16 @@ class _Start(NamedTuple):
 class _StartsOfTokens(dict[str, _Start | None]):
     """The concepts that begin with a token, singular or plural; filled as they occur, because most occur often."""
 
-    def __init__(self, by_first_word: dict[str, _Start]) -> None:
+    def __init__(self, by_first_word: dict[str, _Start], by_form: dict[str, int]) -> None:
         super().__init__()
-        self._by_first_word = by_first_word
+        self._by_first_word, self._by_form = by_first_word, by_form
 
     def __missing__(self, token: str) -> _Start | None:
         if len(self) >= REMEMBERED:
             self.clear()
         start = self._by_first_word.get(singular(token))
+        if token in self._by_form:
+            start = (start or _Start([], {}, None))._replace(alone=self._by_form[token])
         self[token] = start
         return start
 
@@ -103,20 +122,29 @@ class Matcher:
 
     >>> Matcher(["dog", "red dog", "mouse"]).match("Two mice and a red dog")
     [2, 1, 0]
+    >>> Matcher(["glass", "glasses"], exact={"glasses"}).match("She wears glasses")
+    [1]
     """
 
-    def __init__(self, concepts: list[str]) -> None:
-        """``concepts``: position = concept id. Raises CocuError when two are the same, or one is too long or empty."""
+    def __init__(self, concepts: list[str], exact: Collection[str] = ()) -> None:
+        """``concepts``: position = concept id. ``exact``: those that are matched as they are written, not in the singular.
+
+        An exact concept is one token. Raises CocuError when two are the same, or one is too long or empty.
+        """
         by_first_word: dict[str, _Start] = {}
+        by_form: dict[str, int] = {}
         by_key: dict[tuple[str, ...], str] = {}
         for identifier, concept in enumerate(concepts):
-            key = concept_key(concept)
+            key = tuple(tokens(concept)) if concept in exact else concept_key(concept)
             if not 1 <= count_words(key) <= LONGEST:
                 raise CocuError(f"vocabulary: {concept!r} has {count_words(key)} words; a concept has 1 to {LONGEST}")
             if key in by_key:
                 raise CocuError(f"vocabulary: {by_key[key]!r} and {concept!r} are one concept (singular = plural)")
             by_key[key] = concept
 
+            if concept in exact:
+                by_form[key[0]] = identifier
+                continue
             start = by_first_word.get(key[0], _Start([], {}, None))
             if len(key) == 1:
                 start = start._replace(alone=identifier)
@@ -127,10 +155,14 @@ class Matcher:
         for start in by_first_word.values():
             # The longest first: "chocolate cake" before "chocolate".
             start.lengths.extend(sorted({len(rest) + 1 for rest in start.longer}, reverse=True))
-        self._starts = _StartsOfTokens(by_first_word)
+        self._starts = _StartsOfTokens(by_first_word, by_form)
 
-    def match(self, caption: str) -> list[int]:
-        """Ids of the concepts that a caption mentions, each once, in order of mention (at one position, longest first)."""
+    def match(self, caption: str, nouns: Container[int] | None = None) -> list[int]:
+        """Ids of the concepts that a caption mentions, each once, in order of mention (at one position, longest first).
+
+        ``nouns``: positions of the tokens that are nouns, where parts of speech are known: then only mentions count
+        whose last word is one of them.
+        """
         starts = self._starts
         words = tokens(caption)
         singulars: tuple[str, ...] = ()  # of all words, once one of them begins a longer concept
@@ -145,12 +177,15 @@ class Matcher:
                 singulars = singulars or tuple(map(singular, words))
                 for length in lengths:
                     identifier = longer.get(singulars[position + 1 : position + length])
-                    if identifier is not None:
+                    if identifier is not None and (nouns is None or position + length - 1 in nouns):
                         matches[identifier] = None
-            if alone is not None:
+            if alone is not None and (nouns is None or position in nouns):
                 matches[alone] = None
         return list(matches)
 
-    def match_all(self, captions: Iterable[str]) -> Ragged:
-        """The concepts of many captions: a list of ids, int32, for each."""
-        return Ragged.from_lists([self.match(caption) for caption in captions], np.int32)
+    def match_all(self, captions: Iterable[str], nouns: Iterable[Container[int]] | None = None) -> Ragged:
+        """The concepts of many captions: a list of ids, int32, for each. ``nouns``: as in :meth:`match`, one each."""
+        if nouns is None:
+            return Ragged.from_lists([self.match(caption) for caption in captions], np.int32)
+        pairs = zip(captions, nouns, strict=True)
+        return Ragged.from_lists([self.match(caption, positions) for caption, positions in pairs], np.int32)

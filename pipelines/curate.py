@@ -175,15 +175,13 @@ def _write_report(run: Run, console: Console) -> None:
 
 
 def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
-    from curation import encoder
     from pipelines.monitor import Monitor
 
     config = run.config
     check_settings(run)
-    device, precision = encoder.resolve(config.encoder)
     console.print(
         f"Curating {config.name}: {len(run.shards):,} shards -> {escape(printable(run.folder))}\n"
-        f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
+        f"{_embedder(config)}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {args.runner}",
         highlight=False,
         soft_wrap=True,
@@ -199,6 +197,18 @@ def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console:
         print_counts(run, files.read_json(run.manifest), console)
         print_stages(run, console)
         clear_progress(run)  # before another run may begin, whose notes these would be
+
+
+def _embedder(config: CurationConfig) -> str:
+    """What embeds images and texts, in a few words."""
+    from curation import encoder
+
+    if not config.encoder.is_named:
+        return (
+            f"No encoder: given embeddings of images and of concepts ({escape(printable(config.concept_embeddings))})"
+        )
+    device, precision = encoder.resolve(config.encoder)
+    return f"Encoder {config.encoder.model} on {device}, {precision}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from curation.base.terminal import printable
 from curation.run.forecast import Step
 from curation.run.progress import read_progress
 from curation.run.run import Run
+from curation.run.unmentioned import sentence
 
 
 def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
@@ -35,6 +36,8 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
             search = f", {index['search']}" if index["search"] else ""
             table.add_row(f"recall of the {name} ({index['factory']}{search})", f"{index['recall']:.3f}")
     console.print(table)
+    if manifest.get("unmentioned"):
+        console.print(printable(sentence(manifest["unmentioned"])), markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Archives: {printable(run.path('archives'))}\n"
         f"Look at some: python -m curation.tools.show {printable(run.folder)}",

@@ -81,6 +81,13 @@ def exists(path: str) -> bool:
     return bool(filesystem.exists(inner))
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two paths name one file, by whatever links."""
+    if is_remote(one) or is_remote(other):
+        return one == other
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def open_file(path: str) -> IO[bytes]:
     """Open a file for reading, as a seekable binary stream. Raises InputError when it is missing or not to be read."""
     try:

@@ -29,8 +29,10 @@ from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
+from curation.run.texts import caption_part, check_width, given_captions, gives_captions
 from curation.samples import Reject, Sample, Shard
 from curation.vocabulary import read_vocabulary
+from curation.wordlists import read_embeddings
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -154,6 +156,7 @@ class _Tar:
         self._config, self._shard = config, shard
         self._encoder = encoder.load(config.encoder)
         self.width, self.weights = self._encoder.width, self._encoder.weights
+        check_width(config, self.width, f"encoder.model {config.encoder.model}")
         self._stream = files.open_file(shard.path)
         self._reader = files.HashingReader(self._stream)
 
@@ -181,7 +184,7 @@ class _Unreadable:
     weights = None
 
     def __init__(self, config: CurationConfig, error: InputError) -> None:
-        self.width, self._error = encoder.load(config.encoder).width, error
+        self.width, self._error = _expected_width(config), error
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         rejects.append(Reject("", str(self._error)))
@@ -189,6 +192,13 @@ class _Unreadable:
 
     def content(self) -> list[str]:
         return ["unreadable"]
+
+
+def _expected_width(config: CurationConfig) -> int:
+    """D of the encoder, or of given text embeddings where none is named."""
+    if config.concept_embeddings and not config.encoder.is_named:
+        return read_embeddings(config.concept_embeddings).width
+    return encoder.load(config.encoder).width
 
 
 class _Import:
@@ -200,7 +210,9 @@ class _Import:
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
         self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
-        self.width, expected = self._embeddings.shape[1], encoder.load(config.encoder).width
+        self.width = self._embeddings.shape[1]
+        check_width(config, self.width, shard.path)
+        expected = _expected_width(config)
         if self.width != expected:
             raise CocuError(
                 f"{shard.path}: embeddings have {self.width} dimensions, but encoder.model {config.encoder.model} has "
@@ -280,17 +292,21 @@ def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> d
 
 def _captions_expected(run: Run, shard: Shard, read: Reader) -> Record:
     embedded = read(_embeddings(run, shard), "embed")
+    if gives_captions(run.config):
+        return record({}, [embedded["fingerprint"], files.file_digest(caption_part(shard))])
     return record({"encoder": encoder.identity(run.config.encoder)}, embedded["fingerprint"])
 
 
 def _captions(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
-    """Embed the captions of a shard, for text-driven expansion: ``captions/<shard>.parquet``."""
-    model = encoder.load(run.config.encoder)
-    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), model.width))])
+    """Embeddings of a shard's captions, for text-driven expansion: ``captions/<shard>.parquet``."""
+    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), _expected_width(run.config)))])
     with parquet_writer(run.of_shard("captions", shard), columns, {"captions": expected}) as writer:
         for block in blocks(_embeddings(run, shard), ["key", "caption"]):
-            embeddings = embedding_array(model.encode_texts(block["caption"].to_pylist()))
-            writer.write_batch(pa.record_batch([block["key"], embeddings], schema=columns))
+            if gives_captions(run.config):
+                embeddings = given_captions(shard, block["key"].to_pylist())
+            else:
+                embeddings = encoder.load(run.config.encoder).encode_texts(block["caption"].to_pylist())
+            writer.write_batch(pa.record_batch([block["key"], embedding_array(embeddings)], schema=columns))
             progress.advance(len(block))
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from curation import encoder, visualness, vocabulary
+from curation import visualness, vocabulary
 from curation.base import files
 from curation.base.embeddings import embedding_array, embedding_matrix
 from curation.base.errors import CocuError
@@ -18,7 +18,9 @@ from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
+from curation.run.texts import concept_parameters, embed_concepts
 from curation.samples import Shard
+from curation.wordlists import read_concepts
 
 # --- nouns ----------------------------------------------------------------------------------------------------------------
 
@@ -47,20 +49,19 @@ def _candidates_expected(run: Run, read: Reader) -> Record:
     parameters = {
         "source": "build" if config.built else "file",
         "min_count": config.smallest_count if config.built else None,
-        "prompts": config.prompts,
-        "encoder": encoder.identity(run.config.encoder),
+        **concept_parameters(run.config),
     }
     if config.built:
         return record(parameters, fingerprints(run.of_shards("nouns"), "nouns", read))
-    return record(parameters, vocabulary.read_concepts(config.source))
+    return record(parameters, read_concepts(config.source))
 
 
 def _candidates(run: Run, expected: Record, progress: Progress) -> None:
     """The concepts that may enter the vocabulary, with text embeddings: frequent nouns, or the concepts of a file."""
     _require_samples(run)
     config = run.config.vocabulary
-    names = _frequent_nouns(run) if config.built else vocabulary.read_concepts(config.source)
-    embeddings = encoder.encode_concepts(encoder.load(run.config.encoder).encode_texts, names, config.prompts)
+    names = _frequent_nouns(run) if config.built else read_concepts(config.source)
+    names, embeddings = embed_concepts(run.config, names)
     table = pa.table({"concept": pa.array(names, pa.string()), "embedding": embedding_array(embeddings)})
     write_table(run.candidates, table, {"candidates": expected})
 
@@ -153,7 +154,8 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     sizes = visualness.effect_sizes(sums)
     kept = visualness.keep(counts, sizes, config.smallest_count, config.smallest_visualness)
     report = run.path("vocabulary.csv")
-    vocabulary.write_report(report, names, counts, sizes, kept)
+    if not files.is_same(report, config.source):  # a person's table, with what they left out, stays as it is
+        vocabulary.write_report(report, names, counts, sizes, kept)
     if not counts.any() and EXPANSIONS[run.config.archive.expansion].of_captions:
         raise CocuError(
             f"vocabulary: no caption mentions any of {len(names)} concepts; does {config.source} fit the captions' "
@@ -168,7 +170,8 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     chosen = vocabulary.Vocabulary([names[row] for row in np.flatnonzero(kept)], texts[kept], counts[kept], sizes[kept])
     # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
     content = files.digest(chosen.concepts, embedding_array(chosen.embeddings).flatten().tolist())
-    noted = expected | {"content": content}
+    noted = expected | {"content": content, "embedded by": concept_parameters(run.config)}
+    noted["unmentioned"] = [names[row] for row in np.flatnonzero(counts == 0)]
     mean, deviation = visualness.calibration(sums[kept]).T
     calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
     write_table(run.calibration, calibration, {"vocabulary": noted})
