@@ -47,9 +47,9 @@ class LabelFile:
 def read_labels(path: str) -> LabelFile:
     """Concepts and captions by key, of a jsonl, csv, parquet or json file, or COCO's instances or captions.
 
-    Rows have ``key``, and ``concepts`` or ``captions`` (``caption``): a list, or a text, in which semicolons separate concepts;
-    several rows of one key add up. A json file is a list of such rows; an object of such rows, or of captions, by key; or an
-    object of columns (``keys``, ``captions``), beside which it may have such objects. Raises CocuError naming the file.
+    Rows have ``key``, and ``concepts`` or ``captions`` (``caption``): a list, or a text, in which semicolons separate
+    concepts; several rows of one key add up. A json file is a list of such rows; an object of such rows, or of captions, by
+    key; or an object of columns (``keys``, ``captions``), beside which it may have such objects. Raises CocuError.
     """
     with files.open_file(path) as stream:
         content = stream.read()

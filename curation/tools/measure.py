@@ -1,8 +1,8 @@
 """``python -m curation.tools.measure OUT``: do archives find what captions omit?
 
-Every expansion and ranking is compared with what is visible, in one table: for data whose json sidecars say it (``objects``,
-``stuff``), or by a file that has concepts or captions by key. A second table leaves out the most frequent concepts, which
-are right so often that naming them always looks like understanding.
+Every expansion and ranking is compared with what is visible, in one table: for data whose json sidecars say it
+(``objects``, ``stuff``), or by a file that has concepts or captions by key. A second table leaves out the most frequent
+concepts, which are right so often that naming them always looks like understanding.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _can_embed_captions(run: Run) -> bool:
 
 
 def measure(archives: dict[Pair, Ragged], data: LabelledData, left_out: Sequence[int] = ()) -> dict[Pair, Quality]:
-    """The quality of archives, with standard errors; ``left_out``: concepts that count nowhere, neither found nor missed."""
+    """The quality of archives, with standard errors; ``left_out``: concepts that count neither as found nor as missed."""
     ignored = np.asarray(left_out, np.int64)
 
     def counted(lists: Ragged) -> Ragged:
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m curation.tools.measure",
-        description="Compare archives, by every expansion and ranking, with what is visible: by json sidecars, or by a file.",
+        description="Compare archives, by every expansion and ranking, with what json sidecars or a file say is visible.",
     )
     parser.add_argument("folder", help="output folder of a finished run")
     parser.add_argument("--fields", default="objects,stuff", help="sidecar fields that list visible concepts")

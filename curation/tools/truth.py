@@ -28,7 +28,8 @@ def read_labelled(run: Run, fields: list[str]) -> LabelledData:
     """Embeddings, captions and truth of a finished run. Raises NoTruthError where the sidecars lack the fields."""
     if run.config.embeddings:
         raise NoTruthError(
-            "measure: the run was made from imported embeddings, which have no json sidecars; give the truth with --truth FILE"
+            "measure: the run was made from imported embeddings, which have no json sidecars; give a file of the truth "
+            "with --truth"
         )
     tables = _tables(run)
     ids = _ids(run)
