@@ -189,8 +189,8 @@ def page(run: Run, data: LabelledData, keys: list[str], drawn: Run | None, comma
         f"{len(data.images):,} photographs of Flickr8k as embeddings of OpenAI's CLIP ViT-B/32, with one caption each; "
         f"{len(names)} concepts: those of 1,584 names of four data sets that {MIN_COUNT} captions or more mention, with "
         "text embeddings of the same model. No encoder was run. The truth is what any of five captions of a photograph "
-        f"mentions: {said:.2f} concepts are said by the one, {seen:.2f} by the five. People leave out much that is visible, "
-        "so that precision is a lower bound. ± is a standard error, by bootstrap over photographs.",
+        f"mentions: {said:.2f} concepts are said by the one, {seen:.2f} by the five. People leave out much that is "
+        "visible, so that precision is a lower bound. ± is a standard error, by bootstrap over photographs.",
         "## Every expansion and ranking",
         f"L = {run.config.retrieval.neighbors}. Text-driven expansion is missing: nobody gave embeddings of the captions.",
         quality_table(measure(archives, data)),
