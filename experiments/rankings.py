@@ -35,14 +35,15 @@ FINDINGS = (
     "### What was found",
     "Support holds information that the paper's ranking leaves lying, and most of it is a prior of frequency: a large "
     "weight lifts the precision of new concepts on photographs by a quarter, and by next to nothing without the frequent "
-    "ten. What takes frequency out of support (lift) is worse than no support at all: rare concepts have a large lift by "
-    "chance. Calibrated similarity with support is good on photographs and bad on the drawn world.",
-    f"A small weight does no harm anywhere: `archive.ranking: supported` is the paper's score + {SUPPORT_WEIGHT} "
-    "ln(support), which decides between concepts that the paper finds nearly equal. On photographs it is better at 1 and "
-    "3, and among new concepts; without the frequent ten the gain at 1 is within two standard errors, that of the first "
-    "new concept just beyond. On the drawn world it is better at 1 and 3, with the frequent ten and without, and among three "
-    "new concepts; the first new one is as good as before. The weight was chosen on these data and the gain is small, so "
-    "the paper's ranking stays the default.",
+    "ten. What takes frequency out of support (lift) is worse than no support at all on both worlds, because the frequent "
+    "concepts are so often right; without them a little of it is as good as a little of support. Calibrated similarity "
+    "with support is good on photographs and bad on the drawn world.",
+    f"A small weight does no harm beyond a standard error: `archive.ranking: supported` is the paper's score + "
+    f"{SUPPORT_WEIGHT} ln(support), which decides between concepts that the paper finds nearly equal. On photographs it is "
+    "better at 1 and 3, and among new concepts; without the frequent ten the gain at 1 is within two standard errors, that "
+    "of the first new concept just beyond. On the drawn world it is better at 1 and 3, with the frequent ten and without, "
+    "and among three new concepts; the first new one is as good as before. The weight was chosen on these data and the "
+    "gain is small, so the paper's ranking stays the default.",
 )
 
 
@@ -79,7 +80,8 @@ def ranking_table(world: str, run: Run, data: LabelledData) -> list[str]:
         for row, cells in zip(rows, _compared(_values(formulas, concepts, data, ignored)), strict=True):
             row += cells
     header = ["score", *SHOWN, *(f"{name} without {FREQUENT}" for name in SHOWN)]
-    return [*TEXTS[world], table(header, rows)]
+    title, text = TEXTS[world]
+    return [title, f"{len(data.images):,} images, L = {run.config.retrieval.neighbors}. {text}", table(header, rows)]
 
 
 def _values(
