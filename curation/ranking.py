@@ -118,6 +118,12 @@ def calibrated_scores(entries: Entries) -> np.ndarray:
     return ((entries.similarity - mean) / deviation).astype(np.float32)
 
 
+def plain_paper(entry: PlainEntry) -> float:
+    """global + local of one entry."""
+    mean = sum(entry.references) / len(entry.references)
+    return entry.similarity / entry.largest + entry.similarity / mean
+
+
 def supported(global_: np.ndarray, local: np.ndarray, support: np.ndarray) -> np.ndarray:
     """global + local + SUPPORT_WEIGHT ln(support); (P,) float32. No support counts as one caption."""
     return (global_ + local + SUPPORT_WEIGHT * np.log(np.maximum(support, 1))).astype(np.float32)
@@ -126,9 +132,7 @@ def supported(global_: np.ndarray, local: np.ndarray, support: np.ndarray) -> np
 RANKINGS = {
     "cocu": Ranking(
         score=lambda entries: entries.global_ + entries.local,
-        plain=lambda entry: (
-            entry.similarity / entry.largest + entry.similarity / (sum(entry.references) / len(entry.references))
-        ),
+        plain=plain_paper,
         sentence="global + local relevance, as in the paper",
         of_columns=lambda columns: columns["global"] + columns["local"],
     ),
@@ -151,9 +155,7 @@ RANKINGS = {
     ),
     "supported": Ranking(
         score=lambda entries: supported(entries.global_, entries.local, entries.expansion.support),
-        plain=lambda entry: (
-            RANKINGS["cocu"].plain(entry) + SUPPORT_WEIGHT * (math.log(entry.support) if entry.support else 0)
-        ),
+        plain=lambda entry: plain_paper(entry) + SUPPORT_WEIGHT * (math.log(entry.support) if entry.support else 0),
         sentence="the paper's, and a little more for every further caption that mentions the concept",
         of_columns=lambda columns: supported(columns["global"], columns["local"], columns["support"]),
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +39,9 @@ class Quality:
     error: Quality | None = None  # standard errors of all these
 
     @classmethod
-    def of(cls, values: Sequence[float], errors: Sequence[float] | None = None) -> Quality:
-        """From one number for each of MEASURES."""
-        numbers = dict(zip(MEASURES, map(float, values), strict=True))
+    def of(cls, values: np.ndarray, errors: np.ndarray | None = None) -> Quality:
+        """From one number for each of MEASURES, (M,) float64."""
+        numbers = dict(zip(MEASURES, values.tolist(), strict=True))
         return cls(
             numbers["concepts"],
             numbers["recall"],
