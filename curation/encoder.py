@@ -40,8 +40,10 @@ def resolve(config: EncoderConfig) -> tuple[str, str]:
 def identity(config: EncoderConfig) -> dict[str, Any]:
     """What decides the embeddings: model, weights, and how images are decoded. Local weights are hashed, hub tags named.
 
-    Raises CocuError when the folder of a ``local-dir:`` model is missing.
+    Empty where no encoder is named. Raises CocuError when the folder of a ``local-dir:`` model is missing.
     """
+    if not config.is_named:
+        return {}
     record: dict[str, Any] = {"model": config.model, "pretrained": config.pretrained, "precision": config.precision}
     record["decoding"] = images.VERSION
     if config.model.startswith("local-dir:"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,8 @@ import numpy as np
 from curation.base.ragged import Ragged
 from curation.expansion import FLOOR, Expansion
 from curation.similarity import pair_similarities
+
+SUPPORT_WEIGHT = 0.03  # of the ranking "supported": more helps frequent concepts only (docs/photographs.md)
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,21 @@ def calibrated_scores(entries: Entries) -> np.ndarray:
     return ((entries.similarity - mean) / deviation).astype(np.float32)
 
 
+def plain_paper(entry: PlainEntry) -> float:
+    """global + local of one entry."""
+    mean = sum(entry.references) / len(entry.references)
+    return entry.similarity / entry.largest + entry.similarity / mean
+
+
+def supported(global_: np.ndarray, local: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """global + local + SUPPORT_WEIGHT ln(support); (P,) float32. No support counts as one caption."""
+    return (global_ + local + SUPPORT_WEIGHT * np.log(np.maximum(support, 1))).astype(np.float32)
+
+
 RANKINGS = {
     "cocu": Ranking(
         score=lambda entries: entries.global_ + entries.local,
-        plain=lambda entry: (
-            entry.similarity / entry.largest + entry.similarity / (sum(entry.references) / len(entry.references))
-        ),
+        plain=plain_paper,
         sentence="global + local relevance, as in the paper",
         of_columns=lambda columns: columns["global"] + columns["local"],
     ),
@@ -140,6 +152,12 @@ RANKINGS = {
         plain=lambda entry: (entry.similarity - entry.calibration[0]) / entry.calibration[1],
         sentence="similarity, by the mean and deviation of each concept over a random sample of images",
         calibrated=True,
+    ),
+    "supported": Ranking(
+        score=lambda entries: supported(entries.global_, entries.local, entries.expansion.support),
+        plain=lambda entry: plain_paper(entry) + SUPPORT_WEIGHT * (math.log(entry.support) if entry.support else 0),
+        sentence="the paper's, and a little more for every further caption that mentions the concept",
+        of_columns=lambda columns: supported(columns["global"], columns["local"], columns["support"]),
     ),
     "none": Ranking(
         score=lambda entries: np.ones_like(entries.similarity),

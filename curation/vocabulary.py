@@ -1,21 +1,19 @@
-"""The vocabulary Ω of visual concepts (docs/method.md §1): read from a file or built, and stored."""
+"""The vocabulary Ω of visual concepts (docs/method.md §1): as it is stored, and as a table for people."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curation.base import files
 from curation.base.embeddings import embedding_array, embedding_matrix
-from curation.base.errors import CocuError, listed, one_line, quoted
 from curation.base.parquet import check_columns, open_parquet, read_columns
-from curation.concepts import LONGEST, Matcher, concept_key, count_words
+from curation.concepts import Matcher
 
 
 @dataclass(frozen=True)
@@ -33,66 +31,7 @@ class Vocabulary:
         return Matcher(self.concepts, self.exact)
 
 
-# --- files of concepts, for people to write ----------------------------------------------------------------------------
-
-
-def read_concepts(path: str) -> list[str]:
-    """Concepts of a file, in order: ``.txt`` one a line, ``.csv`` or ``.parquet`` with a column ``concept``.
-
-    A csv's rows whose column ``kept`` says false or 0 are left out, so that the table of a run can be edited and used.
-    Later entries that mean the same concept (singular = plural) are left out. Raises CocuError for a missing or
-    empty file, a missing column, or an entry of more than 4 words.
-    """
-    unique: dict[tuple[str, ...], str] = {}
-    for number, entry in enumerate(_entries(path), 1):
-        key = concept_key(entry)
-        if not key:
-            continue
-        if not 1 <= count_words(key) <= LONGEST:
-            raise CocuError(f"{path}: entry {number}, {quoted(entry.strip())}: a concept has 1 to {LONGEST} words")
-        unique.setdefault(key, " ".join(entry.split()))
-
-    if not unique:
-        raise CocuError(f"{path}: no concepts in it")
-    return list(unique.values())
-
-
-def _entries(path: str) -> list[str]:
-    """The lines, or the fields of the column ``concept``, of a file of concepts."""
-    with files.open_file(path) as stream:
-        content = stream.read()
-    if path.endswith(".parquet"):
-        return _parquet_entries(content, path)
-
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise CocuError(f"{path}: not UTF-8") from None
-    if not path.endswith(".csv"):
-        return text.splitlines()
-    try:
-        return list(_csv_entries(text, path))
-    except csv.Error as error:
-        raise CocuError(f"{path}: not a csv table ({error})") from None
-
-
-def _parquet_entries(content: bytes, path: str) -> list[str]:
-    try:
-        table = pq.read_table(io.BytesIO(content))
-    except (pa.ArrowException, OSError) as error:
-        raise CocuError(f"{path}: not a Parquet file ({one_line(error)})") from None
-    if "concept" not in table.column_names:
-        raise CocuError(f"{path}: no column concept, only {listed(table.column_names)}")
-    return [entry or "" for entry in table["concept"].to_pylist()]
-
-
-def _csv_entries(text: str, path: str) -> Iterator[str]:
-    rows = csv.DictReader(io.StringIO(text))
-    if "concept" not in (rows.fieldnames or ()):
-        raise CocuError(f"{path}: no column concept in its first line")
-    for row in rows:
-        if (row.get("kept") or "true").strip().lower() not in ("false", "0", "no"):
-            yield row["concept"] or ""
+# --- the table of candidates, for people to read -------------------------------------------------------------------------
 
 
 def write_report(

@@ -16,5 +16,7 @@ report.py      what is written of the runs that are finished: tables, figures, p
 findings.py    sentences that follow from the numbers
 page.py        the page that says what was asked and what was seen
 figures.py     the tables as pictures
+photographs.py archives of photographs, measured by what people say of them: a page of its own
+rankings.py    the search for a better ranking
 pictures.py    images side by side: what two models see
 """

@@ -9,7 +9,8 @@ from typing import Any
 from curation.archive import ConceptArchive
 from curation.base.ragged import Ragged
 from curation.run.run import open_run
-from curation.tools.measure import LabelledData, NoTruthError, quality, read_labelled
+from curation.tools.quality import LabelledData, quality
+from curation.tools.truth import NoTruthError, read_labelled
 
 FIELDS = ["objects", "stuff"]  # of the sidecars
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from curation.archive import SCHEMA, archive_batch, read_archive
 from curation.base.parquet import write_table
 from curation.run.run import open_run
-from curation.tools.measure import LabelledData
+from curation.tools.quality import LabelledData
 from curation.vocabulary import read_vocabulary
 
 

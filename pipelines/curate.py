@@ -243,15 +243,12 @@ def _part(run: Run, args: argparse.Namespace) -> Part:
 
 
 def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
-    from curation import encoder
-
     config = run.config
     check_settings(run)
-    device, precision = encoder.resolve(config.encoder)
     count = f"{shards:,}" if shards == len(run.shards) else f"{shards:,} of {len(run.shards):,}"
     console.print(
         f"Curating {config.name}: {count} shards -> {escape(printable(run.folder))}\n"
-        f"Encoder {config.encoder.model} on {device}, {precision}; {config.archive.expansion} expansion, "
+        f"{_embedder(config)}; {config.archive.expansion} expansion, "
         f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {runner}",
         highlight=False,
         soft_wrap=True,
@@ -280,6 +277,18 @@ def _compute(
 def _print_tables(run: Run, console: Console) -> None:
     print_counts(run, files.read_json(run.manifest), console)
     print_stages(run, console)
+
+
+def _embedder(config: CurationConfig) -> str:
+    """What embeds images and texts, in a few words."""
+    from curation import encoder
+
+    if not config.encoder.is_named:
+        return (
+            f"No encoder: given embeddings of images and of concepts ({escape(printable(config.concept_embeddings))})"
+        )
+    device, precision = encoder.resolve(config.encoder)
+    return f"Encoder {config.encoder.model} on {device}, {precision}"
 
 
 if __name__ == "__main__":

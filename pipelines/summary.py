@@ -15,6 +15,7 @@ from curation.run.forecast import Step
 from curation.run.progress import read_progress
 from curation.run.rejects import is_notable, read_rejects
 from curation.run.run import Run
+from curation.run.unmentioned import sentence
 from curation.tools.report.survey import Candidate, read_candidates
 
 NAMED = 12  # candidates that the summary names for each reason
@@ -46,6 +47,8 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     print_repeated(manifest, console)
     for line in left_out(_candidates(run)):
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if manifest.get("unmentioned"):
+        console.print(printable(sentence(manifest["unmentioned"])), markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Archives: {printable(run.path('archives'))}\n"
         f"Look at some: python -m curation.tools.show {printable(run.folder)}",

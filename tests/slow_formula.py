@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,8 @@ def _ranked(
             score = own
         elif ranking == "support":
             score = support[concept]
+        elif ranking == "supported":
+            score = global_ + local + 0.03 * math.log(max(support[concept], 1))
         elif ranking == "calibrated":
             mean, deviation = calibration[concept]
             score = (own - float(mean)) / float(deviation)

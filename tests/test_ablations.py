@@ -93,7 +93,7 @@ def sorted_by_name(concepts: list[dict]) -> list[dict]:
     return sorted(concepts, key=lambda item: item["concept"])
 
 
-@pytest.mark.parametrize("ranking", ["similarity", "support", "calibrated", "false"])
+@pytest.mark.parametrize("ranking", ["similarity", "support", "calibrated", "supported", "false"])
 def test_rankings_change_order_and_nothing_else(ablation, finished, ranking):
     base, found = archived(finished), ablation("--archive.ranking", ranking)
     for key in base:

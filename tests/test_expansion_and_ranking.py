@@ -21,7 +21,7 @@ from curation.mentions import Mentions
 from curation.ranking import anchor_similarities, descending, rank
 from curation.similarity import pair_similarities
 
-RANKINGS = ["cocu", "similarity", "support", "calibrated", "none"]
+RANKINGS = ["cocu", "similarity", "support", "calibrated", "supported", "none"]
 EXACT = ["similarity", "support", "none"]  # no rounding: the order is the oracle's to the letter
 
 
@@ -279,6 +279,9 @@ def test_other_rankings_by_hand(example: Case) -> None:
     assert ranked("support") == [(0, 2), (1, 1), (2, 1)]
     assert ranked("calibrated") == [(0, 5), (2, 3), (1, 0.2)]
     assert ranked("none") == [(0, 1), (1, 1), (2, 1)]
+    paper = dict(ranked("cocu"))
+    assert dict(ranked("supported"))[0].expected == pytest.approx(paper[0].expected + 0.03 * np.log(2))
+    assert dict(ranked("supported"))[1].expected == pytest.approx(paper[1].expected)  # one caption adds nothing
     assert {e.global_ for e in example.fast("support")[0]} == {e.global_ for e in example.fast("cocu")[0]}
 
 

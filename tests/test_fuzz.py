@@ -38,7 +38,7 @@ from curation.run.records import recorded
 from curation.run.run import open_run
 from curation.samples import Reject, Sample, read_samples
 from curation.tools import report, show
-from curation.vocabulary import read_concepts
+from curation.wordlists import read_concepts
 
 EXAMPLES = 5000 if os.environ.get("FUZZ") else 60
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

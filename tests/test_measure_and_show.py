@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from curation.base.ragged import Ragged
 from curation.run.run import open_run
 from curation.tools import measure, show
-from curation.tools.measure import CUTS, Ragged, quality
+from curation.tools.quality import CUTS, MEASURES, by_image, means, quality, resampled, standard_errors, without
+from curation.tools.truth import read_labelled
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -54,12 +56,15 @@ def test_quality_equals_a_plain_computation(scenes):
 
 
 def test_measure_of_caption_archives_is_what_the_captions_say(finished):
-    results = measure.measure(open_run(str(finished)), ["objects", "stuff"])
+    run = open_run(str(finished))
+    data = read_labelled(run, ["objects", "stuff"])
+    results = measure.measure(measure.curate_all(run, data), data)
     assert list(results) == [
         ("vision", "cocu"),
         ("vision", "similarity"),
         ("vision", "support"),
         ("vision", "calibrated"),
+        ("vision", "supported"),
         ("vision", "none"),
         ("caption", "cocu"),
         ("text", "cocu"),
@@ -73,11 +78,50 @@ def test_measure_of_caption_archives_is_what_the_captions_say(finished):
     assert results["tagging", "similarity"].concepts == 4
 
 
+def test_images_of_which_the_truth_says_nothing_do_not_lower_the_recall():
+    assert quality(ragged([[1], [1]]), ragged([[1, 2], []]), ragged([[], []])).recall == 0.5
+    assert np.isnan(quality(ragged([[1]]), ragged([[]]), ragged([[]])).recall)
+
+
+def test_standard_errors_are_those_of_a_mean_and_pairs_are_drawn_alike():
+    rng = np.random.default_rng(1)
+    values = rng.random((400, 2))
+    values[:100, 1] = np.nan  # images that do not count
+    expected = [values[:, 0].std(ddof=1) / 20, values[100:, 1].std(ddof=1) / np.sqrt(300)]
+    assert standard_errors(values) == pytest.approx(expected, rel=0.1)
+    assert means(values) == pytest.approx([values[:, 0].mean(), values[100:, 1].mean()])
+
+    shifted = resampled(values + 0.25) - resampled(values)
+    assert shifted == pytest.approx(np.full_like(shifted, 0.25))
+    assert np.isnan(standard_errors(np.full((3, 1), np.nan))).all()
+
+
+def test_a_table_of_a_thousand_resamples_is_drawn_in_parts(monkeypatch):
+    from curation.tools import quality as module
+
+    values = np.random.default_rng(2).random((50, 3))
+    whole = resampled(values)
+    assert whole.shape == (1000, 3)
+    monkeypatch.setattr(module, "AT_ONCE", 50 * 7)
+    assert resampled(values) == pytest.approx(whole)  # the draws are the same, in whatever parts
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(scene, min_size=1, max_size=6), st.sets(st.integers(0, 9)))
+def test_concepts_that_are_left_out_count_neither_as_found_nor_as_missed(scenes, ignored):
+    rest = [[[c for c in part if c not in ignored] for part in scene] for scene in scenes]
+    expected = by_image(*(ragged([scene[part] for scene in rest]) for part in range(3)))
+    lists = [ragged([list(scene[part]) for scene in scenes]) for part in range(3)]
+    counted = by_image(*(without(item, np.array(sorted(ignored), np.int64)) for item in lists))
+    np.testing.assert_array_equal(counted, expected)
+    assert expected.shape == (len(scenes), len(MEASURES))
+
+
 def test_measure_prints_one_row_for_each_comparison_in_80_columns(finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert measure.main([str(finished)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(("caption", "vision", "text", "tagging")) for line in lines) == 8
+    assert sum(line.startswith(("caption", "vision", "text", "tagging")) for line in lines) == 9
     assert not [line for line in lines if "…" in line or len(line) > 80]
 
 

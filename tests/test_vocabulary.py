@@ -9,6 +9,7 @@ from curation import vocabulary
 from curation.base.embeddings import embedding_array, embedding_matrix, normalise
 from curation.base.errors import CocuError
 from curation.vocabulary import Vocabulary
+from curation.wordlists import read_concepts
 
 # --- files of concepts -------------------------------------------------------------------------------------------------
 
@@ -16,7 +17,7 @@ from curation.vocabulary import Vocabulary
 def read(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return vocabulary.read_concepts(str(path))
+    return read_concepts(str(path))
 
 
 @pytest.mark.parametrize(
@@ -47,13 +48,13 @@ def test_concepts_of_a_file(name, content, expected, tmp_path):
 def test_concepts_of_a_parquet_file(tmp_path):
     path = str(tmp_path / "c.parquet")
     pq.write_table(pa.table({"count": [1, 2, 3, 4], "concept": ["zebra", " dogs ", "", "dog"]}), path)
-    assert vocabulary.read_concepts(path) == ["zebra", "dogs"]
+    assert read_concepts(path) == ["zebra", "dogs"]
 
 
 def test_null_concepts_of_a_parquet_file_are_blank_lines(tmp_path):
     path = str(tmp_path / "c.parquet")
     pq.write_table(pa.table({"concept": ["dog", None, "cat"]}), path)
-    assert vocabulary.read_concepts(path) == ["dog", "cat"]
+    assert read_concepts(path) == ["dog", "cat"]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +81,10 @@ def test_file_without_usable_concepts_is_an_error_naming_it(name, content, words
 
 def test_missing_file_and_missing_parquet_column_are_errors_naming_the_file(tmp_path):
     with pytest.raises(CocuError, match=r"nowhere\.txt"):
-        vocabulary.read_concepts(str(tmp_path / "nowhere.txt"))
+        read_concepts(str(tmp_path / "nowhere.txt"))
     pq.write_table(pa.table({"name": ["dog"]}), tmp_path / "c.parquet")
     with pytest.raises(CocuError, match=r"c\.parquet.*no column concept.*name"):
-        vocabulary.read_concepts(str(tmp_path / "c.parquet"))
+        read_concepts(str(tmp_path / "c.parquet"))
 
 
 CONCEPTS = ["zebra", "wine glass", 'a "b", c', "café"]
@@ -94,7 +95,7 @@ VISUALNESS = np.array([0.5, np.nan, -0.25, 1.5], np.float32)
 def test_report_is_read_back_as_the_concepts_that_were_kept(tmp_path):
     path = str(tmp_path / "report" / "candidates.csv")
     vocabulary.write_report(path, CONCEPTS, COUNTS, VISUALNESS, np.array([True, False, True, True]))
-    assert vocabulary.read_concepts(path) == ["café", "zebra", 'a "b", c']  # the most visual first
+    assert read_concepts(path) == ["café", "zebra", 'a "b", c']  # the most visual first
 
 
 def test_report_is_a_table_for_people(tmp_path):
@@ -159,7 +160,7 @@ def test_read_concepts_accepts_the_vocabulary_of_another_run(tmp_path):
     path = str(tmp_path / "vocabulary.parquet")
     table = vocabulary.table_of(Vocabulary(["dog", "cat"], np.eye(2, dtype=np.float32), COUNTS[:2], VISUALNESS[:2]))
     pq.write_table(table, path)
-    assert vocabulary.read_concepts(path) == ["dog", "cat"]
+    assert read_concepts(path) == ["dog", "cat"]
 
 
 def test_missing_vocabulary_is_an_error_naming_it(tmp_path):

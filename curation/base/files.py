@@ -91,6 +91,13 @@ def is_file(path: str) -> bool:
     return bool(attempt(path, lambda: filesystem.info(inner))["type"] == "file")
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two paths name one file, by whatever links."""
+    if is_remote(one) or is_remote(other):
+        return one == other
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def open_file(path: str) -> IO[bytes]:
     """Open a file for reading, as a seekable binary stream.
 

@@ -5,6 +5,8 @@ records.py     what an output was computed from: is it still good?
 stages/        functions from files to files, one for each step
 forecast.py    what a run would do
 settings.py    what this machine and this data cannot do, found before the work begins
+texts.py       text embeddings: the encoder's, or given ones
+unmentioned.py concepts that no caption mentions, and the words nearest to them
 lock.py        one run at a time in a folder
 sharing.py     several processes of one run in a folder
 owner.py       which data set a folder belongs to, and who works in it

@@ -12,6 +12,7 @@ from curation.base.errors import CocuError, InputError
 from curation.base.parquet import FORMAT
 from curation.base.recorded import check_openable
 from curation.run.run import Run, open_run, portable, relative_paths
+from curation.run.texts import caption_parts
 from curation.samples import metadata_path
 
 Version = dict[str, Any]  # size, and modification time or ETag
@@ -20,13 +21,17 @@ Version = dict[str, Any]  # size, and modification time or ETag
 def shard_files(run: Run) -> list[str]:
     """The files of all shards."""
     paths = [shard.path for shard in run.shards]
-    return paths + [metadata_path(path) for path in paths] if run.config.embeddings else paths
+    if not run.config.embeddings:
+        return paths
+    return [*paths, *map(metadata_path, paths), *caption_parts(run)]
 
 
 def other_files(run: Run) -> list[str]:
     """The files beside the shards that decide what a run computes: vocabulary, local weights, another run's manifest."""
     config = run.config
     paths = [] if config.vocabulary.built else [config.vocabulary.source]
+    if config.vocabulary.embeddings and config.vocabulary.embeddings not in paths:
+        paths.append(config.vocabulary.embeddings)
     if config.encoder.model.startswith("local-dir:"):
         folder = config.encoder.model.removeprefix("local-dir:")
         check_openable(folder, run.folder, run.allow_remote)

@@ -12,6 +12,8 @@ from curation.run.cleaning import remove_stale
 from curation.run.inputs import check_unchanged, record_inputs, request
 from curation.run.progress import WHOLE, read_progress, stages_begun
 from curation.run.run import Run, portable, relative_paths
+from curation.run.texts import provenance
+from curation.run.unmentioned import unmentioned
 
 PACKAGES = [
     "cocu",
@@ -81,7 +83,9 @@ def finish(run: Run) -> None:
         "format": FORMAT,
         "fingerprint": asked,
         "config": portable(run.config, run.folder),
+        "embeddings": provenance(run),
         "vocabulary": run.config.vocabulary.source if run.config.vocabulary.built else "file",
+        "unmentioned": unmentioned(run),
         "shards": [shard.name for shard in run.shards],
         "paths": relative_paths((shard.path for shard in run.shards), run.folder),
         "counts": counts,

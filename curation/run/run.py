@@ -167,6 +167,12 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
         values["encoder"]["pretrained"] = relative(config.encoder.pretrained)
     if not config.vocabulary.built:
         values["vocabulary"]["source"] = relative(config.vocabulary.source)
+    if config.vocabulary.embeddings:
+        values["vocabulary"]["embeddings"] = relative(config.vocabulary.embeddings)
+    else:  # runs of before know no such key
+        del values["vocabulary"]["embeddings"]
+    if not config.encoder.is_named:
+        del values["encoder"]
     return values
 
 

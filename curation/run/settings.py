@@ -7,10 +7,13 @@ import importlib.util
 from curation import encoder
 from curation.base import files
 from curation.base.errors import CocuError
+from curation.concepts import Matcher
 from curation.index.build import empty_index
 from curation.index.open import set_search
 from curation.run.indexes import search_device
 from curation.run.run import Run, indexed_run
+from curation.run.texts import check_texts
+from curation.wordlists import read_concepts
 
 DIMENSIONS = 3840  # divisible by what people divide dimensions by: only the form of a factory string is tried
 
@@ -18,7 +21,8 @@ DIMENSIONS = 3840  # divisible by what people divide dimensions by: only the for
 def check_settings(run: Run) -> None:
     """Raises CocuError for what a run would come to refuse: an encoder, device, tagger, index or output that cannot be."""
     config = run.config
-    encoder.check(config.encoder)
+    check_texts(run)
+    _check_source(run)
     search_device(config.retrieval)
     tagger = config.vocabulary.tagger
     is_installed = importlib.util.find_spec(tagger) is not None if tagger.isidentifier() else files.exists(tagger)
@@ -29,12 +33,26 @@ def check_settings(run: Run) -> None:
     check_encoders(run)
 
 
+def _check_source(run: Run) -> None:
+    """Raises CocuError for a file of concepts that cannot be used: before anything is embedded, not after."""
+    config = run.config.vocabulary
+    if config.built:
+        return
+    for name in ("vocabulary.parquet", "candidates.parquet"):
+        if files.is_same(config.source, run.path(name)):
+            raise CocuError(
+                f"vocabulary.source: this run writes {config.source} itself; copy it first, or give "
+                f"{run.path('vocabulary.csv')}"
+            )
+    Matcher(read_concepts(config.source))
+
+
 def check_encoders(run: Run) -> Run:
     """The run whose images are indexed. Raises CocuError when another encoder embedded them."""
     source = indexed_run(run)
     if source is not run:
         ours, theirs = (encoder.identity(one.config.encoder) for one in (run, source))
-        if ours != theirs:
+        if ours and theirs and ours != theirs:  # of imports without an encoder only the width can be compared
             raise CocuError(
                 f"retrieval.data: {source.folder} was embedded by another encoder ({theirs['model']}) than encoder.model "
                 f"({ours['model']}); use the same encoder for both"

@@ -31,8 +31,10 @@ from curation.run.records import Reader, Record, record, recorded, vocabulary_co
 from curation.run.run import Run
 from curation.run.stages.nouns import noun_positions
 from curation.run.stages.stage import Stage
+from curation.run.texts import caption_part, check_width, given_captions, gives_captions
 from curation.samples import Reject, Sample, Shard
 from curation.vocabulary import read_vocabulary
+from curation.wordlists import read_embeddings
 
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
@@ -166,6 +168,7 @@ class _Tar:
             self._head = _read_head(self._samples)
             check_head(shard.path, self._head, config.image, config.caption, config.max_rejects)
             self._encoder = encoder.load(config.encoder)
+            check_width(config, self._encoder.width, f"encoder.model {config.encoder.model}")
         except BaseException:
             self._stream.close()
             raise
@@ -213,7 +216,7 @@ class _Unreadable:
     weights = None
 
     def __init__(self, config: CurationConfig, error: InputError) -> None:
-        self.width, self._error = encoder.load(config.encoder).width, error
+        self.width, self._error = _expected_width(config), error
 
     def batches(self, rejects: list[Reject]) -> Iterator[Batch]:
         rejects.append(Reject("", str(self._error)))
@@ -221,6 +224,13 @@ class _Unreadable:
 
     def content(self) -> list[str]:
         return ["unreadable"]
+
+
+def _expected_width(config: CurationConfig) -> int:
+    """D of the encoder, or of given text embeddings where none is named."""
+    if config.concept_embeddings and not config.encoder.is_named:
+        return read_embeddings(config.concept_embeddings).width
+    return encoder.load(config.encoder).width
 
 
 class _Import:
@@ -233,7 +243,9 @@ class _Import:
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
         self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
-        self.width, expected = self._embeddings.shape[1], encoder.load(config.encoder).width
+        self.width = self._embeddings.shape[1]
+        check_width(config, self.width, shard.path)
+        expected = _expected_width(config)
         if self.width != expected:
             raise CocuError(
                 f"{shard.path}: embeddings have {self.width} dimensions, but encoder.model {config.encoder.model} has "
@@ -317,17 +329,21 @@ def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> d
 
 def _captions_expected(run: Run, shard: Shard, read: Reader) -> Record:
     embedded = read(_embeddings(run, shard), "embed")
+    if gives_captions(run.config):
+        return record({}, [embedded["fingerprint"], files.file_digest(caption_part(shard))])
     return record({"encoder": encoder.identity(run.config.encoder)}, embedded["fingerprint"])
 
 
 def _captions(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
-    """Embed the captions of a shard, for text-driven expansion: ``captions/<shard>.parquet``."""
-    model = encoder.load(run.config.encoder)
-    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), model.width))])
+    """Embeddings of a shard's captions, for text-driven expansion: ``captions/<shard>.parquet``."""
+    columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), _expected_width(run.config)))])
     with parquet_writer(run.of_shard("captions", shard), columns, {"captions": expected}) as writer:
         for block in blocks(_embeddings(run, shard), ["key", "caption"]):
-            embeddings = embedding_array(model.encode_texts(block["caption"].to_pylist()))
-            writer.write_batch(pa.record_batch([block["key"], embeddings], schema=columns))
+            if gives_captions(run.config):
+                embeddings = given_captions(shard, block["key"].to_pylist())
+            else:
+                embeddings = encoder.load(run.config.encoder).encode_texts(block["caption"].to_pylist())
+            writer.write_batch(pa.record_batch([block["key"], embedding_array(embeddings)], schema=columns))
             progress.advance(len(block))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation import encoder, visualness, vocabulary
+from curation import visualness, vocabulary
 from curation.base import files
 from curation.base.embeddings import embedding_array, embedding_matrix
 from curation.base.errors import CocuError
@@ -22,7 +22,9 @@ from curation.run.rejects import check_rejects, read_rejects
 from curation.run.run import Run
 from curation.run.stages.nouns import RULES, frequent_nouns, noun_positions
 from curation.run.stages.stage import Stage
+from curation.run.texts import concept_parameters, embed_concepts
 from curation.samples import Shard
+from curation.wordlists import read_concepts
 
 # --- candidates -----------------------------------------------------------------------------------------------------------
 
@@ -32,14 +34,13 @@ def _candidates_expected(run: Run, read: Reader) -> Record:
     parameters = {
         "source": "build" if config.built else "file",
         "min_count": config.smallest_count if config.built else None,
-        "prompts": config.prompts,
-        "encoder": encoder.identity(run.config.encoder),
+        **concept_parameters(run.config),
     }
     if config.keep:
         parameters["keep"] = config.keep
     if config.built:
         return record(parameters, fingerprints(run.of_shards("nouns"), "nouns", read))
-    return record(parameters, vocabulary.read_concepts(config.source))
+    return record(parameters, read_concepts(config.source))
 
 
 def _candidates(run: Run, expected: Record, progress: Progress) -> None:
@@ -47,13 +48,15 @@ def _candidates(run: Run, expected: Record, progress: Progress) -> None:
     _require_samples(run)
     config = run.config.vocabulary
     nouns = frequent_nouns(run) if config.built else []
-    names = [noun.name for noun in nouns] if config.built else vocabulary.read_concepts(config.source)
+    listed_names = [noun.name for noun in nouns] if config.built else read_concepts(config.source)
     exact = frozenset(noun.name for noun in nouns if noun.exact)
-    unknown = [concept for concept in config.keep if not listed(names, [concept], exact).any()]
-    embeddings = encoder.encode_concepts(encoder.load(run.config.encoder).encode_texts, names + unknown, config.prompts)
-    columns = {"concept": pa.array(names + unknown, pa.string()), "embedding": embedding_array(embeddings)}
+    unknown = [concept for concept in config.keep if not listed(listed_names, [concept], exact).any()]
+    names, embeddings = embed_concepts(run.config, listed_names + unknown)
+    columns = {"concept": pa.array(names, pa.string()), "embedding": embedding_array(embeddings)}
     if config.built:
-        nouns += [Candidate(concept, 0, 1.0, "", exact=False) for concept in unknown]
+        by_name = {concept: Candidate(concept, 0, 1.0, "", exact=False) for concept in unknown}
+        by_name |= {noun.name: noun for noun in nouns}
+        nouns = [by_name[name] for name in names]  # given embeddings may lack some
         columns["head_share"] = pa.array([noun.head_share for noun in nouns], pa.float64())
         columns["part_of"] = pa.array([noun.part_of for noun in nouns], pa.string())
         columns["exact"] = pa.array([noun.exact for noun in nouns], pa.bool_())
@@ -160,7 +163,8 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     reasons = reasons_to_drop(names, counts, sizes, facts, config)
     kept = np.array([not reason for reason in reasons], bool)
     report = run.path("vocabulary.csv")
-    vocabulary.write_report(report, names, counts, sizes, kept, facts.noun_share if facts else None, reasons)
+    if not files.is_same(report, config.source):  # a person's table, with what they left out, stays as it is
+        vocabulary.write_report(report, names, counts, sizes, kept, facts.noun_share if facts else None, reasons)
     if not counts.any() and EXPANSIONS[run.config.archive.expansion].of_captions:
         raise CocuError(
             f"vocabulary: no caption mentions any of {len(names)} concepts; does {config.source} fit the captions' "
@@ -176,7 +180,8 @@ def _choose_vocabulary(run: Run, expected: Record, progress: Progress) -> None:
     chosen = vocabulary.Vocabulary(concepts, texts[kept], counts[kept], sizes[kept], exact.intersection(concepts))
     # What later stages depend on: a shard more may change counts, but seldom the concepts themselves.
     content = files.digest(concepts, embedding_array(chosen.embeddings).flatten().tolist(), *_matched_by(run, chosen))
-    noted = expected | {"content": content}
+    noted = expected | {"content": content, "embedded by": concept_parameters(run.config)}
+    noted["unmentioned"] = [names[row] for row in np.flatnonzero(counts == 0)]
     mean, deviation = visualness.calibration(sums[kept]).T
     calibration = pa.table({"concept": chosen.concepts, "mean": mean, "deviation": deviation})
     write_table(run.calibration, calibration, {"vocabulary": noted})

@@ -189,7 +189,7 @@ def ending(config: CurationConfig, manifest: dict[str, Any]) -> str:
     parts = [
         f"{config.archive.expansion} expansion, L = {config.retrieval.neighbors}",
         f"ranking {config.archive.ranking_name}",
-        f"encoder {config.encoder.model.rsplit('/', 1)[-1]}",
+        f"encoder {config.encoder.model.rsplit('/', 1)[-1]}" if config.encoder.is_named else "given embeddings",
         f"seed {config.archive.seed}",
         f"cocu {manifest.get('versions', {}).get('cocu', '')}".strip(),
     ]

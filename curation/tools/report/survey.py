@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.base import files
 from curation.base.parquet import check_columns, open_parquet, read_columns, row_count
 from curation.run.run import Run
 from curation.samples import Shard
+from curation.wordlists import is_kept, read_rows, unquoted
 
 ENOUGH = 200_000  # rows whose concepts are counted
 
@@ -103,14 +101,15 @@ def concept_lists(path: str, names: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def read_candidates(run: Run) -> list[Candidate]:
     """The rows of ``vocabulary.csv``, the most frequent first."""
-    with files.open_file(run.path("vocabulary.csv")) as stream:
-        rows = list(csv.DictReader(io.StringIO(stream.read().decode("utf-8"))))
     candidates = []
-    for row in rows:
-        count, share = int(row["count"]), float(row.get("noun_share") or 1)
-        visualness = float(row["visualness"] or "nan")
+    for row in read_rows(run.path("vocabulary.csv")):  # which a person may have edited
+        try:
+            count, share = int(row.get("count") or 0), float(row.get("noun_share") or 1)
+            visualness = float(row.get("visualness") or "nan")
+        except ValueError:
+            continue
         written = round(count / share) if share else count
         candidates.append(
-            Candidate(row["concept"], count, visualness, row["kept"] == "true", row.get("reason") or "", written)
+            Candidate(unquoted(row["concept"]), count, visualness, is_kept(row), row.get("reason") or "", written)
         )
     return sorted(candidates, key=lambda candidate: (-candidate.count, candidate.concept))
