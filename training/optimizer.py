@@ -43,6 +43,24 @@ def scaled(rate: float, global_batch: int, reference: int = 4096) -> float:
     return rate * global_batch / reference
 
 
+def apply_settings(
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    groups: Iterable[dict[str, Any]],
+    peak: float,
+    betas: tuple[float, float],
+) -> None:
+    """Give an optimizer that was restored from a checkpoint, and its schedule, the settings of now.
+
+    groups: :func:`parameter_groups`. Both restore the rates, decay and betas of the run that wrote the checkpoint, of
+    which the schedule of now would be a multiple.
+    """
+    schedule.base_lrs = [peak] * len(schedule.base_lrs)
+    factor = schedule.lr_lambdas[0](schedule.last_epoch)
+    for group, fresh in zip(schedule.optimizer.param_groups, groups, strict=True):
+        group |= {"initial_lr": peak, "lr": peak * factor, "weight_decay": fresh["weight_decay"], "betas": betas}
+    schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
+
+
 def adamw(groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW over :func:`parameter_groups`, fused where all of them are on one device that has the kernel."""
     groups = list(groups)
