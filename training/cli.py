@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from curation.base import files
@@ -157,7 +157,7 @@ class TrainingCLI(LightningCLI):
         """Make model, data and trainer. Raises ConfigError for values that do not fit together."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(one_line(error)) from error
         self.model.data = self.datamodule
 

@@ -105,8 +105,8 @@ class ArchiveDataModule(LightningDataModule):
         )
         require(
             filter == Filter() or not sampler.method.of_caption,
-            f"data.filter: sampler {sampler.kind} draws from captions, which no filter applies to; leave data.filter out, or "
-            "choose another data.sampler.kind",
+            f"data.filter: sampler {sampler.kind} draws from captions, which no filter applies to; leave data.filter out, "
+            "or choose another data.sampler.kind",
         )
         self.shards: tuple[TrainingShard, ...] = ()
         self._plan: Plan | None = None
@@ -160,7 +160,7 @@ class ArchiveDataModule(LightningDataModule):
         assert self.trainer is not None
         return self.trainer.overfit_batches or self.trainer.limit_train_batches  # type: ignore[attr-defined]
 
-    # --- going on -----------------------------------------------------------------------------------------------------------
+    # --- going on ---------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What decides which samples each step has; goes into checkpoints."""
@@ -189,7 +189,7 @@ class ArchiveDataModule(LightningDataModule):
             name = {"devices": "trainer.devices", "seed": "seed_everything"}.get(key, f"data.{key}")
             raise PlanError(f"{name}: this run has {before}, not {now}; set it to {before}, {OTHERWISE}")
 
-    # --- batches ------------------------------------------------------------------------------------------------------------
+    # --- batches ----------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
@@ -242,8 +242,8 @@ class ValidationBatches(IterableDataset[Batch]):
             if number == 0 and len(group.samples) < 2 * self.ranks:
                 names = listed(shard.source.path for shard in self.stream.shards)
                 raise CocuError(
-                    f"data.validation_shards: {names}: {len(group.samples)} samples with image and caption; validation needs "
-                    f"{2 * self.ranks}; see data.image and data.caption, or set trainer.limit_val_batches to 0"
+                    f"data.validation_shards: {names}: {len(group.samples)} samples with image and caption; validation "
+                    f"needs {2 * self.ranks}; see data.image and data.caption, or set trainer.limit_val_batches to 0"
                 )
             share = len(group.samples) // self.ranks
             if share < self.batch_size and number > 0:

@@ -50,9 +50,8 @@ class Interruption(Callback):
             raise KeyboardInterrupt
         self._noted = number
         os.write(2, b"\nending after this step; once more to end at once\n")  # a signal may come amid another print
-        trainer = self._trainer
-        if trainer is not None and trainer.validating and trainer.world_size == 1:
-            raise Interrupted(number)  # weights do not change in a validation, and it may take long
+        if self._trainer is not None and self._trainer.world_size == 1 and between_steps(self._trainer):
+            raise Interrupted(number)  # amid a validation, or waiting for data: both may take long
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the step."""
@@ -66,18 +65,15 @@ class Interruption(Callback):
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and trainer.global_step > self._step:
-            number = self._noted or signal.SIGTERM
-            raise Interrupted(number, write_last(trainer))
+            step = write_last(trainer)
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this hook
+            raise Interrupted(self._noted or signal.SIGTERM, step)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write last.ckpt where a signal broke off the wait for data or a validation: no step is half done."""
         self._restore()
-        batches = trainer.fit_loop.epoch_loop.batch_progress.current
-        between = batches.ready == batches.completed
-        if self._noted is not None and between and trainer.world_size == 1:
-            step = write_last(trainer)
-            if isinstance(exception, Interrupted):
-                exception.step = step
+        if isinstance(exception, Interrupted) and exception.step is None and between_steps(trainer):
+            exception.step = write_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop listening."""
@@ -87,6 +83,12 @@ class Interruption(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+
+def between_steps(trainer: Trainer) -> bool:
+    """Whether every batch that was begun is done with."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(batches.ready == batches.completed)
 
 
 def write_last(trainer: Trainer) -> int | None:

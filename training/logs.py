@@ -153,6 +153,6 @@ def append_whole(path: str, content: bytes) -> None:
             written = 0
             while written < len(content):
                 written += stream.write(content[written:])
-        except OSError:
+        except BaseException:
             stream.truncate(length)
             raise

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
 from evaluation.evaluate import Share, evaluate
@@ -169,6 +170,7 @@ class GroupViTModule(LightningModule):
     def on_train_start(self) -> None:
         """Apply the optimizer's settings: a checkpoint that a run goes on from has brought those of before."""
         (schedule,) = (config.scheduler for config in self.trainer.lr_scheduler_configs)
+        assert isinstance(schedule, LambdaLR)  # that of configure_optimizers
         peak, _ = self._rates()
         groups = parameter_groups(self, self.optimizer.weight_decay)
         apply_settings(schedule, groups, peak, self.optimizer.betas)
@@ -279,9 +281,7 @@ class GroupViTModule(LightningModule):
         warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, epoch_steps)
 
         optimizer = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(step, total, warmup, peak, final) / peak
-        )
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, warmup, peak, final) / peak)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rates(self) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 FUSED = ("cuda", "cpu")  # devices whose fused AdamW is used; on a CPU it takes a quarter of the time
 
@@ -44,7 +45,7 @@ def scaled(rate: float, global_batch: int, reference: int = 4096) -> float:
 
 
 def apply_settings(
-    schedule: torch.optim.lr_scheduler.LambdaLR,
+    schedule: LambdaLR,
     groups: Iterable[dict[str, Any]],
     peak: float,
     betas: tuple[float, float],

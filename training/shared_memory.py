@@ -26,7 +26,7 @@ def check_shared_memory(batch: int, workers: int, folder: str = FOLDER) -> None:
     needed = batch * PREFETCHED * workers
     if free < needed:
         raise SharedMemoryError(
-            f"{folder}: {free / 2**20:,.0f} MB are free, but {workers} workers need {needed / 2**20:,.0f} MB for batches of "
-            f"{batch / 2**20:,.0f} MB; start the container with --shm-size {round(1.5 * needed / 2**20)}m (Docker), lower "
+            f"{folder}: {free / 2**20:,.0f} MB are free, but {workers} workers need {needed / 2**20:,.0f} MB for batches "
+            f"of {batch / 2**20:,.0f} MB; start Docker with --shm-size {round(1.5 * needed / 2**20)}m, lower "
             "data.batch_size or data.workers, or set data.workers to 0"
         )
