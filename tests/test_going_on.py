@@ -40,8 +40,9 @@ def rate(step: int, total: int, warmup: int, peak: float, final: float) -> float
 
 def test_settings_of_the_optimizer_are_applied_and_said(tiny_training, begun, capsys):
     """The rates are those of the new schedule from the next step on; decay and betas are the optimizer's."""
-    options = ("--model.optimizer.rate", "8e-4", "--model.optimizer.reference_batch", "16", "--model.optimizer.weight_decay",
-               "0.2", "--model.optimizer.betas", "[0.8,0.9]", "--trainer.max_epochs", "2", "--data.sampler.temperature", "0.5")  # fmt: skip
+    options = ("--model.optimizer.rate", "8e-4", "--model.optimizer.reference_batch", "16",
+               "--model.optimizer.weight_decay", "0.2", "--model.optimizer.betas", "[0.8,0.9]",
+               "--trainer.max_epochs", "2", "--data.sampler.temperature", "0.5")  # fmt: skip
     assert fit(tiny_training, begun, *UNVALIDATED, *options) == 0
     text = capsys.readouterr().out
     for line in ("model.optimizer.rate: 0.0016 -> 0.0008", "model.optimizer.reference_batch: 8 -> 16",

@@ -131,8 +131,9 @@ def test_addresses_are_refused(tiny_training, tmp_path, capsys, arguments):
 
 def full_disk(config: Path, output: Path, first: int, last: int, size: int) -> subprocess.CompletedProcess:
     """A run in a process of its own whose files cannot grow beyond ``size`` in steps ``first`` to ``last``."""
-    command = [sys.executable, "-m", "training", "fit", "--config", str(config), "--output", str(output), "--save_every",
-               "1", *UNVALIDATED, "--trainer.max_epochs", "1", *with_callback("FullDisk", first=first, last=last, size=size)]  # fmt: skip
+    command = [sys.executable, "-m", "training", "fit", "--config", str(config), "--output", str(output), *UNVALIDATED]
+    command += ["--save_every", "1", "--trainer.max_epochs", "1"]
+    command += with_callback("FullDisk", first=first, last=last, size=size)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -61,8 +61,9 @@ def test_without_checkpoints_none_is_written(tiny_training, tmp_path):
 
 def test_callbacks_loggers_and_profilers_from_the_command_line_work(tiny_training, tmp_path, caplog):
     output = tmp_path / "run"
-    options = ("--trainer.max_epochs", "1", "--trainer.callbacks", "LearningRateMonitor", "--trainer.logger", "CSVLogger",
-               "--trainer.logger.save_dir", str(tmp_path / "own"), "--trainer.profiler", "simple", *UNVALIDATED)  # fmt: skip
+    options = ("--trainer.max_epochs", "1", "--trainer.callbacks", "LearningRateMonitor", *UNVALIDATED,
+               "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path / "own"),
+               "--trainer.profiler", "simple")  # fmt: skip
     with caplog.at_level("INFO", "lightning.pytorch.profilers"):
         assert fit(tiny_training, output, *options) == 0
     assert "Profiler Report" in caplog.text

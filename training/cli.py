@@ -18,7 +18,7 @@ from rich.console import Console
 
 from curation.base import files
 from curation.base.configuration import require
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError
 from curation.base.terminal import INTERRUPTED, print_error, run_command
 from segmenters.checkpoint import CheckpointError
 from training import resume
@@ -28,7 +28,7 @@ from training.interruption import Interrupted, Interruption
 from training.logs import loggers
 from training.module import SCORE, GroupViTModule
 from training.negatives import NEGATIVES
-from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, quiet_lightning
+from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, from_lightning, quiet_lightning, reason
 from training.progress import TrainingProgress
 from training.settings import RunSettings, flat
 
@@ -158,7 +158,7 @@ class TrainingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-            raise ConfigError(one_line(error)) from error
+            raise ConfigError(reason(error)) from error
         self.model.data = self.datamodule
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -232,8 +232,10 @@ def main(
                 args=arguments,
                 auto_configure_optimizers=False,
             )
-        except MisconfigurationException as error:
-            raise ConfigError(one_line(error)) from error
+        except (ValueError, RuntimeError, MisconfigurationException) as error:
+            if not from_lightning(error):
+                raise
+            raise ConfigError(reason(error)) from error
         except Interrupted as interrupted:
             say_how_to_go_on(interrupted.step, prog, arguments)
             return 128 + interrupted.signal

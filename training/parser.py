@@ -12,6 +12,7 @@ from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from curation.base.configuration import did_you_mean
+from curation.base.errors import one_line
 from curation.base.terminal import print_error
 
 DESCRIPTION = """\
@@ -49,6 +50,8 @@ def suggestion(option: str, names: list[str]) -> str:
     >>> suggestion("model.optimizer.lr", ["model.optimizer.rate", "model.optimizer.betas"])
     " (did you mean 'model.optimizer.rate'?)"
     """
+    if option in names:
+        return ""
     section, dot, name = option.rpartition(".")
     synonym = section + dot + SYNONYMS.get(name, name)
     return did_you_mean(synonym, names)
@@ -66,6 +69,21 @@ def explain(parser: ArgumentParser, option: str, sentences: dict[str, str]) -> N
     (action,) = (action for action in parser._actions if action.dest == option)
     values = "; ".join(f"{name}: {sentence}" for name, sentence in sentences.items())
     action.help = f"{action.help} {values}"
+
+
+def reason(error: Exception) -> str:
+    """Why Lightning refuses something, on one line; of a class that cannot be made, without all that it might have been."""
+    text = one_line(error, 2000)
+    problem = re.search(r"Problem with given class_path .*", text)
+    return (problem[0] if problem else text)[:400]
+
+
+def from_lightning(error: Exception) -> bool:
+    """Whether it is Lightning that refuses something, rather than code of ours that fails."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def quiet_lightning() -> None:
