@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 
 from curation.base import files
@@ -99,8 +100,7 @@ class TrainingCLI(LightningCLI):
         """Lightning's hook: find the checkpoint, if any.
 
         The sizes in it replace those of the configuration, but where a run goes on in its own folder: there they must be
-        the same. Raises CheckpointError, and CocuError for settings that cannot
-        change.
+        the same. Raises CheckpointError, and CocuError for settings that cannot change.
         """
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
@@ -118,11 +118,8 @@ class TrainingCLI(LightningCLI):
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
         if subcommand == "fit":
             changed = resume.changed_settings(self.checkpoint, self._settings())
-            say(
-                "\n".join(
-                    [f"Going on at step {self.checkpoint.step:,}, from {path}", *(f"  {line}" for line in changed)]
-                )
-            )
+            lines = [f"Going on at step {self.checkpoint.step:,}, from {path}", *(f"  {change}" for change in changed)]
+            say("\n".join(lines))
 
     def _chosen_path(self, subcommand: str, config: Any) -> str | None:
         """The file of the checkpoint: the one that is named, else what an earlier run left."""
@@ -187,7 +184,7 @@ class TrainingCLI(LightningCLI):
     def before_fit(self) -> None:
         """Make room where a run begins anew."""
         config = self.config.fit
-        if config.trainer.fast_dev_run or not self.trainer.is_global_zero:
+        if config.trainer.fast_dev_run or rank_zero_only.rank:
             return
         if not config.resume and config.ckpt_path is None:
             folder = resume.set_aside(config.output)
@@ -204,10 +201,10 @@ class TrainingCLI(LightningCLI):
             )
 
 
+@rank_zero_only
 def say(text: str) -> None:
     """Print on the first process."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        Console().print(text, highlight=False, soft_wrap=True, markup=False)
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 # --- main -----------------------------------------------------------------------------------------------------------------
@@ -255,14 +252,18 @@ def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
     if isinstance(arguments, Mapping):  # from Python, which has no command line
         print_error(state, "interrupted", "bold yellow")
         return
+    if rank_zero_only.rank:
+        return
     words = list(sys.argv[1:] if arguments is None else arguments)
-    print_error(f"{state}; to go on: {command(prog, words)}", "interrupted", "bold yellow")
+    last = [] if step is None else ["--ckpt_path", "last"]
+    print_error(f"{state}; to go on: {command(prog, words, last)}", "interrupted", "bold yellow")
 
 
-def command(prog: str, words: list[str]) -> str:
+def command(prog: str, words: list[str], last: list[str]) -> str:
     """The command that goes on: the same, by the Python that runs this, without what says where to begin.
 
-    >>> command("python -m training", ["fit", "--resume", "no", "--output", "my run"]).partition(" ")[2]
+    >>> words = ["fit", "--resume", "no", "--output", "my run"]
+    >>> command("python -m training", words, ["--ckpt_path", "last"]).partition(" ")[2]
     "-m training fit --output 'my run' --ckpt_path last"
     """
     kept: list[str] = []
@@ -274,4 +275,4 @@ def command(prog: str, words: list[str]) -> str:
         skip = not skip and option in ("--resume", "--ckpt_path") and not value
     python = os.path.relpath(sys.executable)
     python = sys.executable if python.startswith(os.pardir) else python
-    return f"{shlex.quote(python)} {prog.partition(' ')[2]} {shlex.join([*kept, '--ckpt_path', 'last'])}"
+    return f"{shlex.quote(python)} {prog.partition(' ')[2]} {shlex.join([*kept, *last])}"

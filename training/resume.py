@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
 
     path: str
     step: int
-    sizes: Any  # fields of GroupViTConfig, not checked yet
+    sizes: Mapping[str, Any]  # fields of GroupViTConfig, not checked yet
     settings: dict[str, Any] | None  # of the run, by dotted key; None where it was not recorded
 
 
@@ -68,14 +68,14 @@ def read(path: str) -> Checkpoint:
             raise CheckpointError(f"{error}; go on from {best} with --ckpt_path best") from None
         raise
     parameters = content.get("hyper_parameters")
-    if not isinstance(parameters, Mapping) or "model" not in parameters:
-        raise CheckpointError(f"{path}: hyper_parameters has no `model`: not a checkpoint of our training")
+    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("model"), Mapping):
+        raise CheckpointError(f"{path}: hyper_parameters has no sizes of a `model`: not a checkpoint of our training")
     return Checkpoint(path, content.get("global_step", 0), parameters["model"], recorded(content))
 
 
 def changed_settings(checkpoint: Checkpoint, settings: dict[str, Any]) -> list[Change]:
     """What is other than in the run that wrote the checkpoint. Raises CocuError for what cannot be."""
-    sizes = {f"model.sizes.{key}": as_yaml(value) for key, value in dict(checkpoint.sizes).items()}
+    sizes = {f"model.sizes.{key}": as_yaml(value) for key, value in checkpoint.sizes.items()}
     changed = changes({**sizes, **(checkpoint.settings or {})}, settings)
     refuse_fixed(changed, checkpoint.path)
     return changed
