@@ -15,6 +15,7 @@ from training_runs import checkpoint, digests, fit, losses, with_callback
 
 from training.cli import main
 from training.finite import NotFiniteError, check_finite
+from training.logs import Metrics
 
 ROOT = Path(__file__).parent.parent
 UNVALIDATED = ("--trainer.limit_val_batches", "0")
@@ -145,13 +146,43 @@ def test_a_full_disk_costs_neither_the_run_nor_what_was_written(tiny_training, t
     assert ended.returncode == 0, ended.stderr
     text = " ".join(ended.stderr.split())
     assert "last.ckpt: cannot be written" in text and "what was there before is kept" in text
-    assert "Traceback" not in text.replace("Traceback of TensorBoard", "")
+    assert "logs/version_0: cannot be written" in text and "Traceback" not in text
     assert content(output)["global_step"] == 9
     assert sorted(losses(output)) == list(range(9))
     with open(output / "logs" / "version_0" / "metrics.csv") as stream:
         rows = list(csv.reader(stream))
     assert {len(row) for row in rows} == {len(rows[0])}
     assert not list((output / "checkpoints").glob(".partial-*"))
+
+
+def test_lines_that_do_not_fit_are_written_later_and_none_is_torn(tmp_path):
+    """A limit amid the second line, with a column that the first did not have; then none."""
+    import resource
+
+    metrics = Metrics(tmp_path, name="logs", version=0)
+    path = tmp_path / "logs" / "version_0" / "metrics.csv"
+    metrics.log_metrics({"loss": 1.5}, 0)
+    metrics.save()
+    before = path.read_bytes()
+    metrics.log_metrics({"loss": 2.5, "rate": 0.25}, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, len(before) + 10):  # for the header of more columns, and not for the line
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            metrics.save()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with open(path) as stream:
+            assert [row["loss"] for row in csv.DictReader(stream)] == ["1.5"]
+    metrics.log_metrics({"loss": 3.5}, 2)
+    metrics.save()
+    with open(path) as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["loss"], row["rate"], row["step"]) for row in rows] == [
+        ("1.5", "", "0"),
+        ("2.5", "0.25", "1"),
+        ("3.5", "", "2"),
+    ]
 
 
 def test_a_disk_that_stays_full_ends_with_one_line_and_keeps_the_last_good_state(tiny_training, tmp_path):

@@ -6,7 +6,9 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -18,11 +20,26 @@ from curation.base import files
 from curation.base.errors import OutputError
 from curation.base.terminal import print_error
 
+PAUSE = 60.0  # seconds after which TensorBoard's files are tried again
+
 
 def loggers(output: str) -> list[Any]:
     """TensorBoard and CSV, side by side in ``output/logs/version_N``."""
+    threading.excepthook = without_board(threading.excepthook)
     board = Board(output, name="logs")
     return [board, Metrics(output, name="logs", version=board.version)]
+
+
+def without_board(shown: Callable[[threading.ExceptHookArgs], object]) -> Callable[[threading.ExceptHookArgs], object]:
+    """What shows the exceptions of threads, but for those of TensorBoard's writer, which :class:`Board` says in a line."""
+
+    def show(raised: threading.ExceptHookArgs) -> None:
+        if type(raised.thread).__module__.partition(".")[0] != "tensorboard" or not isinstance(
+            raised.exc_value, OSError
+        ):
+            shown(raised)
+
+    return show
 
 
 class Notice:
@@ -47,23 +64,26 @@ class Notice:
 
 
 class Board(TensorBoardLogger):
-    """TensorBoard; after an error it begins another file of events."""
+    """TensorBoard; some time after an error it begins another file of events."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._notice = Notice()
+        self._paused_until = 0.0
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Write, or say why not."""
-        with self._reopening():
-            super().log_metrics(metrics, step)
+        if time.monotonic() >= self._paused_until:
+            with self._reopening():
+                super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Write, or say why not."""
-        with self._reopening():
-            super().save()
+        if time.monotonic() >= self._paused_until:
+            with self._reopening():
+                super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -78,6 +98,7 @@ class Board(TensorBoardLogger):
                 yield
             except (OSError, ValueError):
                 self._experiment = None  # its thread has ended
+                self._paused_until = time.monotonic() + PAUSE
                 raise
 
 
