@@ -142,7 +142,9 @@ def test_all_ranks_end_after_the_same_step():
 
     asked = []
     strategy = SimpleNamespace(reduce_boolean_decision=lambda own, all: asked.append((own, all)) or True)
-    trainer = SimpleNamespace(world_size=2, strategy=strategy, global_step=3, checkpoint_callbacks=[])
+    connector = SimpleNamespace(update_train_step_metrics=lambda: None)
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, global_step=3, checkpoint_callbacks=[],
+                              _logger_connector=connector)  # fmt: skip
     callback = Interruption()
     with pytest.raises(Interrupted):
         callback.on_train_batch_end(trainer, None, None, None, 0)
