@@ -184,13 +184,8 @@ class TrainingCLI(LightningCLI):
     def before_fit(self) -> None:
         """Make room where a run begins anew."""
         config = self.config.fit
-        if config.trainer.fast_dev_run or rank_zero_only.rank:
-            return
-        if not config.resume and config.ckpt_path is None:
-            folder = resume.set_aside(config.output)
-            if folder:
-                say(f"The checkpoints of the earlier run are in {folder}")
-        remove_leftovers(resume.checkpoints_in(config.output))
+        if not config.trainer.fast_dev_run:
+            make_room(config.output, anew=not config.resume and config.ckpt_path is None)
 
     def after_fit(self) -> None:
         """Say where nothing was left to do."""
@@ -199,6 +194,15 @@ class TrainingCLI(LightningCLI):
                 f"This run is at its end, step {self.checkpoint.step:,}: {self.checkpoint.path}; raise trainer.max_epochs "
                 "(or max_steps) to train on, or begin anew with --resume no"
             )
+
+
+@rank_zero_only
+def make_room(output: str, anew: bool) -> None:
+    """Set the checkpoints of an earlier run aside where one begins anew, and clear away what a killed one left."""
+    folder = resume.set_aside(output) if anew else None
+    if folder:
+        say(f"The checkpoints of the earlier run are in {folder}")
+    remove_leftovers(resume.checkpoints_in(output))
 
 
 @rank_zero_only
@@ -246,13 +250,12 @@ def main(
     return run_command(work)
 
 
+@rank_zero_only
 def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
     """Print the command that goes on with a run that was ended."""
     state = "ended" if step is None else f"ended, with the state of step {step:,} in last.ckpt"
     if isinstance(arguments, Mapping):  # from Python, which has no command line
         print_error(state, "interrupted", "bold yellow")
-        return
-    if rank_zero_only.rank:
         return
     words = list(sys.argv[1:] if arguments is None else arguments)
     last = [] if step is None else ["--ckpt_path", "last"]

@@ -111,7 +111,7 @@ class Metrics(CSVLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
+    def experiment(self) -> Any:
         """The file, a :class:`MetricsFile`."""
         if self._experiment is None:
             os.makedirs(self.root_dir, exist_ok=True)
