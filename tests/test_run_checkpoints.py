@@ -61,7 +61,7 @@ def test_last_is_the_end_of_training_and_is_written_to_the_disk_beside_its_targe
 def test_fast_dev_run_on_a_finished_run_changes_no_checkpoint(tiny_training, run):
     before, logs = digests(run), sorted(os.listdir(run / "logs"))
     assert fit(tiny_training, run, "--trainer.fast_dev_run", "true") == 0
-    assert fit(tiny_training, run, "--trainer.fast_dev_run", "2", "--ckpt_path", "last", "--resume", "no") == 0
+    assert fit(tiny_training, run, "--trainer.fast_dev_run", "2", "--resume", "no") == 0
     assert digests(run) == before
     assert sorted(os.listdir(run / "logs")) == logs
 

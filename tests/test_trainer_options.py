@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +93,6 @@ def test_true_precisions_validate_on_a_benchmark(tiny_training, tmp_path, precis
         (["--data.augmentation.policy", "best"], "augmentation.policy: 'best' is not a policy of timm"),
         (["--data.augmentation.policy", "rand-q9"], "augmentation.policy: 'rand-q9' is not a policy of timm"),
         (["--model.nonfinite", "skipp"], "model.nonfinite: 'skipp' is not one of stop, skip (did you mean 'skip'?)"),
-        (["--trainer.accelerator", "tpu"], "tpu"),
         (["--trainer.callbacks", "LearningRateMonitor", "--trainer.logger", "false"], "LearningRateMonitor"),
         (["--trainer.limit_train_batches", "0.01"], "0.01 * 9 < 1"),
         (
@@ -165,14 +165,14 @@ def test_shared_memory_that_is_too_small_is_found_in_setup(tiny_training, tmp_pa
 
 
 def test_help_shows_our_options_first_and_examples_as_written(capsys):
+    texts = []
     for arguments in (["--help"], ["fit", "--help"]):
         with pytest.raises(SystemExit):
             main(arguments)
-    text = capsys.readouterr().out
-    assert "\n  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best\n" in text
-    positions = [
-        text.index(option)
-        for option in ("--output OUTPUT", "--resume", "--model.sizes", "--data.archives", "--trainer.accelerator")
-    ]
-    assert positions == sorted(positions)
-    assert "predict" not in text and "--optimizer " not in text
+        texts.append(capsys.readouterr().out)
+    assert "\n  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best\n" in texts[0]
+    assert "validate" in texts[0] and "predict" not in texts[0]
+    options = re.findall(r"^  (--[\w.]+)", texts[1], re.MULTILINE)
+    shown = ["--output", "--resume", "--model.sizes.width", "--data.archives", "--trainer.accelerator"]
+    assert sorted(shown, key=options.index) == shown
+    assert "--optimizer" not in options
