@@ -83,14 +83,16 @@ class FiniteSteps(Callback):
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
-    """Whether no value is infinite or nan.
+    """Whether no value is infinite or nan; tensors may be on several devices, each of which is waited for once.
 
     >>> all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
     False
     """
-    if not tensors:
-        return True
-    return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        by_device.setdefault(tensor.device, []).append(tensor)
+    largest = (torch.stack(torch._foreach_norm(group, float("inf"))) for group in by_device.values())
+    return all(bool(values.isfinite().all()) for values in largest)
 
 
 def scales_loss(trainer: Trainer) -> bool:
