@@ -9,6 +9,7 @@ BENCHMARKS ?=
 DATA_ROOT ?=
 CONFIG ?=
 JAR ?=
+RESUME ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -19,6 +20,11 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 # The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
 SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
+# A run with other archives than those of DATA (OUT=) has a folder of its own, unless CONFIG says where it is.
+RUN := $(if $(OWN),$(basename $(notdir $(OWN))),cocu_$(NAME))
+ARCHIVES := $(notdir $(patsubst %/,%,$(OUT)))
+OTHER := $(if $(CONFIG),,$(if $(filter %_$(ARCHIVES),$(RUN)),,$(ARCHIVES)))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup pack curate show measure verify train eval experiments test engines faults bench lint clean
 
@@ -26,7 +32,7 @@ help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/' | expand -t 15
 	@echo "Variables of curate: DATA (demo, cc3m, cc12m, cc12m_wds, yfcc14m, redcaps12m or a YAML file), OUT, RUNNER, ARGS."
-	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), ARGS."
+	@echo "Variables of train: DATA or CONFIG (training/configs/*.yaml), OUT (folder of archives), BENCHMARKS (one, to validate), RESUME=no (begin anew), ARGS."
 	@echo "Variables of eval: CKPT (default: newest .ckpt in artifacts/), BENCHMARKS (default: demo), DATA_ROOT (default: data), ARGS."
 	@echo "Variables of experiments: DATA, BENCHMARKS (one), DATA_ROOT, OUT (archives and runs), QUICK=1 (minutes), ARGS (--jobs 2, ...)."
 	@echo "All options: make curate ARGS=--help, make train ARGS=--help, make eval ARGS=--help"
@@ -55,10 +61,11 @@ measure: .venv/installed ## compare every expansion and ranking with the truth: 
 verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
-train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
+train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [RESUME=no] [ARGS="..."]
 	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
-		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)
+		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') \
+		$(if $(OTHER),--output 'artifacts/training/$(RUN)_$(OTHER)') $(if $(RESUME),--resume '$(RESUME)') $(ARGS)
 
 eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt] [BENCHMARKS=voc,my.yaml] [DATA_ROOT=data] [ARGS="..."]
 	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') \

@@ -16,16 +16,19 @@ from rich.text import Text
 from curation.base.configuration import require
 from curation.base.devices import find_device
 from curation.base.errors import CocuError
-from curation.base.files import write_json
+from curation.base.files import read_note, write_json
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark, repeated
 from evaluation.evaluate import Prediction, Result, evaluate
 from evaluation.pictures import comparison
 from evaluation.report import Failure, as_json, print_results
+from evaluation.results import merge, own_pictures
 from segmenters.checkpoint import Loaded, latest, load
 
 
 def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failure]:
-    """Evaluate what the command line asks for and write results.json; returns the benchmarks without a result.
+    """Evaluate what the command line asks for and write results.json, which keeps what earlier runs found.
+
+    Returns the benchmarks without a result.
 
     Raises CocuError for what is wrong before any work.
     """
@@ -46,14 +49,17 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
 
     results: list[Result] = []
     options = vars(args) | {"device": device}
+    before = read_note(output)
     for benchmark in benchmarks:
         writer = ImageWriter(benchmark, args.save_predictions, pictures, args.visualize)
+        if args.visualize:
+            own_pictures(writer.pictures, checkpoint.sha256)
         try:
             results.append(evaluate_one(checkpoint, benchmark, args, writer, console))
         except CocuError as error:
             note(failures, benchmark.name, error, console)
-        write_json(output, as_json(results, failures, checkpoint, options))
-    write_json(output, as_json(results, failures, checkpoint, options))
+        write_json(output, merge(before, as_json(results, failures, checkpoint, options)))
+    write_json(output, merge(before, as_json(results, failures, checkpoint, options)))
 
     if results:
         console.print()

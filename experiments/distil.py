@@ -170,7 +170,7 @@ def check(config: GroupViTConfig, encoder: Encoder) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    return train(arguments, Distillation)
+    return train(arguments, Distillation, "python -m experiments.distil")
 
 
 if __name__ == "__main__":

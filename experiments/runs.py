@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from curation.base import files
+from evaluation.benchmark import AbsentError, read_benchmark
+from evaluation.layout import list_images
+from evaluation.report import decisive_values
 from experiments.arms import BASE, Arm
 from experiments.commands import flags, run_module
 from experiments.recipes import Recipe, same_settings
 
 STARTED = "asked.json"  # what a run was begun with
+BY_CONTENT = ("benchmark", "content")  # of a request: digests of files
 RESULT = "result.json"  # written last: a run that has it is not run again
 
 
@@ -50,8 +55,10 @@ class Setting:
         return is_finished(self.folder(arm, seed), self.request(arm, seed))
 
     def request(self, arm: Arm, seed: int) -> dict[str, Any]:
-        """All that decides the outcome of a run, but for the content of the archives."""
+        """All that decides the outcome of a run, by its content: folders may be moved."""
         request = {
+            "benchmark": benchmark_digest(self.benchmark, self.data_root),
+            "content": archives_digest(self.archives / arm.archives),
             "recipe": self.recipe.settings(),
             "train": arm.train,
             "archives": arm.archives,
@@ -86,7 +93,12 @@ def learn_start(setting: Setting, recipe: Recipe, folder: Path) -> None:
 
     Raises ExperimentError.
     """
-    request = {"recipe": recipe.settings(), "options": list(setting.options)}
+    request = {
+        "recipe": recipe.settings(),
+        "options": list(setting.options),
+        "benchmark": benchmark_digest(setting.benchmark, setting.data_root),
+        "content": archives_digest(setting.archives / BASE),
+    }
     if not is_finished(folder, request):
         arguments = [*recipe_flags(recipe), *flags(setting.trainer_options(BASE)), *setting.options]
         train(folder, request, "experiments.distil", arguments, threads=0)
@@ -124,6 +136,30 @@ def is_finished(folder: Path, request: Mapping[str, Any]) -> bool:
 
 
 def same_request(recorded: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Whether a run that was recorded with one request answers another."""
-    others_equal = {**recorded, "recipe": None} == {**request, "recipe": None}
+    """Whether a run that was recorded with one request answers another.
+
+    Runs of version 0.1 recorded neither benchmark nor content: they are still found finished, as are those whose archives
+    have been deleted.
+    """
+    unknown = [key for key in BY_CONTENT if recorded.get(key) is None or request.get(key) is None]
+    left_out = dict.fromkeys([*unknown, "recipe"])
+    others_equal = {**recorded, **left_out} == {**request, **left_out}
     return others_equal and same_settings(recorded["recipe"], request["recipe"])
+
+
+def archives_digest(folder: Path) -> str | None:
+    """What the archives of a folder are, whatever it is called; None where there are none."""
+    paths = sorted(folder.glob("archives/*.parquet"))
+    return files.digest([(path.name, files.file_digest(str(path))) for path in paths]) if paths else None
+
+
+def benchmark_digest(name: str, data_root: str) -> str | None:
+    """What is measured on: the description of a benchmark, and its images and masks by name and size; None without them."""
+    try:
+        benchmark = read_benchmark(name, data_root)
+        images = list_images(benchmark)
+    except AbsentError:
+        return None
+    measured = [(image.name, os.path.getsize(image.image_path), os.path.getsize(image.mask_path)) for image in images]
+    values = {key: value for key, value in decisive_values(benchmark).items() if key != "layout"}
+    return files.digest(values, list(benchmark.classes), measured)

@@ -11,6 +11,7 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
 from evaluation.metric import SegmentationScores
+from training.logs import append_whole
 
 FILE = "scores.csv"
 LOSSES = ("train/caption_loss", "train/prompt_loss", "train/retrieval_accuracy")
@@ -26,8 +27,8 @@ class ClassScores(Callback):
         scores = cast(SegmentationScores, pl_module.scores)
         path = Path(trainer.default_root_dir) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", newline="") as stream:
-            csv.writer(stream).writerow([trainer.global_step, scores.pixel_accuracy, *scores.iou])
+        line = ",".join(map(str, [trainer.global_step, scores.pixel_accuracy, *scores.iou]))
+        append_whole(str(path), f"{line}\r\n".encode())
 
 
 @dataclass(frozen=True)

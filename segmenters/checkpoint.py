@@ -64,14 +64,15 @@ def load(path: str | Path) -> Loaded:
 
 def latest(folder: str | Path = "artifacts") -> Path:
     """The newest ``.ckpt`` anywhere below ``folder``. Raises CheckpointError when there is none."""
-    checkpoints = sorted(Path(folder).rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    written = (path for path in Path(folder).rglob("*.ckpt") if not path.name.startswith(files.TEMPORARY))
+    checkpoints = sorted(written, key=lambda path: path.stat().st_mtime)
     if not checkpoints:
         raise CheckpointError(f"no .ckpt below {folder}/; name a checkpoint (--checkpoint, or CKPT= with make)")
     return checkpoints[-1]
 
 
-def read_lightning(path: str | Path) -> LightningContent:
-    """The model's sizes and weights in a ``.ckpt`` of our training. Raises CheckpointError for anything else."""
+def read_content(path: str | Path) -> dict[str, Any]:
+    """All that a ``.ckpt`` of Lightning holds, read as data. Raises CheckpointError for anything else."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
@@ -80,6 +81,12 @@ def read_lightning(path: str | Path) -> LightningContent:
 
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a Lightning checkpoint: no state_dict")
+    return content
+
+
+def read_lightning(path: str | Path) -> LightningContent:
+    """The model's sizes and weights in a ``.ckpt`` of our training. Raises CheckpointError for anything else."""
+    content = read_content(path)
     parameters = content.get("hyper_parameters")
     if not isinstance(parameters, Mapping) or "model" not in parameters:
         raise CheckpointError(f"{path}: hyper_parameters has no `model`: not a checkpoint of our training")

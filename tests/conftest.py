@@ -44,6 +44,20 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_training(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration of training: a tiny model on the tiny world, 3 epochs of 9 steps of 8 samples.
+
+    Runs are compared to the last digit, so all use one thread: sums in another order round otherwise, and a group that is
+    drawn otherwise makes that large.
+    """
+    import torch
+    from training_runs import write_config
+
+    torch.set_num_threads(1)
+    return write_config(finished, tmp_path_factory.mktemp("training") / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
 def huggingface(tmp_path_factory: pytest.TempPathFactory):
     """A very small Hugging Face GroupViT with weights large enough for its groups to differ: (model, its folder)."""
     import torch

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from benchmark_worlds import own
 from rich.console import Console
 
 from curation.base.errors import CocuError
@@ -126,6 +128,37 @@ def test_runs_that_recorded_the_text_of_their_recipe_are_found_finished(tmp_path
     for old, new in (("rate: 2.0e-3", "rate: 1.0e-3"), ("groups: [4]", "groups: [8]"), ("neighbors=32", "base")):
         (folder / "result.json").write_text(json.dumps({"asked": asked, "seconds": 100}).replace(old, new))
         assert not setting.finished(arm, 2)
+
+
+def test_a_run_is_known_by_what_it_was_measured_on_and_by_its_archives(tmp_path):
+    """Not by where these are; a run of before, which recorded neither, stays finished, as does one without its archives."""
+    recipe = read_recipe(ROOT / "experiments" / "recipe.yaml")
+    archives = tmp_path / "archives" / "base" / "archives"
+    archives.mkdir(parents=True)
+    (archives / "0.parquet").write_bytes(b"one")
+
+    def setting(folder: Path, benchmark: Path) -> Setting:
+        return Setting(recipe, str(benchmark), "data", folder / "archives", folder / "runs", 1)
+
+    first, second = own(tmp_path / "first", 2), own(tmp_path / "second", 3)
+    arm = Arm("cluster", "x")
+    asked = setting(tmp_path, first).request(arm, 0)
+    result = tmp_path / "runs" / "cluster" / "0" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text(json.dumps({"asked": asked, "seconds": 1}))
+    assert setting(tmp_path, first).finished(arm, 0)
+    assert not setting(tmp_path, second).finished(arm, 0)
+    moved = Path(shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved"))
+    assert setting(moved, moved / "first" / "mine.yaml").finished(arm, 0)
+
+    (archives / "0.parquet").write_bytes(b"two")
+    assert not setting(tmp_path, first).finished(arm, 0)
+    shutil.rmtree(archives)
+    assert setting(tmp_path, first).finished(arm, 0)
+    result.write_text(
+        json.dumps({"asked": {k: v for k, v in asked.items() if k not in ("benchmark", "content")}, "seconds": 1})
+    )
+    assert setting(tmp_path, second).finished(arm, 0)
 
 
 # --- archives -------------------------------------------------------------------------------------------------------------

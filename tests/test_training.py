@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from benchmark_worlds import own
+from training_runs import MODEL, digests, fit, losses
 
 from evaluation.__main__ import main as evaluation
 from segmenters.checkpoint import load
@@ -26,42 +27,11 @@ from training.module import GroupViTModule, OptimizerConfig, warmup_steps
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "training" / "configs"
-MODEL = {
-    "image_size": 32, "patch_size": 8, "width": 16, "heads": 2, "mlp_width": 32, "depths": [1, 1, 1], "groups": [4, 2],
-    "assign_widths": [8, 32], "text_width": 16, "text_heads": 2, "text_mlp_width": 32, "text_layers": 1,
-    "projection_hidden": 24, "projection": 8,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def config(finished, tmp_path_factory) -> Path:
-    """A configuration of a tiny model on the tiny world: 9 steps of 8 samples an epoch.
-
-    Runs are compared to the last digit, so all use one thread: sums in another order round otherwise, and a group that is
-    drawn otherwise makes that large.
-    """
-    torch.set_num_threads(1)
-    path = tmp_path_factory.mktemp("training") / "tiny.yaml"
-    values = {
-        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 3, "gradient_clip_val": 5.0, "log_every_n_steps": 1,
-                    "num_sanity_val_steps": 0},
-        "model": {"sizes": MODEL, "optimizer": {"reference_batch": 8, "warmup_epochs": 1}},
-        "data": {"archives": str(finished), "batch_size": 8, "workers": 0, "shuffle": 10},
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def fit(config: Path, output: Path, *more: str) -> int:
-    return main(["fit", "--config", str(config), "--output", str(output), *more])
-
-
-def losses(output: Path, version: int = 0) -> dict[int, tuple[str, ...]]:
-    """Step -> what was logged at it."""
-    with open(output / "logs" / f"version_{version}" / "metrics.csv") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("train/loss")]
-    names = ("train/loss", "train/caption_loss", "train/prompt_loss", "train/retrieval_accuracy", "train/rate")
-    return {int(row["step"]): tuple(row[name] for name in names) for row in rows}
+def config(tiny_training) -> Path:
+    return tiny_training
 
 
 @pytest.fixture(scope="session")
@@ -168,8 +138,13 @@ def test_a_checkpoint_named_by_its_path_brings_its_sizes(uninterrupted, config, 
 
 
 def test_an_earlier_run_is_not_written_over(uninterrupted, config, capsys):
-    assert fit(config, uninterrupted) == 1
-    assert "an earlier run is here; add --ckpt_path last to resume it" in capsys.readouterr().err
+    """The same command goes on with it; at its end nothing is left to do, and the files stay as they are."""
+    before = digests(uninterrupted)
+    assert fit(config, uninterrupted) == 0
+    assert digests(uninterrupted) == before
+    text = capsys.readouterr().out
+    assert f"Going on at step 27, from {uninterrupted}/checkpoints/last.ckpt" in text
+    assert "This run is at its end, step 27" in text
 
 
 def test_validation_is_zero_shot_segmentation(config, tmp_path, capsys):
@@ -298,17 +273,20 @@ def test_a_configuration_differs_from_its_baseline_in_the_sampler_only(data):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_packaged_configurations_are_valid(path, capsys):
-    sizes = CONFIGS / "sizes" / f"{path.stem.rpartition('_')[2]}.yaml"  # as make train finds them
-    given = ["--config", str(sizes)] if sizes.exists() else []
+    sizes = CONFIGS / "sizes" / f"{path.stem.rpartition('_')[2]}.yaml"
+    given = sizes.exists()
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *given, "--config", str(path), "--print_config"])
+        main(["fit", "--config", str(path), "--print_config"])
     assert ended.value.code in (0, None)
     values = yaml.safe_load(capsys.readouterr().out)
     assert values["output"] == f"artifacts/training/{path.stem}"
     model = GroupViTModule.__init__.__annotations__
     assert "GroupViTConfig" in model["sizes"]
     assert (values["model"]["sizes"]["image_size"] == 224) == (not given)
-    assert bool(given) == (path.stem.split("_", 1)[1] in ("scenes", "demo"))
+    if given:  # a configuration is complete in itself
+        expected = yaml.safe_load(sizes.read_text())["model"]["sizes"]
+        assert {key: values["model"]["sizes"][key] for key in expected} == expected
+    assert given == (path.stem.split("_", 1)[1] in ("scenes", "demo"))
     if path.stem.split("_", 1)[1] not in ("scenes", "demo"):  # the paper's: docs/method.md §5
         assert values["trainer"]["max_epochs"] == 30
         assert values["trainer"]["gradient_clip_val"] == 5.0

@@ -124,7 +124,7 @@ def test_report_of_a_built_vocabulary_says_how_often_a_word_is_a_noun_and_why_it
         "white,3,0.0053,-0.2500,false,not a noun",
         "cream cone,7,,,false,part of ice cream cone",
     ]
-    assert vocabulary.read_concepts(str(path)) == ["dog"]
+    assert read_concepts(str(path)) == ["dog"]
 
 
 def test_concepts_that_are_matched_as_written_are_stored(tmp_path):

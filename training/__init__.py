@@ -9,7 +9,14 @@ loss.py          contrast with captions and with prompts
 optimizer.py     AdamW and its schedule
 module.py        the training step and validation, for Lightning
 datamodule.py    the data, for Lightning
-resume.py        what makes a resumed run repeat the uninterrupted one
+resume.py        the checkpoint that a run goes on from, and what makes it repeat the uninterrupted one
+settings.py      the settings of a run, and what becomes of others when it goes on
+checkpoints.py   best.ckpt and last.ckpt
+interruption.py  Ctrl-C and SIGTERM
+finite.py        steps that are not finite
+logs.py          TensorBoard and CSV
+shared_memory.py room for the batches of worker processes
 progress.py      what a person sees
+parser.py        help, and what is said of wrong options
 cli.py           the command line
 """

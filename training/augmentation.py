@@ -13,6 +13,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
+from curation.base.errors import one_line
+
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -48,6 +50,20 @@ class Augmentation:
         for name in ("flip", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name}: {getattr(self, name)} is not a probability")
+        if self.color_jitter < 0:
+            raise ValueError(f"augmentation.color_jitter: {self.color_jitter} must not be negative")
+        self._check_policy()
+
+    def _check_policy(self) -> None:
+        """Raises ValueError for a policy that timm does not know; it says so with an assertion, in a worker."""
+        try:
+            self.transform(32)
+        except Exception as error:  # of any kind: what timm makes of a wrong string is not documented
+            reason = f" ({one_line(error, 100)})" if str(error) else ""
+            raise ValueError(
+                f"augmentation.policy: {self.policy!r} is not a policy of timm{reason}; rand-m9-mstd0.5-inc1 is one, "
+                "null is none"
+            ) from None
 
     def transform(self, size: int) -> Transform:
         """Picture to pixels (3, size, size) float32, random."""

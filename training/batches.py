@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -150,22 +151,36 @@ class Loader:
     """The training batches of a rank, epoch after epoch.
 
     ``begun()`` tells how many batches the run has trained on: iteration starts there, so that a run that was killed
-    continues with the batches that the uninterrupted run would have had.
+    continues with the batches that the uninterrupted run would have had. ``steps``: of an epoch, where a limit makes them
+    fewer than there are; with ``repeated`` every epoch has the batches of the first.
     """
 
-    def __init__(self, batches: Batches, processes: int, begun: Callable[[], int]) -> None:
+    def __init__(
+        self, batches: Batches, processes: int, begun: Callable[[], int], steps: int, repeated: bool = False
+    ) -> None:
         self._batches = batches
         self._processes = processes
         self._begun = begun
+        self._steps = steps
+        self._repeated = repeated
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Batches that there are in an epoch; of them, Lightning takes as many as its limit says."""
         return self._batches.plan.steps
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the epoch that the run is in."""
-        epoch, done = divmod(self._begun(), len(self))
-        batches = replace(self._batches, epoch=epoch, done=done)
+        epoch, done = divmod(self._begun(), self._steps)
+        batches = replace(self._batches, epoch=0 if self._repeated else epoch, done=done)
         yield from DataLoader(
-            batches, batch_size=None, num_workers=self._processes, pin_memory=torch.cuda.is_available()
+            batches,
+            batch_size=None,
+            num_workers=self._processes,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_interrupt,
         )
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Let a worker process live through Ctrl-C, which a terminal sends to all: the step that needs its batch is to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
+import shlex
 import sys
-import warnings
-from argparse import ArgumentParser
+from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.console import Console
 
-from curation.base.configuration import did_you_mean
+from curation.base import files
+from curation.base.configuration import require
 from curation.base.errors import CocuError
-from curation.base.terminal import print_error, run_command
-from segmenters.checkpoint import CheckpointError, read_lightning
+from curation.base.terminal import INTERRUPTED, print_error, run_command
+from segmenters.checkpoint import CheckpointError
+from training import resume
+from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
 from training.datamodule import ArchiveDataModule
+from training.interruption import Interrupted, Interruption
+from training.logs import loggers
 from training.module import SCORE, GroupViTModule
 from training.negatives import NEGATIVES
+from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, from_lightning, quiet_lightning, reason
 from training.progress import TrainingProgress
+from training.settings import RunSettings, flat
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # TrainingProgress shows both
 CHECKPOINTS = {"auto_insert_metric_name": False, "enable_version_counter": False}
 BEST = {"monitor": SCORE, "mode": "max", "filename": "best", "save_weights_only": False, **CHECKPOINTS}
 LAST = {"save_top_k": 0, "save_last": True, **CHECKPOINTS}
-
-DESCRIPTION = """\
-Train GroupViT on image-text shards and their concept archives.
-
-  python -m training fit --config training/configs/cocu_cc12m.yaml
-  python -m training fit --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
-  python -m training fit --config training/configs/cocu_cc12m.yaml --ckpt_path last        (resume after an interruption)
-  python -m training fit --config training/configs/sizes/demo.yaml --config training/configs/cocu_demo.yaml
-  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
-  python -m training fit --help       (every option)
-"""
 
 
 class ConfigError(CocuError):
@@ -50,19 +48,43 @@ class TrainingCLI(LightningCLI):
 
     model: GroupViTModule
     datamodule: ArchiveDataModule
+    checkpoint: resume.Checkpoint | None = None  # that is gone on from, or scored
 
     # --- options ----------------------------------------------------------------------------------------------------------
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Our own options, and what follows from them."""
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What is offered: not predict, which ``python -m evaluation.segment`` does for images."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own options come first in the help."""
         parser.add_argument("--output", default="artifacts/training", help="folder of checkpoints and logs")
+        parser.add_argument(
+            "--resume",
+            type=bool,
+            default=True,
+            help="go on from the checkpoints in the output folder, if there are any; no: set them aside and begin anew",
+        )
         parser.add_argument(
             "--save_every", type=int, default=1000, help="steps between two writes of checkpoints/last.ckpt"
         )
-        for name, defaults in (("best_checkpoint", BEST), ("last_checkpoint", LAST)):
-            parser.add_lightning_class_args(ModelCheckpoint, name)
+        super().add_default_arguments_to_parser(parser)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Model and data, then Lightning's trainer."""
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(self._datamodule_class, "data")
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in QUIET.items()})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Checkpoints, and what follows from other options."""
+        kinds = (("best_checkpoint", BestCheckpoint, BEST), ("last_checkpoint", LastCheckpoint, LAST))
+        for name, kind, defaults in kinds:
+            parser.add_lightning_class_args(kind, name)
             parser.set_defaults({f"{name}.{key}": value for key, value in defaults.items()})
-            parser.link_arguments("output", f"{name}.dirpath", compute_fn=checkpoints_in)
+            parser.link_arguments("output", f"{name}.dirpath", compute_fn=resume.checkpoints_in)
 
         parser.link_arguments("output", "trainer.default_root_dir")
         parser.link_arguments("save_every", "last_checkpoint.every_n_train_steps")
@@ -72,13 +94,59 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
         explain(parser, "data.negatives", {name: kind.sentence for name, kind in NEGATIVES.items()})
 
+    # --- the checkpoint ---------------------------------------------------------------------------------------------------
+
     def _parse_ckpt_path(self) -> None:
-        """Lightning's hook: the sizes in a checkpoint that is named by its path replace those of the configuration."""
-        subcommand = self.config.get("subcommand")
-        path = self.config[subcommand].get("ckpt_path") if subcommand else None
-        if path and os.path.isfile(path):
-            sizes = {"model": {"sizes": read_lightning(path).sizes}}
+        """Lightning's hook: find the checkpoint, if any.
+
+        The sizes in it replace those of the configuration, but where a run goes on in its own folder: there they must be
+        the same. Raises CheckpointError, and CocuError for settings that cannot change.
+        """
+        subcommand = self.config["subcommand"]
+        config = self.config[subcommand]
+        require(
+            not files.is_remote(config.output),
+            f"output: {config.output} is an address; checkpoints need a local folder",
+        )
+        path = self._chosen_path(subcommand, config)
+        if path is None:
+            return
+
+        self.checkpoint = resume.read(path)
+        if subcommand != "fit" or path == config.ckpt_path:
+            sizes = {"model": {"sizes": self.checkpoint.sizes}}
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
+        if subcommand == "fit":
+            changed = resume.changed_settings(self.checkpoint, self._settings())
+            lines = [f"Going on at step {self.checkpoint.step:,}, from {path}", *(f"  {change}" for change in changed)]
+            say("\n".join(lines))
+
+    def _chosen_path(self, subcommand: str, config: Any) -> str | None:
+        """The file of the checkpoint: the one that is named, else what an earlier run left."""
+        path = config.get("ckpt_path")
+        if path in (resume.BEST, resume.LAST):
+            return resume.named(config.output, path)
+        if path:
+            require(not files.is_remote(path), f"ckpt_path: {path} is an address; copy the checkpoint here first")
+            require(os.path.isfile(path), f"{path}: no such checkpoint; name a .ckpt, best or last")
+            return str(path)
+        if subcommand != "fit":
+            raise CheckpointError(
+                f"{subcommand}: no checkpoint is named, and random weights have no score; add --ckpt_path best"
+            )
+        wanted = config.resume and not config.trainer.fast_dev_run
+        return resume.earlier(config.output) if wanted else None
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides the run, by dotted key."""
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        return flat(yaml.safe_load(text)[self.config.subcommand])
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Lightning's hook: what fit, validate or test is called with."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.checkpoint.path if self.checkpoint else None
+        return kwargs
 
     # --- instances --------------------------------------------------------------------------------------------------------
 
@@ -86,104 +154,128 @@ class TrainingCLI(LightningCLI):
         """Make model, data and trainer. Raises ConfigError for values that do not fit together."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+            raise ConfigError(reason(error)) from error
         self.model.data = self.datamodule
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with loggers into the output folder unless the configuration names others."""
-        self.trainer_defaults["callbacks"] = [TrainingProgress(self.datamodule)]
         config = self.config[self.config.subcommand]
+        self.trainer_defaults["callbacks"] = [TrainingProgress(self.datamodule), Interruption()]
+        if self.config.subcommand == "fit":
+            self.trainer_defaults["callbacks"].append(RunSettings(self._settings()))
         if config.trainer.logger in (None, True) and "logger" not in kwargs:
             written = self.config.subcommand == "fit" and not config.trainer.fast_dev_run
             kwargs["logger"] = loggers(config.output) if written else False
         return super().instantiate_trainer(**kwargs)
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Lightning's hook: no checkpoints where the trainer is to keep none, and ours written whole or not at all."""
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, CheckpointCallback)]
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, CheckpointFiles()]
+        return super()._instantiate_trainer({**config, "plugins": plugins}, callbacks)
+
     # --- runs -------------------------------------------------------------------------------------------------------------
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Lightning's hook: what fit, validate or test is called with. "best" and "last" are files of the output folder."""
-        kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if kwargs.get("ckpt_path") in ("best", "last"):
-            path = os.path.join(checkpoints_in(self.config[subcommand].output), kwargs["ckpt_path"] + ".ckpt")
-            if not os.path.isfile(path):
-                raise CheckpointError(f"{path}: no such checkpoint; train first, or name another --output")
-            kwargs["ckpt_path"] = path
-        return kwargs
-
     def before_fit(self) -> None:
-        """Refuse to write over another run's checkpoints."""
+        """Make room where a run begins anew."""
         config = self.config.fit
-        last = os.path.join(checkpoints_in(config.output), "last.ckpt")
-        if os.path.exists(last) and config.ckpt_path is None and not config.trainer.fast_dev_run:
-            raise CheckpointError(
-                f"{last}: an earlier run is here; add --ckpt_path last to resume it, or name another --output"
+        if not config.trainer.fast_dev_run:
+            make_room(config.output, anew=not config.resume and config.ckpt_path is None)
+
+    def after_fit(self) -> None:
+        """Say where nothing was left to do."""
+        if self.checkpoint and self.trainer.global_step == self.checkpoint.step:
+            say(
+                f"This run is at its end, step {self.checkpoint.step:,}: {self.checkpoint.path}; raise trainer.max_epochs "
+                "(or max_steps) to train on, or begin anew with --resume no"
             )
 
 
-def checkpoints_in(output: str) -> str:
-    """The folder of a run's checkpoints."""
-    return os.path.join(output, "checkpoints")
+@rank_zero_only
+def make_room(output: str, anew: bool) -> None:
+    """Set the checkpoints of an earlier run aside where one begins anew, and clear away what a killed one left."""
+    folder = resume.set_aside(output) if anew else None
+    if folder:
+        say(f"The checkpoints of the earlier run are in {folder}")
+    remove_leftovers(resume.checkpoints_in(output))
 
 
-def loggers(output: str) -> list[Any]:
-    """TensorBoard and CSV, side by side in ``output/logs/version_N``."""
-    board = TensorBoardLogger(output, name="logs")
-    return [board, CSVLogger(output, name="logs", version=board.version)]
-
-
-# --- help and errors ------------------------------------------------------------------------------------------------------
-
-
-class Parser(LightningArgumentParser):
-    """Suggests the nearest option for one that does not exist."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """End with one line."""
-        text = " ".join(str(message).split())
-        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
-        print_error(text + (did_you_mean(unknown[1], option_names(self)) if unknown else ""))
-        sys.exit(2)
-
-
-def option_names(parser: ArgumentParser) -> list[str]:
-    """The dotted names of a parser's options, and of its subcommands'."""
-    names = [action.dest for action in parser._actions]
-    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-    return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
-
-
-def explain(parser: ArgumentParser, option: str, sentences: dict[str, str]) -> None:
-    """Let ``--help`` say what each value of an option means."""
-    (action,) = (action for action in parser._actions if action.dest == option)
-    values = "; ".join(f"{name}: {sentence}" for name, sentence in sentences.items())
-    action.help = f"{action.help} {values}"
+@rank_zero_only
+def say(text: str) -> None:
+    """Print on the first process."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 # --- main -----------------------------------------------------------------------------------------------------------------
 
 
-def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule) -> int:
-    """Run; returns the exit code. ``module``: what is trained, and how."""
+def main(
+    arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule, prog: str = "python -m training"
+) -> int:
+    """Run; returns the exit code. ``module``: what is trained, and how; ``prog``: the command that this is."""
     quiet_lightning()
 
-    def work() -> None:
-        TrainingCLI(
-            module,
-            ArchiveDataModule,
-            seed_everything_default=0,
-            trainer_defaults={**QUIET},
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": DESCRIPTION, "prog": "python -m training"},
-            parser_class=Parser,
-            args=arguments,
-        )
+    def work() -> int:
+        try:
+            TrainingCLI(
+                module,
+                ArchiveDataModule,
+                seed_everything_default=0,
+                trainer_defaults={},
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={"description": DESCRIPTION, "prog": prog, "formatter_class": HelpFormatter},
+                parser_class=Parser,
+                args=arguments,
+                auto_configure_optimizers=False,
+            )
+        except (ValueError, RuntimeError, MisconfigurationException) as error:
+            if not from_lightning(error):
+                raise
+            raise ConfigError(reason(error)) from error
+        except Interrupted as interrupted:
+            say_how_to_go_on(interrupted.step, prog, arguments)
+            return 128 + interrupted.signal
+        except SystemExit as ended:
+            if not isinstance(ended.__context__, KeyboardInterrupt):
+                raise
+            say_how_to_go_on(None, prog, arguments)
+            return INTERRUPTED
+        return 0
 
     return run_command(work)
 
 
-def quiet_lightning() -> None:
-    """Leave out what Lightning says to people who write training loops."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+@rank_zero_only
+def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
+    """Print the command that goes on with a run that was ended."""
+    state = "ended" if step is None else f"ended, with the state of step {step:,} in last.ckpt"
+    if isinstance(arguments, Mapping):  # from Python, which has no command line
+        print_error(state, "interrupted", "bold yellow")
+        return
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    last = [] if step is None else ["--ckpt_path", "last"]
+    print_error(f"{state}; to go on: {command(prog, words, last)}", "interrupted", "bold yellow")
+
+
+def command(prog: str, words: list[str], last: list[str]) -> str:
+    """The command that goes on: the same, by the Python that runs this, without what says where to begin.
+
+    >>> words = ["fit", "--resume", "no", "--output", "my run"]
+    >>> command("python -m training", words, ["--ckpt_path", "last"]).partition(" ")[2]
+    "-m training fit --output 'my run' --ckpt_path last"
+    """
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        option, _, value = word.partition("=")
+        if not skip and option not in ("--resume", "--ckpt_path"):
+            kept.append(word)
+        skip = not skip and option in ("--resume", "--ckpt_path") and not value
+    python = os.path.relpath(sys.executable)
+    python = sys.executable if python.startswith(os.pardir) else python
+    return f"{shlex.quote(python)} {prog.partition(' ')[2]} {shlex.join([*kept, *last])}"

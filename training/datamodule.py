@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from curation.archive import ConceptArchive, Filter, Sampler, list_sources
+from curation.base import files
 from curation.base.configuration import require, require_one_of
+from curation.base.errors import CocuError, listed
 from segmenters.groupvit import GroupViTConfig
 from training.augmentation import Augmentation, plain_transform
 from training.batches import Batch, Batches, Loader, collate, grouped
 from training.negatives import NEGATIVES
-from training.plan import Plan, Span
+from training.plan import Plan, PlanError, Span, limited
 from training.resume import batches_begun
+from training.settings import OTHERWISE
+from training.shared_memory import check_shared_memory
 from training.stream import Stream, TrainingShard, count_pairs
 
 
@@ -98,16 +103,26 @@ class ArchiveDataModule(LightningDataModule):
             not self.tars or not require_archives,
             "data.shards: these tars have no archives; set data.require_archives to false to use them",
         )
+        require(
+            filter == Filter() or not sampler.method.of_caption,
+            f"data.filter: sampler {sampler.kind} draws from captions, which no filter applies to; leave data.filter out, "
+            "or choose another data.sampler.kind",
+        )
         self.shards: tuple[TrainingShard, ...] = ()
         self._plan: Plan | None = None
 
     def setup(self, stage: str) -> None:
         """Find the shards, count their samples, and split them over ranks and workers.
 
-        Raises CocuError for data that is missing, and PlanError where there is too little of it.
+        Raises CocuError for data that is missing and for shared memory that is too small, and PlanError where there is too
+        little data.
         """
         if self._plan is not None:
             return
+        self._check_validation_shards()
+        if stage == "fit":
+            devices = getattr(self.trainer, "num_devices", 1)
+            check_shared_memory(self.batch_size * 3 * self.image_size**2 * 4, self.workers * devices)
         runs = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
         if self.filter != Filter():
             runs = [replace(run, filters=(self.filter,)) for run in runs]
@@ -128,10 +143,53 @@ class ArchiveDataModule(LightningDataModule):
             raise RuntimeError("the data has no plan before setup")
         return self._plan
 
+    def _check_validation_shards(self) -> None:
+        """Raises CocuError for a tar of validation that is missing: before the first step, not at the first validation."""
+        for source in list_sources(self.validation_shards, self.image, self.caption):
+            if not files.is_remote(source.path):
+                require(files.exists(source.path), f"data.validation_shards: {source.path}: no such file")
+
     @property
     def steps(self) -> int:
-        """Batches of an epoch on each device. Raises RuntimeError before :meth:`setup`."""
-        return self.plan.steps
+        """Batches of an epoch on each device, by the trainer's limits. Raises RuntimeError before :meth:`setup`."""
+        return limited(self.plan.steps, self._limit) if self.trainer else self.plan.steps
+
+    @property
+    def _limit(self) -> int | float:
+        """Lightning's limit of an epoch: batches, or their share; overfit_batches is the one where it is set."""
+        assert self.trainer is not None
+        return self.trainer.overfit_batches or self.trainer.limit_train_batches  # type: ignore[attr-defined]
+
+    # --- going on ---------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides which samples each step has; goes into checkpoints."""
+        plan = self.plan
+        return {
+            "data": files.digest([[shard.source.name for shard in self.shards], plan.rows]),
+            "devices": plan.ranks,
+            "batch_size": plan.batch_size,
+            "workers": plan.workers,
+            "shuffle": self.shuffle,
+            "seed": plan.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises PlanError for a run that goes on with another order of samples: some would be repeated, others skipped."""
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        for key, now in self.state_dict().items():
+            before = state_dict[key]
+            if now == before:
+                continue
+            if key == "data":
+                raise PlanError(
+                    f"data: this run has other tars, or other samples in them; give it those of before, {OTHERWISE}"
+                )
+            name = {"devices": "trainer.devices", "seed": "seed_everything"}.get(key, f"data.{key}")
+            raise PlanError(f"{name}: this run has {before}, not {now}; set it to {before}, {OTHERWISE}")
+
+    # --- batches ----------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
@@ -139,7 +197,9 @@ class ArchiveDataModule(LightningDataModule):
         stream = Stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives)
         transform = partial(self.augmentation.transform, self.image_size)
         batches = Batches(stream, self.plan, transform, self.text_context, self.trainer.global_rank)
-        return Loader(batches, self.workers, partial(batches_begun, self.trainer))
+        begun = partial(batches_begun, self.trainer)
+        repeated = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]  # Lightning sets it outside the class
+        return Loader(batches, self.workers, begun, self.steps, repeated)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Pictures as they are, with their captions: all of ``validation_shards``, or one batch of the training data."""
@@ -173,14 +233,20 @@ class ValidationBatches(IterableDataset[Batch]):
     ranks: int
 
     def __iter__(self) -> Iterator[Batch]:
-        """Read and decode."""
+        """Read and decode. Raises CocuError where no sample can be used."""
         spans = [Span(shard, 0, 1 << 60) for shard in range(len(self.stream.shards))]
         outcomes = self.stream.read(spans, epoch=0, reader=0)
         transform = plain_transform(self.image_size)
 
         for number, group in enumerate(grouped(outcomes, self.batch_size * self.ranks)):
+            if number == 0 and len(group.samples) < 2 * self.ranks:
+                names = listed(shard.source.path for shard in self.stream.shards)
+                raise CocuError(
+                    f"data.validation_shards: {names}: {len(group.samples)} samples with image and caption; validation "
+                    f"needs {2 * self.ranks}; see data.image and data.caption, or set trainer.limit_val_batches to 0"
+                )
             share = len(group.samples) // self.ranks
-            if share < self.batch_size and (number > 0 or share < 2):
+            if share < self.batch_size and number > 0:
                 return  # the rest of the samples is less than a batch; only if it is all, it is used
             own = group.samples[self.rank :: self.ranks][:share]
             yield collate(own, transform, self.context, False, group.left_out)

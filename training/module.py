@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from curation.base.errors import CocuError
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
 from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_images
@@ -22,15 +24,12 @@ from evaluation.metric import SegmentationScores
 from segmenters.checkpoint import CheckpointError, load
 from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.batches import Batch
+from training.finite import FiniteSteps, check_finite
 from training.loss import Losses, contrastive_losses
-from training.optimizer import adamw, learning_rate, parameter_groups, scaled
+from training.optimizer import adamw, apply_settings, learning_rate, parameter_groups, scaled
 from training.resume import batches_begun, seed_step
 
 SCORE = "val/score"  # what the best checkpoint is chosen by: mIoU, or retrieval accuracy without a benchmark
-
-
-class NotFiniteError(CocuError):
-    """The loss is not a number. The message is one line with what to try."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class OptimizerConfig:
             raise ValueError(
                 f"optimizer: rate {self.rate} must be above 0, and final_rate {self.final_rate} between 0 and rate"
             )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas: {list(self.betas)} must be two numbers from 0 up to, but not, 1")
         if self.reference_batch < 1 or self.warmup_epochs < 0 or self.weight_decay < 0:
             raise ValueError("optimizer: reference_batch, warmup_epochs and weight_decay must not be negative")
 
@@ -104,6 +105,7 @@ class GroupViTModule(LightningModule):
         prompt_weight: float = 1.0,
         compile: bool = False,
         recompute: bool = False,
+        nonfinite: str = "stop",
         start: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -117,6 +119,8 @@ class GroupViTModule(LightningModule):
             prompt_weight: weight of the multi-label loss; at 0 prompts are not even encoded.
             compile: torch.compile of both towers: slow to start, some ten percent faster afterwards.
             recompute: compute activations again in the backward pass rather than keep them: less memory, more time.
+            nonfinite: what to do about a step whose loss or gradients are not finite: stop, with the last good checkpoint
+                kept, or skip it; skipped steps are counted.
             start: checkpoint of a model of these sizes whose weights training starts from: a folder (ours, Hugging Face's)
                 or a .ckpt; null for random weights. A run that resumes from its own checkpoint does not read it.
             seed: of the random grouping and drop path, for each step apart.
@@ -134,6 +138,7 @@ class GroupViTModule(LightningModule):
         self.caption_weight = caption_weight
         self.prompt_weight = prompt_weight
         self.compiled = compile
+        self.finite = FiniteSteps(nonfinite)
         self.start = start
         self.seed = seed
         self.encode_image = self.model.encode_image
@@ -153,10 +158,26 @@ class GroupViTModule(LightningModule):
             self.encode_image = torch.compile(self.model.encode_image)
             self.encode_texts = torch.compile(self.model.encode_texts)
 
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Lightning's hook: every run of the model, by whatever trainer, looks at its gradients."""
+        return self.finite
+
     def on_fit_start(self) -> None:
         """Take the weights that training starts from, unless the run resumes from its own checkpoint."""
         if self.start and not self.trainer.ckpt_path:
             start_from(self.model, self.start)
+
+    def on_train_start(self) -> None:
+        """Apply the optimizer's settings: a checkpoint that a run goes on from has brought those of before."""
+        (schedule,) = (config.scheduler for config in self.trainer.lr_scheduler_configs)
+        assert isinstance(schedule, LambdaLR)  # that of configure_optimizers
+        peak, _ = self._rates()
+        groups = parameter_groups(self, self.optimizer.weight_decay)
+        apply_settings(schedule, groups, peak, self.optimizer.betas)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook. Raises NotFiniteError rather than let such weights into a checkpoint."""
+        check_finite(checkpoint)
 
     @property
     def image_size(self) -> int:
@@ -202,12 +223,6 @@ class GroupViTModule(LightningModule):
             loss = loss + self.prompt_weight * losses.prompts
 
         self._log_step(loss, losses, len(image))
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it outside the class
-        if self.global_step % every == 0 and not loss.isfinite():
-            raise NotFiniteError(
-                f"the loss is {loss.item()} at step {self.global_step}; lower model.optimizer.rate, lengthen its "
-                "warmup_epochs, or set trainer.precision to 32-true"
-            )
         return loss
 
     def _log_step(self, loss: Tensor, losses: Losses, batch_size: int) -> None:
@@ -245,7 +260,10 @@ class GroupViTModule(LightningModule):
         group = dist.group.WORLD if self.trainer.world_size > 1 else None
         share = Share(self.global_rank, self.trainer.world_size, group)
         limit = 2 * self.trainer.world_size if self.trainer.sanity_checking else self.validation.limit
-        result = evaluate(self.model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share)
+        model = self.model
+        if model.logit_scale.dtype != torch.float32:  # bf16-true and 64-true: benchmarks are evaluated in fp32
+            model = copy.deepcopy(model).float()
+        result = evaluate(model, self.benchmark, batch_size=self.validation.batch_size, limit=limit, share=share)
         self.scores = scores = result.scores
         # In float32, Lightning's type for metrics, an mIoU keeps seven digits.
         self.log_dict({"val/miou": scores.miou, "val/pixel_accuracy": scores.pixel_accuracy, SCORE: scores.miou})
@@ -256,19 +274,22 @@ class GroupViTModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the rates scaled to the global batch, and a schedule by the step."""
         config, trainer = self.optimizer, self.trainer
-        global_batch = self.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        peak = scaled(config.rate, global_batch, config.reference_batch)
-        final = scaled(config.final_rate, global_batch, config.reference_batch)
+        peak, final = self._rates()
 
         total = int(trainer.estimated_stepping_batches)
-        epoch_steps = self.data.steps / trainer.accumulate_grad_batches
+        epoch_steps = self.data.steps / trainer.accumulate_grad_batches  # of a whole epoch, or of one that is limited
         warmup = warmup_steps(config.warmup_epochs, trainer.max_epochs, total, epoch_steps)
 
         optimizer = adamw(parameter_groups(self, config.weight_decay), peak, config.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate(step, total, warmup, peak, final) / peak
-        )
+        schedule = LambdaLR(optimizer, lambda step: learning_rate(step, total, warmup, peak, final) / peak)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rates(self) -> tuple[float, float]:
+        """The learning rates at the peak and at the end, for the global batch."""
+        config, trainer = self.optimizer, self.trainer
+        global_batch = self.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        peak = scaled(config.rate, global_batch, config.reference_batch)
+        return peak, scaled(config.final_rate, global_batch, config.reference_batch)
 
 
 def start_from(model: GroupViT, path: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 FUSED = ("cuda", "cpu")  # devices whose fused AdamW is used; on a CPU it takes a quarter of the time
 
@@ -41,6 +42,24 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, final: float)
 def scaled(rate: float, global_batch: int, reference: int = 4096) -> float:
     """The rate for a batch of ``global_batch`` samples over all ranks, given that for ``reference``: proportional."""
     return rate * global_batch / reference
+
+
+def apply_settings(
+    schedule: LambdaLR,
+    groups: Iterable[dict[str, Any]],
+    peak: float,
+    betas: tuple[float, float],
+) -> None:
+    """Give an optimizer that was restored from a checkpoint, and its schedule, the settings of now.
+
+    groups: :func:`parameter_groups`. Both restore the rates, decay and betas of the run that wrote the checkpoint, of
+    which the schedule of now would be a multiple.
+    """
+    schedule.base_lrs = [peak] * len(schedule.base_lrs)
+    factor = schedule.lr_lambdas[0](schedule.last_epoch)
+    for group, fresh in zip(schedule.optimizer.param_groups, groups, strict=True):
+        group |= {"initial_lr": peak, "lr": peak * factor, "weight_decay": fresh["weight_decay"], "betas": betas}
+    schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
 
 
 def adamw(groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:

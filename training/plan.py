@@ -94,3 +94,12 @@ class Plan:
         """
         part = (worker + done) % self.workers
         return part, done // self.workers + (part < done % self.workers)
+
+
+def limited(steps: int, limit: int | float) -> int:
+    """Batches of an epoch under Lightning's limit_train_batches: a number of batches, or a share of ``steps``.
+
+    >>> limited(9, 3), limited(9, 0.5), limited(9, 1.0), limited(9, 20)
+    (3, 4, 9, 9)
+    """
+    return max(1, min(steps, limit) if isinstance(limit, int) else int(steps * limit))

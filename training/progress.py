@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from typing import Any
@@ -14,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from training.batches import COUNTED, Batch
+from training.checkpoints import LastCheckpoint
 from training.datamodule import ArchiveDataModule
+from training.finite import FiniteSteps
 
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 SMOOTHING = 0.98  # weight of the past in the mean time of a step
@@ -125,15 +128,16 @@ class TrainingProgress(Callback):
         for name, value in trainer.callback_metrics.items():
             if name in ("train/loss", "val/miou", "val/pixel_accuracy", "val/retrieval_accuracy"):
                 table.add_row(f"last {name}", f"{float(value):.4f}")
+        finite = getattr(module, "finite", None)
+        if isinstance(finite, FiniteSteps) and finite.skipped:
+            table.add_row("steps skipped, not finite", f"{finite.skipped:,}")
         for callback in trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint):
-                continue
-            if callback.best_model_score is not None:
+            if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None:
                 table.add_row(f"best {callback.monitor}", f"{float(callback.best_model_score):.2f}")
                 table.add_row("best checkpoint", callback.best_model_path)
-            elif callback.last_model_path:
-                table.add_row("last checkpoint", callback.last_model_path)
-        self._console.print(table)
+            elif isinstance(callback, LastCheckpoint) and callback.saved_step:
+                table.add_row("last checkpoint", callback.path)
+        self._print(trainer, table)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
@@ -157,9 +161,10 @@ class TrainingProgress(Callback):
         steps = trainer.estimated_stepping_batches
         return int(steps) if steps not in (-1, float("inf")) else None
 
-    def _print(self, trainer: Trainer, text: str) -> None:
-        if trainer.is_global_zero:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+    def _print(self, trainer: Trainer, text: str | Table) -> None:
+        with contextlib.suppress(OSError):  # the disk of a log file that is full does not end the run
+            if trainer.is_global_zero:
+                self._console.print(text, highlight=False, soft_wrap=isinstance(text, str), markup=False)
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,94 @@
+"""What a person meets of the command line: help, suggestions for wrong options, and what Lightning prints."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+from curation.base.configuration import did_you_mean
+from curation.base.errors import one_line
+from curation.base.terminal import print_error
+
+DESCRIPTION = """\
+Train GroupViT on image-text shards and their concept archives.
+
+  python -m training fit --config training/configs/cocu_cc12m.yaml
+  python -m training fit --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
+  python -m training fit --config training/configs/cocu_demo.yaml
+  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
+  python -m training fit --help       (every option)
+
+The same command goes on with a run that was ended; --resume no begins anew, another --output leaves it alone.
+"""
+SYNONYMS = {"lr": "rate", "learning_rate": "rate", "wd": "weight_decay", "num_workers": "workers", "bs": "batch_size"}
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Leaves the lines of the examples as they are."""
+
+
+class Parser(LightningArgumentParser):
+    """Suggests the nearest option for one that does not exist."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """End with one line."""
+        text = " ".join(str(message).split())
+        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
+        print_error(text + (suggestion(unknown[1], option_names(self)) if unknown else ""))
+        sys.exit(2)
+
+
+def suggestion(option: str, names: list[str]) -> str:
+    """The option that was meant, ready to end a message with: what others call by another name, or the nearest.
+
+    >>> suggestion("model.optimizer.lr", ["model.optimizer.rate", "model.optimizer.betas"])
+    " (did you mean 'model.optimizer.rate'?)"
+    """
+    if option in names:
+        return ""
+    section, dot, name = option.rpartition(".")
+    synonym = section + dot + SYNONYMS.get(name, name)
+    return did_you_mean(synonym, names)
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """The dotted names of a parser's options, and of its subcommands'."""
+    names = [action.dest for action in parser._actions]
+    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
+
+
+def explain(parser: ArgumentParser, option: str, sentences: dict[str, str]) -> None:
+    """Let ``--help`` say what each value of an option means."""
+    (action,) = (action for action in parser._actions if action.dest == option)
+    values = "; ".join(f"{name}: {sentence}" for name, sentence in sentences.items())
+    action.help = f"{action.help} {values}"
+
+
+def reason(error: Exception) -> str:
+    """Why Lightning refuses something, on one line; of a class that cannot be made, without all that it might have been."""
+    text = one_line(error, 2000)
+    problem = re.search(r"Problem with given class_path .*", text)
+    return (problem[0] if problem else text)[:400]
+
+
+def from_lightning(error: Exception) -> bool:
+    """Whether it is Lightning that refuses something, rather than code of ours that fails."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("lightning.")
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says to people who write training loops."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # their reports, for those who ask for them
+    warnings.filterwarnings("ignore", module="lightning")
