@@ -59,7 +59,8 @@ class Notice:
             if not isinstance(cause, (OSError, OutputError)):
                 raise
             if not self._said:
-                print_error(f"{path}: cannot be written ({cause}); training goes on", "warning", "yellow")
+                with contextlib.suppress(OSError):  # standard error may be a file on the same disk
+                    print_error(f"{path}: cannot be written ({cause}); training goes on", "warning", "yellow")
             self._said = True
 
 
