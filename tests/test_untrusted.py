@@ -97,6 +97,20 @@ def test_a_remote_run_to_retrieve_from_is_not_opened_unasked(copy, offline, caps
     assert not offline
 
 
+def test_weights_on_a_hub_are_not_fetched_unasked(copy, world, capsys, monkeypatch):
+    def refuse(config):
+        raise AssertionError("it was loaded")
+
+    monkeypatch.setattr(measure.encoder, "load", refuse)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    encoder = manifest["config"]["encoder"] | {"model": "hf-hub:evil/model"}
+    forge(copy, config={"encoder": encoder}, paths=[str(world.parent / f"{name}.tar") for name in NAMES])
+    assert measure.main([str(copy)]) == 1
+    error = capsys.readouterr().err
+    assert "hf://evil/model" in error
+    assert "--allow-remote" in error
+
+
 def test_addresses_are_opened_when_that_is_asked_for(finished, copy, world, tmp_path):
     for name in NAMES:
         with files.atomic_write(f"memory://asked/{name}.tar") as stream:

@@ -14,7 +14,7 @@ from curation.base.addresses import redacted
 from curation.base.errors import CocuError, listed
 from curation.base.patterns import split
 from curation.base.recorded import check_openable, resolve_recorded
-from curation.config import CurationConfig, VocabularyConfig, from_mapping, resolve_paths
+from curation.config import CurationConfig, EncoderConfig, VocabularyConfig, from_mapping, resolve_paths
 from curation.samples import Shard, list_imports, list_shards
 
 COUNTS = {
@@ -138,6 +138,14 @@ def tar_of(run: Run, shard: Shard) -> str:
     """The address of a shard's tar, to be read. Raises InputError for one that must not be opened unasked."""
     check_openable(shard.path, run.folder, run.allow_remote)
     return shard.path
+
+
+def encoder_of(run: Run) -> EncoderConfig:
+    """The encoder that a run recorded, to be loaded. Raises InputError for weights that must not be fetched unasked."""
+    repository = run.config.encoder.model
+    if repository.startswith("hf-hub:"):
+        check_openable(repository.replace("hf-hub:", "hf://", 1), run.folder, run.allow_remote)
+    return run.config.encoder
 
 
 # --- the configuration as a run records it ------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
 from curation.run.curator import Curator, read_calibration
 from curation.run.indexes import check_retrieved, open_searched
-from curation.run.run import Run, open_run
+from curation.run.run import Run, encoder_of, open_run, tar_of
 from curation.run.texts import caption_part, given_captions, gives_captions
 from curation.tools.quality import CUTS, LabelledData, Quality, quality, without
 from curation.tools.truth import read_labelled, read_labelled_by
@@ -73,9 +73,10 @@ def _caption_embeddings(run: Run) -> np.ndarray:
         with open_parquet(run.of_shard("embeddings", shard)) as file:
             table = file.read(["key", "caption"])
         if gives_captions(run.config):
+            tar_of(run, shard)  # is it to be opened?
             parts.append(given_captions(shard, table["key"].to_pylist()))
         else:
-            parts.append(encoder.load(run.config.encoder).encode_texts(table["caption"].to_pylist()))
+            parts.append(encoder.load(encoder_of(run)).encode_texts(table["caption"].to_pylist()))
     return np.concatenate(parts)
 
 
