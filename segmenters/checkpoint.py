@@ -58,8 +58,12 @@ def load(path: str | Path) -> Loaded:
         raise CheckpointError(
             f"{path}: no such checkpoint; give a folder with config.json and model.safetensors, or a .ckpt"
         )
-    sizes, weights = read_lightning(path)
-    return _filled(_empty(sizes, path), weights, path, "lightning")
+    return from_lightning(read_lightning(path), path)
+
+
+def from_lightning(content: LightningContent, path: Path) -> Loaded:
+    """The model of a training checkpoint that has been read from ``path``. Raises CheckpointError for another model's."""
+    return _filled(_empty(content.sizes, path), content.weights, path, "lightning")
 
 
 def latest(folder: str | Path = "artifacts") -> Path:
