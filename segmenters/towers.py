@@ -105,7 +105,7 @@ class TransformerTower(Tower):
         return x, grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1 + h·w, W); those of places are interpolated bicubically for another grid than the native one."""
+        """Position embeddings (1 + h·w, W); those of places are interpolated bicubically for any other grid."""
         positions = self.visual.positional_embedding
         native = tuple(self.visual.grid_size)
         if grid == native:
