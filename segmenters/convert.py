@@ -10,8 +10,11 @@ from typing import Any
 
 from curation.base import files
 from curation.base.terminal import run_command
-from segmenters.checkpoint import CheckpointError, load, save, save_huggingface
+from segmenters.checkpoint import CheckpointError, save, save_huggingface
+from segmenters.dense import DenseCLIP
 from segmenters.groupvit import MEAN, STD, GroupViTConfig
+from segmenters.opening import open_segmenter
+from segmenters.pretrained import save_folder
 from segmenters.text import tokenizer
 
 SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
@@ -29,6 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
       back to config.json and model.safetensors as training and evaluation read them
   python -m segmenters.convert artifacts/my-run/last.ckpt groupvit --to cocu
       only the weights of a training checkpoint, without the optimizer's state
+  python -m segmenters.convert artifacts/training/dense_demo/checkpoints/last.ckpt clip
+      a CLIP from dense training to open_clip: open_clip.create_model_and_transforms("local-dir:clip")
 
 The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,8 +42,8 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
     parser.add_argument("target", help="the folder to write; it must not exist, or be empty")
     parser.add_argument(
         "--to",
-        choices=("huggingface", "cocu"),
-        help="the kind of folder to write (default: cocu for a Hugging Face folder, else huggingface)",
+        choices=("huggingface", "cocu", "open_clip"),
+        help="the kind of folder (default: open_clip for a CLIP, cocu for a Hugging Face folder, else huggingface)",
     )
     return parser
 
@@ -46,19 +51,25 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
 def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
     """Write the folder ``target`` and return what was done, in a line.
 
-    ``kind``: "huggingface", "cocu", or None for the other one. Raises CheckpointError for a source that is no checkpoint
-    and for a target that holds something. The folder appears whole or not at all.
+    ``kind``: "huggingface", "cocu", or None for the other one; "open_clip" for a CLIP. Raises CheckpointError for
+    a source that is no checkpoint and for a target that holds something. The folder appears whole or not at all.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
 
-    loaded = load(source)
-    kind = kind or ("cocu" if loaded.kind == "huggingface" else "huggingface")
+    loaded = open_segmenter(source)
+    dense = isinstance(loaded.model, DenseCLIP)
+    kind = kind or ("open_clip" if dense else "cocu" if loaded.kind == "huggingface" else "huggingface")
+    if dense != (kind == "open_clip"):
+        possible = "open_clip" if dense else "huggingface or cocu"
+        raise CheckpointError(f"{source}: cannot become a folder of kind {kind}; use --to {possible}")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
 
-    if kind == "huggingface":
+    if isinstance(loaded.model, DenseCLIP):
+        save_folder(loaded.model, partial)
+    elif kind == "huggingface":
         save_huggingface(loaded.model, partial)
         save_processor(loaded.model.config, partial)
     else:

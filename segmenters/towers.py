@@ -7,6 +7,8 @@ longer strides, so that the same weights see the same surroundings of each of mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,6 +41,14 @@ class Tower:
     def whole(self, pixels: Tensor, places: Tensor) -> Tensor:
         """Embeddings (B, D) of the images, not normalised; ``places`` are theirs."""
         return places.mean((2, 3))
+
+    def projection(self) -> Iterator[nn.Parameter]:
+        """The parameters between the last features and the embedding."""
+        raise NotImplementedError
+
+    def unused(self) -> Iterator[nn.Parameter]:
+        """The parameters that no place passes."""
+        return iter(())
 
 
 def open_tower(visual: Any, reading: str | None, stride: int | None) -> Tower:
@@ -88,6 +98,16 @@ class TransformerTower(Tower):
         x, _ = self._before_last(pixels)
         pooled, _ = self.visual._pool(self.visual.transformer.resblocks[-1](x))
         return pooled @ self.visual.proj
+
+    def projection(self) -> Iterator[nn.Parameter]:
+        """The last norm and the projection."""
+        return iter([*self.visual.ln_post.parameters(), self.visual.proj])
+
+    def unused(self) -> Iterator[nn.Parameter]:
+        """The second half of the last block, where the reading leaves it out."""
+        block = self.visual.transformer.resblocks[-1]
+        skipped = [] if READINGS[self.reading].whole_block else [block.ln_2, block.mlp, block.ls_2]
+        return chain.from_iterable(module.parameters() for module in skipped)
 
     def _before_last(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """What the last block gets, (B, 1 + h·w, W), and the grid of places."""
@@ -151,31 +171,50 @@ class TimmTower(Tower):
         embedded = self.visual.head(self.visual.trunk.forward_head(each))  # (B·h·w, D)
         return embedded.view(count, height, width, -1).permute(0, 3, 1, 2)
 
+    def projection(self) -> Iterator[nn.Parameter]:
+        """The head."""
+        return chain(self.visual.trunk.get_classifier().parameters(), self.visual.head.parameters())
+
 
 def restride(visual: Any, stride: int) -> None:
-    """Give a timm network places ``stride`` pixels apart, with the weights it has. Raises CocuError where it cannot."""
+    """Give a timm network places ``stride`` pixels apart, with the weights it has. Raises CocuError where it cannot.
+
+    A ResNet loses the stride of its first pooling, then that of its stem: it sees everything finer, as in a larger picture,
+    at less cost. Places of later layers that lose theirs would be as blurred as before. Other networks do as timm's
+    ``output_stride`` has it: late layers are dilated.
+    """
+    trunk = visual.trunk
+    own = _measured_stride(trunk)
+    stem = trunk.conv1[0] if isinstance(getattr(trunk, "conv1", None), nn.Sequential) else getattr(trunk, "conv1", None)
+    early = [layer for layer in (getattr(trunk, "maxpool", None), stem) if isinstance(layer, nn.MaxPool2d | nn.Conv2d)]
+    factors = {own >> count: early[:count] for count in range(len(early) + 1)}
+    if len(early) < 2 and stride != own:
+        visual.trunk = _dilated(trunk, stride)
+        return
+
+    for layer in factors.get(stride, []):
+        layer.stride = 1 if isinstance(layer, nn.MaxPool2d) else (1, 1)
+
+
+def _dilated(trunk: Any, stride: int) -> Any:
+    """The same timm network with the ``output_stride`` that is asked for. Raises CocuError where it has no such one."""
     import timm
 
-    trunk = visual.trunk
-    options = {"num_classes": trunk.num_classes, "output_stride": stride}
     name = trunk.default_cfg["architecture"]
     try:
-        finer = timm.create_model(name, pretrained=False, **options)
-        finer.reset_classifier(0, global_pool=trunk.global_pool.pool_type)
+        finer = timm.create_model(name, pretrained=False, num_classes=trunk.num_classes, output_stride=stride)
+        finer.reset_classifier(0, global_pool="avg")
         finer.load_state_dict(trunk.state_dict())
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = one_line(error) or type(error).__name__
-        raise CocuError(
-            f"stride: {name} cannot have places {stride} pixels apart ({reason}); try 32, 16 or 8"
-        ) from None
-    visual.trunk = finer.train(trunk.training)
+        raise CocuError(f"stride: {name} cannot have places {stride} pixels apart ({reason})") from None
+    return finer.train(trunk.training)
 
 
 def _measured_stride(trunk: Any) -> int:
     """Pixels between the places of a network's last map. Raises CocuError where no map is pooled by its mean."""
-    pool = getattr(getattr(trunk, "global_pool", None), "pool_type", None)
-    if pool is None:
-        pool = getattr(getattr(getattr(trunk, "head", None), "global_pool", None), "pool_type", None)
+    holder = trunk if hasattr(trunk, "global_pool") else getattr(trunk, "head", None)
+    pool = getattr(getattr(holder, "global_pool", None), "pool_type", None)
     side = 256
     with torch.no_grad():
         training = trunk.training
@@ -208,6 +247,11 @@ class ResNetTower(Tower):
         embedded = visual.attnpool.c_proj(visual.attnpool.v_proj(x.permute(0, 2, 3, 1)))  # (B, h, w, D)
         return embedded.permute(0, 3, 1, 2)
 
-    def whole(self, pixels: Tensor, places: Tensor) -> Tensor:
-        """The mean of the places: what the attention pool takes has one size only."""
-        return places.mean((2, 3))
+    def projection(self) -> Iterator[nn.Parameter]:
+        """Values and their projection."""
+        return chain(self.visual.attnpool.v_proj.parameters(), self.visual.attnpool.c_proj.parameters())
+
+    def unused(self) -> Iterator[nn.Parameter]:
+        """Queries, keys and positions of the attention that pools."""
+        pool = self.visual.attnpool
+        return chain(pool.q_proj.parameters(), pool.k_proj.parameters(), [pool.positional_embedding])

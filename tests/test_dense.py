@@ -13,6 +13,7 @@ from tiny_clip import MEAN, STD, VISION, model_config, save_clip, tiny_clip
 from torch.nn import functional as F
 
 from curation.base.errors import CocuError
+from segmenters.dense import DenseCLIP, DenseConfig
 from segmenters.groupvit import MEAN as OURS
 from segmenters.groupvit import STD as SPREAD
 from segmenters.opening import open_segmenter
@@ -152,17 +153,25 @@ def test_a_finer_stride_has_more_places_and_the_same_weights(kind, own, finer):
     assert fine.encode_places(pixels).shape[2:] == (64 // finer, 64 // finer)
 
 
-def test_a_finer_stride_sees_what_the_own_stride_sees_of_a_shifted_image():
-    # Half a stride of shift moves the dilated map by one place; away from the edges nothing else changes.
-    model = tiny_clip("timm", stride=16)
-    coarse = tiny_clip("timm")
+@pytest.mark.parametrize("stride", [16, 8])
+def test_a_finer_resnet_loses_its_first_strides(stride):
+    model, coarse = tiny_clip("timm", stride=stride), tiny_clip("timm")
     model.load_state_dict(coarse.state_dict())
-    pixels = torch.randn(1, 3, 512, 512)
-    fine = model.encode_places(pixels)[0, :, ::2, ::2]
-    own = coarse.encode_places(pixels)[0]
-    middle = slice(5, 11)
-    similar = F.cosine_similarity(fine[:, middle, middle], own[:, middle, middle], dim=0)
-    assert similar.min() > 0.98
+    trunk, pixels = coarse.clip.visual.trunk, torch.randn(1, 3, 64, 64)
+    if stride == 8:
+        trunk.conv1[0].stride = (1, 1)
+    x = trunk.act1(trunk.bn1(trunk.conv1(coarse._own(pixels))))
+    x = F.max_pool2d(x, 3, stride=1, padding=1)
+    for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
+        x = layer(x)
+    expected = torch.einsum("bchw,dc->bdhw", x, coarse.clip.visual.head.proj.weight)
+    torch.testing.assert_close(model.encode_places(pixels), expected)
+
+
+def test_networks_without_a_first_pooling_are_dilated():
+    options = {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    model = DenseCLIP(DenseConfig({**model_config("timm"), "vision_cfg": options}, stride=16))
+    assert model.encode_places(torch.randn(1, 3, 64, 64)).shape[2:] == (4, 4)
 
 
 @pytest.mark.parametrize(

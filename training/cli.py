@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser
+from itertools import pairwise
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -15,11 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from curation.base.configuration import did_you_mean
+from curation.base.configuration import did_you_mean, read_yaml
 from curation.base.errors import CocuError
 from curation.base.terminal import print_error, run_command
 from segmenters.checkpoint import CheckpointError, read_lightning
 from training.datamodule import ArchiveDataModule
+from training.dense import DenseModule
+from training.labels import LabelDataModule
 from training.module import SCORE, GroupViTModule
 from training.negatives import NEGATIVES
 from training.progress import TrainingProgress
@@ -30,12 +33,13 @@ BEST = {"monitor": SCORE, "mode": "max", "filename": "best", "save_weights_only"
 LAST = {"save_top_k": 0, "save_last": True, **CHECKPOINTS}
 
 DESCRIPTION = """\
-Train GroupViT on image-text shards and their concept archives.
+Train GroupViT, or the places of a CLIP (model.encoder), on image-text shards and their concept archives.
 
   python -m training fit --config training/configs/cocu_cc12m.yaml
   python -m training fit --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
   python -m training fit --config training/configs/cocu_cc12m.yaml --ckpt_path last        (resume after an interruption)
   python -m training fit --config training/configs/sizes/demo.yaml --config training/configs/cocu_demo.yaml
+  python -m training fit --config training/configs/dense_demo.yaml
   python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
   python -m training fit --help       (every option)
 """
@@ -76,7 +80,7 @@ class TrainingCLI(LightningCLI):
         """Lightning's hook: the sizes in a checkpoint that is named by its path replace those of the configuration."""
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
-        if path and os.path.isfile(path):
+        if path and os.path.isfile(path) and not issubclass(self._model_class, DenseModule):
             sizes = {"model": {"sizes": read_lightning(path).sizes}}
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
 
@@ -163,14 +167,15 @@ def explain(parser: ArgumentParser, option: str, sentences: dict[str, str]) -> N
 # --- main -----------------------------------------------------------------------------------------------------------------
 
 
-def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule) -> int:
-    """Run; returns the exit code. ``module``: what is trained, and how."""
+def main(arguments: ArgsType = None, module: type[GroupViTModule | DenseModule] | None = None) -> int:
+    """Run; returns the exit code. ``module``: what is trained, and how; None: what the arguments ask for."""
     quiet_lightning()
 
     def work() -> None:
+        chosen = module or (DenseModule if names_encoder(arguments) else GroupViTModule)
         TrainingCLI(
-            module,
-            ArchiveDataModule,
+            chosen,
+            LabelDataModule if issubclass(chosen, DenseModule) else ArchiveDataModule,
             seed_everything_default=0,
             trainer_defaults={**QUIET},
             save_config_kwargs={"overwrite": True},
@@ -180,6 +185,19 @@ def main(arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModu
         )
 
     return run_command(work)
+
+
+def names_encoder(arguments: ArgsType) -> bool:
+    """Whether arguments, or a file of configuration among them, name an encoder (model.encoder): then that is trained."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not isinstance(words, list):
+        return "encoder" in (words.get("model") or {})
+    if any(word.split("=")[0] == "--model.encoder" for word in words):
+        return True
+    files = [after for word, after in pairwise(words) if word == "--config"]
+    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    models = [read_yaml(path).get("model") for path in files if os.path.isfile(path)]
+    return any(isinstance(values, dict) and "encoder" in values for values in models)
 
 
 def quiet_lightning() -> None:
