@@ -180,7 +180,7 @@ def test_networks_without_a_first_pooling_are_dilated():
         ("transformer", {"reading": "map"}, "one of maskclip, sclip, naclip"),
         ("transformer", {"stride": 9}, "not in 1..8"),
         ("timm", {"reading": "sclip"}, "one of map"),
-        ("timm", {"stride": 5}, "5 pixels apart"),
+        ("timm", {"stride": 5}, "asked for 5, but this timm network has places 32 pixels apart"),
         ("resnet", {"stride": 8}, "no finer ones"),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(arguments, tmp_path):
         (["--model.pooling", "mean"], "model.pooling"),
         (["--model.tune", "none"], "model.tune"),
         (["--model.encoder", "local-dir:nowhere"], "open_clip_config.json: missing"),
-        (["--model.stride", "5"], "5 pixels apart"),
+        (["--model.stride", "5"], "asked for 5"),
     ],
 )
 def test_mistakes_are_one_line(arguments, extra, message, tmp_path, capsys):

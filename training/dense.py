@@ -30,7 +30,7 @@ from training.optimizer import adamw, learning_rate, parameter_groups, scaled
 from training.places import POOLINGS, image_loss, place_loss
 from training.resume import batches_begun, seed_step
 
-RARE = -10.0  # the bias that concepts begin with, as SigLIP has it: few are in a picture
+RARE = -4.0  # the bias that concepts begin with: few are in a picture
 TUNED = ("all", "projection")
 
 
