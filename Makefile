@@ -15,8 +15,9 @@ BIN := .venv/bin
 # What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
-# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
-SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
+# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml. A dense
+# model has those of its encoder.
+SIZES := $(if $(filter dense_%,$(notdir $(OWN))),,$(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pack curate show measure verify train eval experiments test faults bench lint clean
@@ -54,7 +55,7 @@ measure: .venv/installed ## compare every expansion and ranking with the truth i
 verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
-train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
+train: .venv/installed ## train GroupViT, or a CLIP's places, on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [ARGS="..."]
 	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') $(ARGS)

@@ -6,6 +6,7 @@ cpu_attention.py  attention in bfloat16 on a CPU
 text.py           texts as token ids
 checkpoint.py     our folders and .ckpt files, and those of Hugging Face
 huggingface.py    names and sizes of Hugging Face's GroupViT
+hf_clip.py        names and sizes of transformers' CLIPModel
 convert.py        the command that converts between them
 readings.py       what the last block of a CLIP says of every place: MaskCLIP, SCLIP, NACLIP
 towers.py         a map of places from the image tower of any open_clip model

@@ -163,7 +163,7 @@ def _filled(model: GroupViT, weights: Mapping[str, Tensor], path: Path, kind: st
 
 def save(model: GroupViT, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; :func:`load` reads them back. Raises OutputError."""
-    _write_folder(Path(folder), model.state_dict(), {"format": FORMAT, "model": dataclasses.asdict(model.config)})
+    write_folder(Path(folder), model.state_dict(), {"format": FORMAT, "model": dataclasses.asdict(model.config)})
 
 
 def save_huggingface(model: GroupViT, folder: str | Path) -> None:
@@ -171,10 +171,11 @@ def save_huggingface(model: GroupViT, folder: str | Path) -> None:
 
     Raises OutputError.
     """
-    _write_folder(Path(folder), to_huggingface(model), config_to_huggingface(model.config))
+    write_folder(Path(folder), to_huggingface(model), config_to_huggingface(model.config))
 
 
-def _write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json``. Raises OutputError."""
     path = str(folder / "model.safetensors")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from curation.base import files
 from curation.base.terminal import run_command
-from segmenters.checkpoint import CheckpointError, save, save_huggingface
+from segmenters.checkpoint import CheckpointError, save, save_huggingface, write_folder
 from segmenters.dense import DenseCLIP
-from segmenters.groupvit import MEAN, STD, GroupViTConfig
+from segmenters.groupvit import MEAN, STD
+from segmenters.hf_clip import clip_config, clip_to_huggingface
 from segmenters.opening import open_segmenter
 from segmenters.pretrained import save_folder
 from segmenters.text import tokenizer
@@ -61,17 +63,17 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None) -> 
     loaded = open_segmenter(source)
     dense = isinstance(loaded.model, DenseCLIP)
     kind = kind or ("open_clip" if dense else "cocu" if loaded.kind == "huggingface" else "huggingface")
-    if dense != (kind == "open_clip"):
-        possible = "open_clip" if dense else "huggingface or cocu"
+    if kind == ("cocu" if dense else "open_clip"):
+        possible = "open_clip or huggingface" if dense else "huggingface or cocu"
         raise CheckpointError(f"{source}: cannot become a folder of kind {kind}; use --to {possible}")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
 
     if isinstance(loaded.model, DenseCLIP):
-        save_folder(loaded.model, partial)
+        save_clip(loaded.model, partial, kind)
     elif kind == "huggingface":
         save_huggingface(loaded.model, partial)
-        save_processor(loaded.model.config, partial)
+        save_processor(loaded.model.config.text_context, preprocessing(loaded.model.config.image_size), partial)
     else:
         save(loaded.model, partial)
     partial.replace(target)
@@ -80,7 +82,17 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None) -> 
     return f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
 
 
-def save_processor(config: GroupViTConfig, folder: Path) -> None:
+def save_clip(model: DenseCLIP, folder: Path, kind: str) -> None:
+    """Write a CLIP as open_clip or transformers ("huggingface") reads it. Raises CocuError where that has no such model."""
+    if kind == "open_clip":
+        save_folder(model, folder)
+        return
+    write_folder(folder, clip_to_huggingface(model), clip_config(model))
+    config = model.config
+    save_processor(config.text_context, preprocessing(config.image_size, config.mean, config.std), folder)
+
+
+def save_processor(context: int, images: dict[str, Any], folder: Path) -> None:
     """Write what transformers' ``CLIPProcessor.from_pretrained`` reads: how images are prepared, and CLIP's tokenizer."""
     words = tokenizer()
     vocabulary = {SPECIAL.get(token, token): number for token, number in words.encoder.items()}
@@ -88,16 +100,16 @@ def save_processor(config: GroupViTConfig, folder: Path) -> None:
 
     start, end = SPECIAL.values()
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text_context, **special}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context, **special}
 
     with files.atomic_write(str(folder / "merges.txt")) as stream:
         stream.write(merges.encode())
     files.write_json(str(folder / "vocab.json"), vocabulary)
     files.write_json(str(folder / "tokenizer_config.json"), settings)
-    files.write_json(str(folder / "preprocessor_config.json"), preprocessing(config.image_size))
+    files.write_json(str(folder / "preprocessor_config.json"), images)
 
 
-def preprocessing(size: int) -> dict[str, Any]:
+def preprocessing(size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> dict[str, Any]:
     """The settings of transformers' CLIPImageProcessor for images of ``size`` pixels."""
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -110,8 +122,8 @@ def preprocessing(size: int) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
+        "image_mean": list(mean),
+        "image_std": list(std),
     }
 
 

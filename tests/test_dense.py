@@ -248,3 +248,30 @@ def test_weights_of_another_model_are_one_line(tmp_path):
     with pytest.raises(PretrainedError, match="weights of another model") as error:
         open_pretrained(f"local-dir:{folder}")
     assert "\n" not in str(error.value)
+
+
+def test_vision_transformers_are_converted_for_transformers(tmp_path):
+    from transformers import CLIPModel
+
+    from segmenters.convert import main
+
+    model = tiny_clip("transformer")
+    folder = save_clip(model, tmp_path / "clip")
+    assert main([f"local-dir:{folder}", str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    theirs = CLIPModel.from_pretrained(tmp_path / "hf").eval()
+    tokens = model.tokenize(["a photo of a red fox", "grass"])
+    found = theirs(input_ids=tokens, pixel_values=PIXELS)
+    torch.testing.assert_close(found.text_embeds, F.normalize(model.encode_text(tokens), dim=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        found.image_embeds, F.normalize(model.clip.encode_image(PIXELS), dim=-1), atol=1e-5, rtol=1e-4
+    )
+    settings = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    assert (settings["image_mean"], settings["crop_size"]["height"]) == (MEAN, 32)
+
+
+def test_what_transformers_has_no_model_for_is_one_line(tmp_path, capsys):
+    from segmenters.convert import main
+
+    folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
+    assert main([f"local-dir:{folder}", str(tmp_path / "hf"), "--to", "huggingface"]) == 1
+    assert "convert it --to open_clip" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from training.dense import choose, train_only
 from training.labels import LabelDataModule, positives
 from training.negatives import NONE, concept_id, concept_ids
 from training.places import POOLINGS, image_loss, place_loss
+from training.stream import TrainingSample
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(3, 4, 6))  # images, concepts, places
@@ -127,7 +128,7 @@ def batch(finished):
     data.setup("fit")
     run = ConceptArchive.open(finished)
     outcomes = data.stream(data.shards, data.sampler, 0, 0, True, data.negatives).read(data.plan.spans(0, 0, 0), 0, 0)
-    return data, run, [sample for sample in outcomes]
+    return data, run, [outcome for outcome in outcomes if isinstance(outcome, TrainingSample)]
 
 
 def test_labels_are_those_of_the_archives(batch):
@@ -194,15 +195,16 @@ def test_a_run_makes_a_checkpoint_for_evaluation_and_for_open_clip(arguments, tm
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(arguments, tmp_path):
-    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    steps = ["--trainer.max_steps", "4"]
-    assert main([*arguments, "--output", whole, *steps]) == 0
-    assert main([*arguments, "--output", parts, *steps, "--trainer.limit_train_batches", "2", "--save_every", "1"]) == 0
-    states = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in (whole, parts)]
-    assert states[0]["global_step"] > states[1]["global_step"] >= 1
-    assert main([*arguments, "--output", parts, *steps, "--ckpt_path", "last"]) == 0
-    resumed = torch.load(f"{parts}/checkpoints/last.ckpt", weights_only=True)
-    assert resumed["global_step"] == states[0]["global_step"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit = [*arguments, "--trainer.limit_val_batches", "0", "--trainer.limit_train_batches", "4", "--save_every", "1"]
+    assert main([*fit, "--output", str(whole)]) == 0
+    stop = "[{class_path: tests.training_stop.StopAt, init_args: {step: 2}}]"
+    assert main([*fit, "--output", str(parts), "--trainer.callbacks", stop]) == 0
+    assert main([*fit, "--output", str(parts), "--ckpt_path", "last"]) == 0
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, parts)]
+    assert states[0]["global_step"] == states[1]["global_step"] == 4
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][name]), name
 
 
 @pytest.mark.parametrize(
