@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m segmenters.convert",
-        description="Convert GroupViT weights between our checkpoints and Hugging Face folders, bit by bit the same.",
+        description="Convert weights between our checkpoints and Hugging Face folders, bit by bit the same.",
         epilog="""examples:
   python -m segmenters.convert artifacts/my-run/last.ckpt groupvit-hf
       from training to transformers: GroupViTModel.from_pretrained("groupvit-hf"), CLIPProcessor.from_pretrained(...)
@@ -44,8 +44,9 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
     parser.add_argument("target", help="the folder to write; it must not exist, or be empty")
     parser.add_argument(
         "--to",
-        choices=("huggingface", "cocu", "open_clip"),
-        help="the kind of folder (default: open_clip for a CLIP, cocu for a Hugging Face folder, else huggingface)",
+        choices=("huggingface", "cocu"),
+        help="the kind of folder to write (default: cocu for a Hugging Face folder and for a CLIP, which is one that "
+        "open_clip reads; else huggingface)",
     )
     return parser
 
@@ -53,19 +54,17 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
 def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
     """Write the folder ``target`` and return what was done, in a line.
 
-    ``kind``: "huggingface", "cocu", or None for the other one; "open_clip" for a CLIP. Raises CheckpointError for
-    a source that is no checkpoint and for a target that holds something. The folder appears whole or not at all.
+    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. Raises
+    CheckpointError for a source that is no checkpoint and for a target that holds something. The folder appears whole or
+    not at all.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
 
     loaded = open_segmenter(source)
-    dense = isinstance(loaded.model, DenseCLIP)
-    kind = kind or ("open_clip" if dense else "cocu" if loaded.kind == "huggingface" else "huggingface")
-    if kind == ("cocu" if dense else "open_clip"):
-        possible = "open_clip or huggingface" if dense else "huggingface or cocu"
-        raise CheckpointError(f"{source}: cannot become a folder of kind {kind}; use --to {possible}")
+    ours = isinstance(loaded.model, DenseCLIP) or loaded.kind == "huggingface"
+    kind = kind or ("cocu" if ours else "huggingface")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
 
@@ -83,8 +82,8 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None) -> 
 
 
 def save_clip(model: DenseCLIP, folder: Path, kind: str) -> None:
-    """Write a CLIP as open_clip or transformers ("huggingface") reads it. Raises CocuError where that has no such model."""
-    if kind == "open_clip":
+    """Write a CLIP as open_clip ("cocu") or transformers reads it. Raises CocuError where that has no such model."""
+    if kind == "cocu":
         save_folder(model, folder)
         return
     write_folder(folder, clip_to_huggingface(model), clip_config(model))

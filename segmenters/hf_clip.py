@@ -100,4 +100,4 @@ def check(model: DenseCLIP) -> None:
     plain = type(model.clip).__name__ == "CLIP" and type(model.clip.visual).__name__ == "VisionTransformer"
     scaled = any(".ls_" in name for name in model.clip.state_dict())
     if not plain or scaled or model.config.tokenizer or model.clip.visual.pool_type != "tok":
-        raise CocuError("transformers has no CLIP with these towers; convert it --to open_clip")
+        raise CocuError("transformers has no CLIP with these towers; convert it --to cocu, for open_clip")

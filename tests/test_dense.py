@@ -274,4 +274,4 @@ def test_what_transformers_has_no_model_for_is_one_line(tmp_path, capsys):
 
     folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
     assert main([f"local-dir:{folder}", str(tmp_path / "hf"), "--to", "huggingface"]) == 1
-    assert "convert it --to open_clip" in capsys.readouterr().err
+    assert "convert it --to cocu, for open_clip" in capsys.readouterr().err
