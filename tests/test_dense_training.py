@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+import yaml
 from tiny_clip import save_clip, tiny_clip
 
 from curation.archive import ConceptArchive, Sampler
@@ -20,6 +23,8 @@ from training.negatives import NONE, concept_id, concept_ids
 from training.places import POOLINGS, image_loss, place_loss
 from training.stream import TrainingSample
 
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "training" / "configs"
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(3, 4, 6))  # images, concepts, places
 POSITIVE = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
@@ -221,6 +226,20 @@ def test_mistakes_are_one_line(arguments, extra, message, tmp_path, capsys):
     captured = capsys.readouterr()
     assert message in captured.err + captured.out
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("dense_*.yaml")), ids=lambda path: path.stem)
+def test_packaged_configurations_are_valid(path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert ended.value.code in (0, None)
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["output"] == f"artifacts/training/{path.stem}"
+    assert (values["data"]["sampler"]["kind"], values["data"]["negatives"]) == ("top", "outside")
+    command = subprocess.run(
+        ["make", "-n", "train", f"CONFIG={path}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"--config '{path}'" in command.stdout and "sizes" not in command.stdout
 
 
 def test_an_encoder_decides_what_is_trained(arguments):
