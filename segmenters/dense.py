@@ -71,6 +71,9 @@ class Places(NamedTuple):
 class DenseCLIP(nn.Module):
     """An open_clip model that gives every place an embedding."""
 
+    factor: Tensor  # (3, 1, 1): see _own
+    shift: Tensor  # (3, 1, 1)
+
     def __init__(self, config: DenseConfig) -> None:
         """Random weights. Raises CocuError for a model that open_clip does not know or that has no reading."""
         super().__init__()

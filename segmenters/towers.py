@@ -202,7 +202,7 @@ def _dilated(trunk: Any, stride: int) -> Any:
 
     name = trunk.default_cfg["architecture"]
     try:
-        finer = timm.create_model(name, pretrained=False, num_classes=trunk.num_classes, output_stride=stride)
+        finer: Any = timm.create_model(name, pretrained=False, num_classes=trunk.num_classes, output_stride=stride)
         finer.reset_classifier(0, global_pool="avg")
         finer.load_state_dict(trunk.state_dict())
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:

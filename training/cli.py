@@ -80,7 +80,7 @@ class TrainingCLI(LightningCLI):
         """Lightning's hook: the sizes in a checkpoint that is named by its path replace those of the configuration."""
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
-        if path and os.path.isfile(path) and not issubclass(self._model_class, DenseModule):
+        if path and os.path.isfile(path) and self.datamodule_class is not LabelDataModule:
             sizes = {"model": {"sizes": read_lightning(path).sizes}}
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
 

@@ -19,7 +19,7 @@ from evaluation.evaluate import Share, evaluate
 from evaluation.inference import PROMPT, TEXTS
 from evaluation.layout import list_images
 from evaluation.metric import SegmentationScores
-from segmenters.dense import DenseCLIP
+from segmenters.dense import DenseCLIP, with_reading
 from segmenters.opening import DENSE
 from segmenters.pretrained import filled, open_pretrained
 from training.batches import Batch
@@ -83,8 +83,8 @@ class DenseModule(LightningModule):
         require(concepts >= 2, f"model.concepts: {concepts} must be at least 2")
 
         opened = open_pretrained(encoder).model
-        changes = {"stride": stride, "reading": reading, "size": size}
-        config = dataclasses.replace(opened.config, **{key: value for key, value in changes.items() if value})
+        config = with_reading(opened.config, reading, stride)
+        config = dataclasses.replace(config, size=size or config.size)
         self.model: DenseCLIP = filled(config, opened.clip.state_dict(), encoder)
         self.save_hyperparameters({"model": {DENSE: dataclasses.asdict(config)}}, logger=False)
 
