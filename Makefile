@@ -17,8 +17,9 @@ BIN := .venv/bin
 # What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
-# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml.
-SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
+# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml. A dense
+# model has those of its encoder.
+SIZES := $(if $(filter dense_%,$(notdir $(OWN))),,$(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml))
 
 # A run with other archives than those of DATA (OUT=) has a folder of its own, unless CONFIG says where it is.
 RUN := $(if $(OWN),$(basename $(notdir $(OWN))),cocu_$(NAME))
@@ -61,7 +62,7 @@ measure: .venv/installed ## compare every expansion and ranking with the truth: 
 verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes
 	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
 
-train: .venv/installed ## train GroupViT on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [RESUME=no] [ARGS="..."]
+train: .venv/installed ## train GroupViT, or a CLIP, on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [RESUME=no]
 	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') \

@@ -32,14 +32,16 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
-        description="Zero-shot segmentation: mIoU of a GroupViT on packaged benchmarks and on your own.",
+        description="Zero-shot segmentation: mIoU of a GroupViT or a CLIP on packaged benchmarks and on your own.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
         "--checkpoint",
-        help="our folder, a Lightning .ckpt or a Hugging Face folder (default: newest .ckpt in artifacts/)",
+        help="our folder, a Lightning .ckpt, a Hugging Face folder, or a CLIP untrained for segmentation: "
+        "open_clip:MODEL/TAG or local-dir:FOLDER, with another reading as @sclip, @naclip or @maskclip (default: newest "
+        ".ckpt in artifacts/)",
     )
     parser.add_argument(
         "--benchmarks", required=True, help=f"comma-separated: any of {', '.join(packaged())}, and YAML files"

@@ -19,7 +19,7 @@ from curation.base.lookahead import look_ahead
 from evaluation import inference, metric
 from evaluation.benchmark import Benchmark
 from evaluation.layout import BenchmarkImage, list_images, read_labelled
-from segmenters.groupvit import GroupViT
+from segmenters.opening import Segmenter
 
 READERS = 2  # threads that decode images while the model computes
 
@@ -74,13 +74,13 @@ def view_of(benchmark: Benchmark) -> inference.View:
     )
 
 
-def embed_words(model: GroupViT, benchmark: Benchmark) -> inference.Classes:
+def embed_words(model: Segmenter, benchmark: Benchmark) -> inference.Classes:
     """The benchmark's classes for this model, with the threshold of the background where there is one."""
     return inference.embed_classes(model, benchmark.words, benchmark.bg_threshold if benchmark.background else None)
 
 
 def evaluate(
-    model: GroupViT,
+    model: Segmenter,
     benchmark: Benchmark,
     *,
     batch_size: int = 16,
@@ -112,7 +112,7 @@ def evaluate(
     def read(numbered: tuple[int, BenchmarkImage]) -> tuple[LabelledImage, Tensor, tuple[int, int]]:
         index, files = numbered
         image, labels = read_labelled(files, benchmark)
-        pixels, size = inference.prepare(image, view, model.config.patch_size)
+        pixels, size = inference.prepare(image, view, model.smallest)
         return LabelledImage(index, files.name, image, labels), pixels, size
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -1,9 +1,10 @@
-"""Zero-shot segmentation with GroupViT (docs/method.md §6): the group of each pixel, and how well a group fits a class."""
+"""Zero-shot segmentation (docs/method.md §6). With GroupViT: the group of each pixel, and how well a group fits a class."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluation.places import decide_places, place_scores
 from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
-from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT
-from segmenters.text import tokenize
+from segmenters.dense import DenseCLIP
+from segmenters.groupvit import MEAN, STD, GroupEncoding
+from segmenters.opening import Segmenter
 
 PROMPT = "a photo of a {}."
 CANDIDATES = 5  # classes that a window may contain
@@ -44,20 +47,20 @@ class Segmentation(NamedTuple):
     """The result for one image."""
 
     labels: Tensor  # (H, W) int64, at the image's size, or smaller where the view shrinks large images
-    groups: Tensor | None  # (h, w) uint8, at the size of the windows, where asked for
+    groups: Tensor | None  # (h, w) uint8, at the size of the windows, where asked for and where the model has any
 
 
 # --- one batch of windows -----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def embed_classes(model: GroupViT, names: Sequence[str], threshold: float | None) -> Classes:
+def embed_classes(model: Segmenter, names: Sequence[str], threshold: float | None) -> Classes:
     """Text features of "a photo of a NAME.", unit norm; ``names`` without the background."""
     device = model.logit_scale.device
     features = []
     for start in range(0, len(names), TEXTS):
         texts = [PROMPT.format(name) for name in names[start : start + TEXTS]]
-        features.append(model.encode_text(tokenize(texts, model.config.text_context).to(device)))  # (T, D)
+        features.append(model.encode_text(model.tokenize(texts).to(device)))  # (T, D)
     return Classes(F.normalize(torch.cat(features).float(), dim=-1), threshold)
 
 
@@ -124,7 +127,7 @@ class PartialImage:
     size: tuple[int, int]
     windows: list[Box]
     groups: dict[int, Tensor] = field(default_factory=dict)  # number of a window: (h, w) uint8
-    scores: dict[int, Tensor] = field(default_factory=dict)  # number of a window: (G, C)
+    scores: dict[int, Tensor] = field(default_factory=dict)  # the same: (G, C); of a dense model (C, rows, columns)
 
     def window(self, number: int) -> Tensor:
         """The pixels of a window, (3, h, w)."""
@@ -134,7 +137,7 @@ class PartialImage:
 
 @torch.inference_mode()
 def segment(
-    model: GroupViT,
+    model: Segmenter,
     classes: Classes,
     images: Iterable[tuple[Any, Tensor, tuple[int, int]]],
     view: View,
@@ -166,27 +169,35 @@ def segment(
 
 
 def encode(
-    model: GroupViT, classes: Classes, windows: list[tuple[PartialImage, int]], with_groups: bool
+    model: Segmenter, classes: Classes, windows: list[tuple[PartialImage, int]], with_groups: bool
 ) -> Iterator[tuple[Any, Segmentation]]:
     """Encode windows of one shape; yields the images that these complete."""
     pixels = torch.stack([image.window(number) for image, number in windows])  # (B, 3, h, w)
     pixels = pixels.to(model.logit_scale.device, non_blocking=True)
-    encoding = model.encode_groups(pixels)
-    groups = pixel_groups(encoding, (pixels.shape[2], pixels.shape[3]))  # (B, h, w)
-    scores = group_scores(encoding, classes, model.scale)  # (B, G, C)
+    groups: Iterable[Tensor] = ()
+    if isinstance(model, DenseCLIP):
+        scores = place_scores(model.encode_places(pixels), classes.text, model.scale, classes.threshold)  # (B, C, h, w)
+    else:
+        encoding = model.encode_groups(pixels)
+        groups = pixel_groups(encoding, (pixels.shape[2], pixels.shape[3]))  # (B, h, w)
+        scores = group_scores(encoding, classes, model.scale)  # (B, G, C)
 
-    for (image, number), window_groups, window_scores in zip(windows, groups, scores, strict=True):
-        image.groups[number] = window_groups
+    for (image, number), window_scores, window_groups in zip_longest(windows, scores, groups):
         image.scores[number] = window_scores
-        if len(image.groups) == len(image.windows):
+        if window_groups is not None:
+            image.groups[number] = window_groups
+        if len(image.scores) == len(image.windows):
             yield image.item, join_windows(image, with_groups)
 
 
 def join_windows(image: PartialImage, with_groups: bool) -> Segmentation:
     """The segmentation of an image whose windows are all encoded."""
     numbers = range(len(image.windows))
-    groups = [image.groups[number] for number in numbers]
     scores = [image.scores[number] for number in numbers]
+    if not image.groups:
+        return Segmentation(decide_places(image.windows, scores, image.size), None)
+
+    groups = [image.groups[number] for number in numbers]
     regions = stitch(image.windows, groups, scores)
     voted = votes(image.windows, groups, len(scores[0])) if with_groups else None
     return Segmentation(decide(regions, image.size), voted)

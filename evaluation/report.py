@@ -15,7 +15,7 @@ from curation.base.terminal import plain_table
 from curation.base.versions import versions
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Result
-from segmenters.checkpoint import Loaded
+from segmenters.opening import Opened
 
 PACKAGES = ("cocu", "torch", "numpy", "pillow", "open_clip_torch")
 DECISIVE = (  # what of a benchmark decides the numbers
@@ -109,7 +109,7 @@ def print_results(results: Sequence[Result], name: str, console: Console) -> Non
 
 
 def as_json(
-    results: Sequence[Result], failures: Mapping[str, Failure], checkpoint: Loaded, options: dict[str, Any]
+    results: Sequence[Result], failures: Mapping[str, Failure], checkpoint: Opened, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that a run found, ready for JSON; ``failures`` by benchmark."""
     benchmarks = {result.benchmark.name: result_as_json(result) for result in results}

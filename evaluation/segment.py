@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from curation.base.configuration import require
@@ -18,9 +19,11 @@ from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
 from evaluation.layout import read_image
 from evaluation.pictures import heatmaps, overlay
+from evaluation.places import place_cosines
 from evaluation.windows import boxes
-from segmenters.checkpoint import latest, load
-from segmenters.groupvit import GroupViT
+from segmenters.checkpoint import latest
+from segmenters.dense import DenseCLIP
+from segmenters.opening import Segmenter, open_segmenter
 
 BATCH = 16  # windows encoded together
 
@@ -58,9 +61,10 @@ def read_photo(path: str) -> Image.Image:
 
 
 @torch.inference_mode()
-def heat(model: GroupViT, classes: Classes, image: Image.Image, view: View) -> np.ndarray:
-    """How well each pixel fits each word, (C, h, w) float32: cosines of the groups, shared out by soft assignment."""
-    pixels, _ = prepare(image, view, model.config.patch_size)  # (3, h, w)
+def heat(model: Segmenter, classes: Classes, image: Image.Image, view: View) -> np.ndarray:
+    """How well each pixel fits each word, (C, h, w) float32: cosines of places, or of groups, shared out by soft
+    assignment."""
+    pixels, _ = prepare(image, view, model.smallest)  # (3, h, w)
     height, width = pixels.shape[1:]
     windows = boxes(height, width, view.crop, view.stride)
     total = torch.zeros((len(classes.text), height, width))
@@ -68,14 +72,21 @@ def heat(model: GroupViT, classes: Classes, image: Image.Image, view: View) -> n
     for start in range(0, len(windows), BATCH):
         batch = windows[start : start + BATCH]
         crops = torch.stack([pixels[:, box.top : box.bottom, box.left : box.right] for box in batch])  # (B, 3, p, q)
-        encoding = model.encode_groups(crops.to(model.logit_scale.device))
-        cosines = F.normalize(encoding.groups, dim=-1) @ classes.text.T  # (B, G, C)
-        coarse = torch.einsum("bgc,bghw->bchw", cosines, encoding.masks())  # (B, C, rows, columns) of patches
+        coarse = coarse_cosines(model, crops.to(model.logit_scale.device), classes)  # (B, C, rows, columns)
         fine = F.interpolate(coarse, size=crops.shape[2:], mode="bilinear", align_corners=False).cpu()  # (B, C, p, q)
         for box, values in zip(batch, fine, strict=True):
             total[:, box.top : box.bottom, box.left : box.right] += values
             coverage[box.top : box.bottom, box.left : box.right] += 1
     return (total / coverage).numpy()
+
+
+def coarse_cosines(model: Segmenter, pixels: Tensor, classes: Classes) -> Tensor:
+    """How well each place, or patch, of pixels (B, 3, h, w) fits each word: (B, C, rows, columns)."""
+    if isinstance(model, DenseCLIP):
+        return place_cosines(model.encode_places(pixels), classes.text)
+    encoding = model.encode_groups(pixels)
+    cosines = F.normalize(encoding.groups, dim=-1) @ classes.text.T  # (B, G, C)
+    return torch.einsum("bgc,bghw->bchw", cosines, encoding.masks())
 
 
 def check_options(args: argparse.Namespace, words: list[str]) -> None:
@@ -106,7 +117,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
     check_options(args, words)
     device = find_device(args.device)
     image = read_photo(args.image)
-    model = load(args.checkpoint or latest()).model.to(device)
+    model = open_segmenter(args.checkpoint or latest()).model.to(device)
 
     native = model.config.image_size
     view = view_for(args.size or 2 * native, native)
@@ -114,7 +125,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
     if args.heatmap:
         return heatmaps(image, dict(zip(words, heat(model, classes, image, view), strict=True)))
 
-    pixels, size = prepare(image, view, model.config.patch_size)
+    pixels, size = prepare(image, view, model.smallest)
     ((_, segmentation),) = segment(model, classes, [(None, pixels, size)], view, BATCH)
     names = words if args.threshold is None else ["(unnamed)", *words]
     return overlay(image, segmentation.labels.cpu().numpy(), names, args.threshold is not None)

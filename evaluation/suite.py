@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from evaluation.evaluate import Prediction, Result, evaluate
 from evaluation.pictures import comparison
 from evaluation.report import Failure, as_json, print_results
 from evaluation.results import merge, own_pictures
-from segmenters.checkpoint import Loaded, latest, load
+from segmenters.checkpoint import latest
+from segmenters.opening import Opened, open_segmenter
+from segmenters.pretrained import is_name
 
 
 def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failure]:
@@ -35,10 +38,10 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
     device = find_device(args.device)
     failures: dict[str, Failure] = {}
     benchmarks = read_benchmarks(args, failures, console)
-    checkpoint = load(args.checkpoint or latest())
+    checkpoint = open_segmenter(args.checkpoint or latest())
     checkpoint.model.to(device)
 
-    name = results_name(Path(checkpoint.path))
+    name = results_name(checkpoint.path)
     output = args.output or os.path.join("artifacts", "evaluation", name, "results.json")
     pictures = os.path.join(os.path.dirname(output), "pictures")
     millions = sum(parameter.numel() for parameter in checkpoint.model.parameters()) / 1e6
@@ -70,12 +73,19 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
     return failures
 
 
-def results_name(checkpoint: Path) -> str:
+def results_name(name: str) -> str:
     """What a checkpoint's results are kept under: last.ckpt of every run would be called last otherwise.
 
-    >>> results_name(Path("artifacts/training/cocu_demo/checkpoints/last.ckpt"))
-    'cocu_demo-last'
+    >>> results_name("artifacts/training/cocu_demo/checkpoints/last.ckpt"), results_name("open_clip:ViT-B-16/openai@sclip")
+    ('cocu_demo-last', 'ViT-B-16-openai-sclip')
     """
+    if is_name(name):
+        source, _, options = name.partition("@")
+        schema, _, rest = source.partition(":")
+        model = rest.replace("/", "-") if schema == "open_clip" else Path(rest).name
+        return "-".join([model, *filter(None, re.split("[,=]", options))])
+
+    checkpoint = Path(name)
     run = checkpoint.absolute().parent
     return f"{run.parent.name}-{checkpoint.stem}" if run.name == "checkpoints" else checkpoint.stem
 
@@ -146,7 +156,7 @@ class RateColumn(ProgressColumn):
 
 
 def evaluate_one(
-    checkpoint: Loaded, benchmark: Benchmark, args: argparse.Namespace, writer: ImageWriter, console: Console
+    checkpoint: Opened, benchmark: Benchmark, args: argparse.Namespace, writer: ImageWriter, console: Console
 ) -> Result:
     """Evaluate one benchmark with a progress bar."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())

@@ -24,7 +24,8 @@ from segmenters.groupvit import MEAN, STD, GroupViTConfig, group_masks
 from segmenters.text import Texts
 from training.batches import Batch
 from training.cli import main as train
-from training.module import GroupViTModule, OptimizerConfig, ValidationConfig
+from training.module import GroupViTModule
+from training.zero_shot import OptimizerConfig, ValidationConfig
 
 SMALLEST = 3 / 8  # side of a window, of the image's
 

@@ -6,5 +6,11 @@ cpu_attention.py  attention in bfloat16 on a CPU
 text.py           texts as token ids
 checkpoint.py     our folders and .ckpt files, and those of Hugging Face
 huggingface.py    names and sizes of Hugging Face's GroupViT
+hf_clip.py        names and sizes of transformers' CLIPModel
 convert.py        the command that converts between them
+readings.py       what the last block of a CLIP says of every place: MaskCLIP, SCLIP, NACLIP
+towers.py         a map of places from the image tower of any open_clip model
+dense.py          the model of such a tower and its text tower
+pretrained.py     where it comes from: names and folders of open_clip
+opening.py        any checkpoint of either model
 """

@@ -58,8 +58,12 @@ def load(path: str | Path) -> Loaded:
         raise CheckpointError(
             f"{path}: no such checkpoint; give a folder with config.json and model.safetensors, or a .ckpt"
         )
-    sizes, weights = read_lightning(path)
-    return _filled(_empty(sizes, path), weights, path, "lightning")
+    return from_lightning(read_lightning(path), path)
+
+
+def from_lightning(content: LightningContent, path: Path) -> Loaded:
+    """The model of a training checkpoint that has been read from ``path``. Raises CheckpointError for another model's."""
+    return _filled(_empty(content.sizes, path), content.weights, path, "lightning")
 
 
 def latest(folder: str | Path = "artifacts") -> Path:
@@ -166,7 +170,7 @@ def _filled(model: GroupViT, weights: Mapping[str, Tensor], path: Path, kind: st
 
 def save(model: GroupViT, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``; :func:`load` reads them back. Raises OutputError."""
-    _write_folder(Path(folder), model.state_dict(), {"format": FORMAT, "model": dataclasses.asdict(model.config)})
+    write_folder(Path(folder), model.state_dict(), {"format": FORMAT, "model": dataclasses.asdict(model.config)})
 
 
 def save_huggingface(model: GroupViT, folder: str | Path) -> None:
@@ -174,10 +178,11 @@ def save_huggingface(model: GroupViT, folder: str | Path) -> None:
 
     Raises OutputError.
     """
-    _write_folder(Path(folder), to_huggingface(model), config_to_huggingface(model.config))
+    write_folder(Path(folder), to_huggingface(model), config_to_huggingface(model.config))
 
 
-def _write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json``. Raises OutputError."""
     path = str(folder / "model.safetensors")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from curation.base import files
 from curation.base.terminal import run_command
-from segmenters.checkpoint import CheckpointError, load, save, save_huggingface
-from segmenters.groupvit import MEAN, STD, GroupViTConfig
+from segmenters.checkpoint import CheckpointError, save, save_huggingface, write_folder
+from segmenters.dense import DenseCLIP
+from segmenters.groupvit import MEAN, STD
+from segmenters.hf_clip import clip_config, clip_to_huggingface
+from segmenters.opening import open_segmenter
+from segmenters.pretrained import save_folder
 from segmenters.text import tokenizer
 
 SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
@@ -21,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m segmenters.convert",
-        description="Convert GroupViT weights between our checkpoints and Hugging Face folders, bit by bit the same.",
+        description="Convert weights between our checkpoints and Hugging Face folders, bit by bit the same.",
         epilog="""examples:
   python -m segmenters.convert artifacts/my-run/last.ckpt groupvit-hf
       from training to transformers: GroupViTModel.from_pretrained("groupvit-hf"), CLIPProcessor.from_pretrained(...)
@@ -29,6 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
       back to config.json and model.safetensors as training and evaluation read them
   python -m segmenters.convert artifacts/my-run/last.ckpt groupvit --to cocu
       only the weights of a training checkpoint, without the optimizer's state
+  python -m segmenters.convert artifacts/training/dense_demo/checkpoints/last.ckpt clip
+      a CLIP from dense training to open_clip: open_clip.create_model_and_transforms("local-dir:clip")
 
 The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -38,7 +45,8 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
     parser.add_argument(
         "--to",
         choices=("huggingface", "cocu"),
-        help="the kind of folder to write (default: cocu for a Hugging Face folder, else huggingface)",
+        help="the kind of folder to write (default: cocu for a Hugging Face folder and for a CLIP, which is one that "
+        "open_clip reads; else huggingface)",
     )
     return parser
 
@@ -46,21 +54,25 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
 def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
     """Write the folder ``target`` and return what was done, in a line.
 
-    ``kind``: "huggingface", "cocu", or None for the other one. Raises CheckpointError for a source that is no checkpoint
-    and for a target that holds something. The folder appears whole or not at all.
+    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. Raises
+    CheckpointError for a source that is no checkpoint and for a target that holds something. The folder appears whole or
+    not at all.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
 
-    loaded = load(source)
-    kind = kind or ("cocu" if loaded.kind == "huggingface" else "huggingface")
+    loaded = open_segmenter(source)
+    ours = isinstance(loaded.model, DenseCLIP) or loaded.kind == "huggingface"
+    kind = kind or ("cocu" if ours else "huggingface")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
 
-    if kind == "huggingface":
+    if isinstance(loaded.model, DenseCLIP):
+        save_clip(loaded.model, partial, kind)
+    elif kind == "huggingface":
         save_huggingface(loaded.model, partial)
-        save_processor(loaded.model.config, partial)
+        save_processor(loaded.model.config.text_context, preprocessing(loaded.model.config.image_size), partial)
     else:
         save(loaded.model, partial)
     partial.replace(target)
@@ -69,7 +81,17 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None) -> 
     return f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
 
 
-def save_processor(config: GroupViTConfig, folder: Path) -> None:
+def save_clip(model: DenseCLIP, folder: Path, kind: str) -> None:
+    """Write a CLIP as open_clip ("cocu") or transformers reads it. Raises CocuError where that has no such model."""
+    if kind == "cocu":
+        save_folder(model, folder)
+        return
+    write_folder(folder, clip_to_huggingface(model), clip_config(model))
+    config = model.config
+    save_processor(config.text_context, preprocessing(config.image_size, config.mean, config.std), folder)
+
+
+def save_processor(context: int, images: dict[str, Any], folder: Path) -> None:
     """Write what transformers' ``CLIPProcessor.from_pretrained`` reads: how images are prepared, and CLIP's tokenizer."""
     words = tokenizer()
     vocabulary = {SPECIAL.get(token, token): number for token, number in words.encoder.items()}
@@ -77,16 +99,16 @@ def save_processor(config: GroupViTConfig, folder: Path) -> None:
 
     start, end = SPECIAL.values()
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.text_context, **special}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context, **special}
 
     with files.atomic_write(str(folder / "merges.txt")) as stream:
         stream.write(merges.encode())
     files.write_json(str(folder / "vocab.json"), vocabulary)
     files.write_json(str(folder / "tokenizer_config.json"), settings)
-    files.write_json(str(folder / "preprocessor_config.json"), preprocessing(config.image_size))
+    files.write_json(str(folder / "preprocessor_config.json"), images)
 
 
-def preprocessing(size: int) -> dict[str, Any]:
+def preprocessing(size: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> dict[str, Any]:
     """The settings of transformers' CLIPImageProcessor for images of ``size`` pixels."""
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -99,8 +121,8 @@ def preprocessing(size: int) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(MEAN),
-        "image_std": list(STD),
+        "image_mean": list(mean),
+        "image_std": list(std),
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmenters.text import END_OF_TEXT, Texts
+from segmenters.text import END_OF_TEXT, Texts, tokenize
 from segmenters.transformer import MLP, Attention, Block, TokenMLP
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB: pixels are normalised by mean and standard deviation
@@ -306,6 +306,10 @@ class GroupViT(nn.Module):
         """Features (T, D) of token ids (T, L), not normalised."""
         return self.text_projection(self.text(tokens))
 
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (T, L) int64, as this model takes them."""
+        return tokenize(texts, self.config.text_context)
+
     def encode_texts(self, texts: Sequence[Texts]) -> list[Tensor]:
         """Features (T, D) of captions, of prompts, ...: for each, as if all texts were padded to one length.
 
@@ -325,6 +329,11 @@ class GroupViT(nn.Module):
         both = torch.cat([segments, segments.mean(1, keepdim=True)], 1)  # (B, G + 1, W)
         projected = self.image_projection(both.flatten(0, 1)).unflatten(0, both.shape[:2])  # (B, G + 1, D)
         return GroupEncoding(projected[:, :-1], projected[:, -1], assignments, grid)
+
+    @property
+    def smallest(self) -> int:
+        """Pixels that a side of an image has at least: those of a patch."""
+        return self.config.patch_size
 
     @property
     def recompute(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from curation.archive.sampling import SAMPLERS
 from curation.samples import list_shards
 from evaluation.benchmark import packaged as benchmarks
 from pipelines.curate import build_parser, packaged, read_config
+from training.dense import DenseModule
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "benchmarks", "cocu")
@@ -159,6 +161,7 @@ def test_every_configuration_key_of_the_readme_exists():
     from curation.config import options
 
     keys = {key for key, _, _ in options()}
+    keys |= {f"model.{name}" for name in inspect.signature(DenseModule).parameters}
     named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert len(named) > 10
     assert named <= keys | set(benchmarks()) | set(SAMPLERS) | {"data.sampler.kind"}

@@ -23,7 +23,8 @@ from evaluation.__main__ import main as evaluation
 from segmenters.checkpoint import load
 from segmenters.groupvit import GroupViTConfig
 from training.cli import main
-from training.module import GroupViTModule, OptimizerConfig, warmup_steps
+from training.module import GroupViTModule
+from training.zero_shot import OptimizerConfig, warmup_steps
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "training" / "configs"
@@ -271,7 +272,9 @@ def test_a_configuration_differs_from_its_baseline_in_the_sampler_only(data):
     assert (curated["data.sampler.kind"], baseline["data.sampler.kind"]) == ("cluster", "caption")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted({*CONFIGS.glob("*.yaml")} - {*CONFIGS.glob("dense_*.yaml")}), ids=lambda path: path.stem
+)
 def test_packaged_configurations_are_valid(path, capsys):
     sizes = CONFIGS / "sizes" / f"{path.stem.rpartition('_')[2]}.yaml"
     given = sizes.exists()

@@ -1,4 +1,4 @@
-"""Training GroupViT on image-text shards and their concept archives.
+"""Training GroupViT, or the places of a CLIP, on image-text shards and their concept archives.
 
 plan.py          which process reads which samples
 stream.py        samples of tars with prompts drawn from their archives, or why they are left out
@@ -9,6 +9,10 @@ loss.py          contrast with captions and with prompts
 optimizer.py     AdamW and its schedule
 module.py        the training step and validation, for Lightning
 datamodule.py    the data, for Lightning
+places.py        losses of places, from labels of whole images
+labels.py        the data with such labels
+dense.py         the training step of a CLIP's places, for Lightning
+zero_shot.py     what both have: validation, AdamW, finite steps
 resume.py        the checkpoint that a run goes on from, and what makes it repeat the uninterrupted one
 settings.py      the settings of a run, and what becomes of others when it goes on
 checkpoints.py   best.ckpt and last.ckpt

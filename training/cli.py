@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -18,20 +19,23 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
 
 from curation.base import files
-from curation.base.configuration import require
+from curation.base.configuration import read_yaml, require
 from curation.base.errors import CocuError
 from curation.base.terminal import INTERRUPTED, print_error, run_command
 from segmenters.checkpoint import CheckpointError
 from training import resume
 from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
 from training.datamodule import ArchiveDataModule
+from training.dense import DenseModule
 from training.interruption import Interrupted, Interruption
+from training.labels import LabelDataModule
 from training.logs import loggers
-from training.module import SCORE, GroupViTModule
+from training.module import GroupViTModule
 from training.negatives import NEGATIVES
 from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, from_lightning, quiet_lightning, reason
 from training.progress import TrainingProgress
 from training.settings import RunSettings, flat
+from training.zero_shot import SCORE, ZeroShotModule
 
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # TrainingProgress shows both
 CHECKPOINTS = {"auto_insert_metric_name": False, "enable_version_counter": False}
@@ -46,7 +50,7 @@ class ConfigError(CocuError):
 class TrainingCLI(LightningCLI):
     """LightningCLI with one output folder, best and last checkpoints, TensorBoard and CSV logs, and one seed."""
 
-    model: GroupViTModule
+    model: ZeroShotModule
     datamodule: ArchiveDataModule
     checkpoint: resume.Checkpoint | None = None  # that is gone on from, or scored
 
@@ -113,7 +117,7 @@ class TrainingCLI(LightningCLI):
             return
 
         self.checkpoint = resume.read(path)
-        if subcommand != "fit" or path == config.ckpt_path:
+        if self.datamodule_class is not LabelDataModule and (subcommand != "fit" or path == config.ckpt_path):
             sizes = {"model": {"sizes": self.checkpoint.sizes}}
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
         if subcommand == "fit":
@@ -215,16 +219,18 @@ def say(text: str) -> None:
 
 
 def main(
-    arguments: ArgsType = None, module: type[GroupViTModule] = GroupViTModule, prog: str = "python -m training"
+    arguments: ArgsType = None, module: type[ZeroShotModule] | None = None, prog: str = "python -m training"
 ) -> int:
-    """Run; returns the exit code. ``module``: what is trained, and how; ``prog``: the command that this is."""
+    """Run; returns the exit code. ``module``: what is trained, and how, or None for what the arguments ask for; ``prog``:
+    the command that this is."""
     quiet_lightning()
 
     def work() -> int:
         try:
+            chosen = module or (DenseModule if names_encoder(arguments) else GroupViTModule)
             TrainingCLI(
-                module,
-                ArchiveDataModule,
+                chosen,
+                LabelDataModule if issubclass(chosen, DenseModule) else ArchiveDataModule,
                 seed_everything_default=0,
                 trainer_defaults={},
                 save_config_kwargs={"overwrite": True},
@@ -279,3 +285,16 @@ def command(prog: str, words: list[str], last: list[str]) -> str:
     python = os.path.relpath(sys.executable)
     python = sys.executable if python.startswith(os.pardir) else python
     return f"{shlex.quote(python)} {prog.partition(' ')[2]} {shlex.join([*kept, *last])}"
+
+
+def names_encoder(arguments: ArgsType) -> bool:
+    """Whether arguments, or a file of configuration among them, name an encoder (model.encoder): then that is trained."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not isinstance(words, list):
+        return "encoder" in (words.get("model") or {})
+    if any(word.split("=")[0] == "--model.encoder" for word in words):
+        return True
+    files = [after for word, after in pairwise(words) if word == "--config"]
+    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    models = [read_yaml(path).get("model") for path in files if os.path.isfile(path)]
+    return any(isinstance(values, dict) and "encoder" in values for values in models)

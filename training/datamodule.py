@@ -28,6 +28,8 @@ from training.stream import Stream, TrainingShard, count_pairs
 class ArchiveDataModule(LightningDataModule):
     """Images, captions and concept archives of one or several data sets."""
 
+    stream: type[Stream] = Stream  # how samples are read
+
     def __init__(
         self,
         archives: list[str] | str | None = None,
@@ -194,7 +196,7 @@ class ArchiveDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
         assert self.trainer is not None  # Lightning asks for data with a trainer
-        stream = Stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives)
+        stream = self.stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives)
         transform = partial(self.augmentation.transform, self.image_size)
         batches = Batches(stream, self.plan, transform, self.text_context, self.trainer.global_rank)
         begun = partial(batches_begun, self.trainer)

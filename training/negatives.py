@@ -82,13 +82,16 @@ def concept_ids(names: Sequence[str]) -> np.ndarray:
 
 def stack(samples: Sequence[SampleConcepts]) -> Concepts:
     """The concepts of a batch from those of its samples; what was drawn for a sample does not count against it either."""
-    held = [np.concatenate(sample) for sample in samples]
-    filled = np.full((len(held), max(map(len, held))), NONE, np.int64)  # (B, A)
-    for row, ids in zip(filled, held, strict=True):
-        row[: len(ids)] = ids
+    held = filled([np.concatenate(sample) for sample in samples])  # (B, A)
+    return Concepts(filled([sample.drawn for sample in samples]), held)
 
-    drawn = np.stack([sample.drawn for sample in samples])  # (B, M)
-    return Concepts(torch.from_numpy(drawn), torch.from_numpy(filled))
+
+def filled(rows: Sequence[np.ndarray]) -> Tensor:
+    """B rows of ids as a matrix (B, longest), int64; NONE fills up."""
+    matrix = np.full((len(rows), max(map(len, rows))), NONE, np.int64)
+    for line, ids in zip(matrix, rows, strict=True):
+        line[: len(ids)] = ids
+    return torch.from_numpy(matrix)
 
 
 def excused(held: Tensor, drawn: Tensor) -> Tensor:

@@ -56,9 +56,10 @@ class TrainingProgress(Callback):
         samples = sum(data.plan.rows)
         accumulated = trainer.accumulate_grad_batches
         batch = f"{data.batch_size} x {trainer.world_size} devices" + (f" x {accumulated}" if accumulated > 1 else "")
+        name = type(module.model).__name__
         self._print(
             trainer,
-            f"Training GroupViT ({size:.1f} M parameters) on {module.device.type}, {trainer.precision}, sampler "
+            f"Training {name} ({size:.1f} M parameters) on {module.device.type}, {trainer.precision}, sampler "
             f"{data.sampler.kind}\n{samples:,} samples in {len(data.shards):,} shards; batch {batch}; "
             f"{data.steps:,} steps an epoch; {data.workers} workers a device -> {trainer.default_root_dir}",
         )

@@ -1,0 +1,217 @@
+"""Where a dense CLIP comes from: an open_clip model by name, a folder in open_clip's format, our checkpoints of training.
+
+    open_clip:ViT-B-16/openai               a model and its weights, which open_clip downloads
+    local-dir:pipelines/demo/clip           a folder with open_clip_config.json and open_clip_model.safetensors
+    open_clip:ViT-B-16/openai@sclip         another reading, see segmenters/readings.py
+    local-dir:pipelines/demo/clip@stride=8  places closer together than the model's own
+
+A folder that we write is one that open_clip reads (``local-dir:``); reading and stride are in ``dense.json`` beside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from curation.base import files
+from curation.base.configuration import did_you_mean
+from curation.base.errors import CocuError, OutputError, loading_error, one_line
+from segmenters.dense import DenseCLIP, DenseConfig, with_reading
+from segmenters.groupvit import MEAN, STD
+
+NAMED, FOLDER = "open_clip:", "local-dir:"  # what the name of a checkpoint begins with
+CONFIG, WEIGHTS, OWN = "open_clip_config.json", "open_clip_model.safetensors", "dense.json"
+
+
+class PretrainedError(CocuError):
+    """A model that cannot be opened. The message is one line: the name or file, what is wrong, the remedy."""
+
+
+class Pretrained(NamedTuple):
+    """A model in evaluation mode on the CPU, and where it is from."""
+
+    model: DenseCLIP
+    path: str
+    sha256: str  # of the weights
+
+
+class Name(NamedTuple):
+    """The name of a checkpoint, taken apart."""
+
+    source: str  # without what follows @
+    reading: str | None
+    stride: int | None
+
+
+def is_name(checkpoint: str) -> bool:
+    """Whether ``checkpoint`` names a model rather than a file of ours."""
+    return checkpoint.startswith((NAMED, FOLDER))
+
+
+def parse(checkpoint: str) -> Name:
+    """Take a name apart. Raises PretrainedError for options that are none.
+
+    >>> parse("local-dir:clip@naclip,stride=8")
+    Name(source='local-dir:clip', reading='naclip', stride=8)
+    """
+    source, _, options = checkpoint.partition("@")
+    reading, stride = None, None
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if not equals:
+            reading = key
+        elif key == "stride" and value.isdecimal():
+            stride = int(value)
+        else:
+            raise PretrainedError(
+                f"{checkpoint}: {option} is no option; write @READING, @stride=PIXELS or both, with a comma"
+            )
+    return Name(source, reading, stride)
+
+
+def open_pretrained(checkpoint: str) -> Pretrained:
+    """The model that a name means. Raises PretrainedError, or CocuError for a reading or stride that it has not."""
+    source, reading, stride = parse(checkpoint)
+    if source.startswith(FOLDER):
+        config, weights, path = _read_folder(Path(files.local_path(files.resolve(source.removeprefix(FOLDER), "."))))
+    else:
+        config, weights, path = _read_named(source.removeprefix(NAMED))
+
+    model = filled(with_reading(config, reading, stride), weights, path)
+    return Pretrained(model, checkpoint, path_digest(path) if os.path.isfile(path) else weights_digest(model))
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder is in open_clip's format."""
+    return (folder / CONFIG).is_file()
+
+
+def filled(config: DenseConfig, weights: Mapping[str, Any], path: str) -> DenseCLIP:
+    """The model of ``config`` with these weights, by open_clip's names. Raises PretrainedError where they do not fit."""
+    model = DenseCLIP(config)
+    try:
+        model.clip.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PretrainedError(f"{path}: weights of another model ({one_line(error)})") from None
+    return model.eval()
+
+
+def path_digest(path: str) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_digest(model: DenseCLIP) -> str:
+    """sha256 of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.clip.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# --- reading --------------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path) -> tuple[DenseConfig, dict[str, Any], str]:
+    """Configuration, weights and weights file of a folder in open_clip's format."""
+    path = folder / WEIGHTS
+    for needed in (folder / CONFIG, path):
+        if not needed.is_file():
+            raise PretrainedError(f"{needed}: missing; a folder for {FOLDER} has {CONFIG} and {WEIGHTS}")
+    try:
+        config = files.read_json(str(folder / CONFIG), remedy="copy the folder again")
+        own = files.read_json(str(folder / OWN), remedy="copy the folder again") if (folder / OWN).is_file() else {}
+        weights = load_file(path)
+    except (CocuError, OSError, SafetensorError) as error:
+        raise PretrainedError(f"{folder}: cannot be read ({one_line(error)})") from None
+
+    return config_of(config, own, f"{FOLDER}{folder}", str(folder / CONFIG)), weights, str(path)
+
+
+def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, where: str) -> DenseConfig:
+    """The configuration in open_clip's own file and in ours. Raises PretrainedError naming ``where``."""
+    preprocessing = config.get("preprocess_cfg", {})
+    unknown = sorted(set(own) - {"reading", "stride", "size"})
+    if unknown:
+        raise PretrainedError(f"{where}: {OWN} beside it has {unknown[0]}; reading, stride and size are known")
+    try:
+        model = config["model_cfg"]
+        return DenseConfig(
+            model,
+            preprocessing.get("mean", MEAN),
+            preprocessing.get("std", STD),
+            tokenizer=name if model["text_cfg"].get("hf_tokenizer_name") else None,
+            **own,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PretrainedError(f"{where}: {one_line(error)} is missing or wrong: not open_clip's format") from None
+
+
+def _read_named(name: str) -> tuple[DenseConfig, dict[str, Any], str]:
+    """Configuration and weights of MODEL/TAG, or MODEL/FILE, which open_clip downloads and keeps."""
+    import open_clip  # takes seconds
+
+    architecture, slash, tag = name.partition("/")
+    if not slash:
+        raise PretrainedError(f"{NAMED}{name}: write {NAMED}MODEL/TAG, such as {NAMED}ViT-B-16/openai")
+    if architecture not in open_clip.list_models():
+        known = did_you_mean(architecture, open_clip.list_models())
+        raise PretrainedError(f"{NAMED}{name}: open_clip knows no {architecture}{known}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    if not pretrained and not os.path.isfile(tag):
+        raise PretrainedError(
+            f"{NAMED}{name}: {tag} is neither weights of {architecture} nor a file; there are {', '.join(tags)}"
+        )
+
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
+    try:
+        model = open_clip.create_model(
+            architecture, pretrained=tag, force_quick_gelu=bool(pretrained.get("quick_gelu")), precision="fp32"
+        )
+    except Exception as error:  # no network, a damaged file: the loaders raise nearly anything
+        raise PretrainedError(f"{NAMED}{name}: cannot be loaded ({loading_error(error)})") from None
+
+    values = dict(open_clip.get_model_config(architecture))
+    if pretrained.get("quick_gelu"):
+        values["quick_gelu"] = True
+    foreign = values["text_cfg"].get("hf_tokenizer_name") or "siglip" in architecture.lower()
+    preprocessing = open_clip.get_model_preprocess_cfg(model)
+    config = DenseConfig(
+        values, preprocessing["mean"], preprocessing["std"], tokenizer=architecture if foreign else None
+    )
+    return config, model.state_dict(), tag
+
+
+# --- writing --------------------------------------------------------------------------------------------------------------
+
+
+def save_folder(model: DenseCLIP, folder: str | Path) -> None:
+    """Write a folder that :func:`open_pretrained` and open_clip's ``local-dir:`` read. Raises OutputError."""
+    path = str(Path(folder) / WEIGHTS)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.clip.state_dict().items()}
+    try:
+        with files.atomic_path(path) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({one_line(error)}); make room there, or choose another output"
+        ) from None
+
+    config = model.config
+    size = {"size": config.size} if config.size else {}
+    preprocessing = {"mean": list(config.mean), "std": list(config.std), **size}
+    files.write_json(str(Path(folder) / CONFIG), {"model_cfg": dict(config.model), "preprocess_cfg": preprocessing})
+    own = {name: value for name, value in dataclasses.asdict(config).items() if name in ("reading", "stride", "size")}
+    files.write_json(str(Path(folder) / OWN), {name: value for name, value in own.items() if value is not None})

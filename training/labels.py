@@ -1,0 +1,71 @@
+"""What a dense model is told of each image: concepts of its caption, some of its archive, and what else may be there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curation.base.ragged import Ragged
+from training.datamodule import ArchiveDataModule
+from training.negatives import NONE, SampleConcepts, concept_ids
+from training.stream import DrawnShard, Pair, Stream, TrainingSample, TrainingShard
+
+NOTHING = SampleConcepts(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True)
+class LabelStream(Stream):
+    """Samples whose ``concepts`` are labels.
+
+    ``drawn`` is what the caption mentions and what the sampler drew, ``held`` what does not count against the image.
+    """
+
+    def _draw(self, shard: TrainingShard, epoch: int) -> DrawnShard | None:
+        drawn = super()._draw(shard, epoch)
+        if drawn is None or shard.archive is None:
+            return drawn
+        captions = shard.archive.read(shard.source.name, mentioned=True)
+        names = shard.archive.read(shard.source.name, self.sampler.method.of_caption).names
+        mentioned = mentioned_concepts(captions.lists.with_values(concept_ids(captions.names)[captions.concepts]))
+
+        ids = concept_ids(names)[drawn.draw.concepts]  # (N, M)
+        held = [sample.held for sample in drawn.concepts] if drawn.concepts else [NOTHING.held] * len(ids)
+        rows = zip(mentioned, ids, held, strict=True)
+        return drawn._replace(concepts=[SampleConcepts(positives(*row[:2]), row[2]) for row in rows])
+
+    def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
+        sample = super()._sample(shard, pair, drawn, epoch)
+        told = sample.concepts if drawn is not None and not sample.lacks_archive and sample.concepts else NOTHING
+        return sample._replace(
+            concepts=told, prompts=[sample.caption]
+        )  # no prompt is read: the captions stand for them
+
+
+def mentioned_concepts(lists: Ragged) -> list[np.ndarray]:
+    """One array of concept ids for each sample."""
+    return np.split(lists.values, lists.offsets[1:-1])
+
+
+def positives(mentioned: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Concept ids, each once: those of the caption and those that were drawn, without NONE."""
+    both = np.union1d(mentioned, drawn)
+    return both[both != NONE]
+
+
+class LabelDataModule(ArchiveDataModule):
+    """The same data, with labels of images in place of prompts.
+
+    ``data.sampler`` draws positives beside those of the caption (kind caption: none), and ``data.negatives: outside`` makes
+    unknowns of what else the archive holds.
+    """
+
+    stream = LabelStream
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every concept of the runs, sorted. Raises RuntimeError before :meth:`setup`."""
+        if not self.shards:
+            raise RuntimeError("the data has no vocabulary before setup")
+        runs = {shard.archive.folder: shard.archive for shard in self.shards if shard.archive}
+        return sorted({name for run in runs.values() for name in run.vocabulary})
