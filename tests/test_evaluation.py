@@ -322,5 +322,5 @@ def test_what_is_not_evaluated_is_light_and_the_background_dark():
 
 def test_results_of_runs_do_not_share_a_folder():
     assert results_name("artifacts/training/cocu_demo/checkpoints/last.ckpt") == "cocu_demo-last"
-    assert results_name(Path("checkpoints/best.ckpt").absolute()) != "best"
+    assert results_name(str(Path("checkpoints/best.ckpt").absolute())) != "best"
     assert results_name("models/groupvit-hf") == "groupvit-hf"
