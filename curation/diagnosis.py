@@ -163,7 +163,9 @@ def _most_often(rejects: Sequence[Reject]) -> str:
     example = next((reject for reject in rejects if kind_of(reject.reason) == kind), None)
     if example is None:
         return ""
-    remedy = f"; captions inside json become txt with {PACK}, or are read in place as json:NAME" if "JSON" in kind else ""
+    remedy = (
+        f"; captions inside json become txt with {PACK}, or are read in place as json:NAME" if "JSON" in kind else ""
+    )
     return f"most often, as for {example.key}: {example.reason}{remedy}"
 
 
@@ -192,7 +194,8 @@ def _refuse_json(path: str, items: Sequence[Sample | Reject]) -> None:
         field = Counter(item.remedy for item in whole).most_common(1)[0][0]
         member = field.partition(":")[0]
         raise InputError(
-            f"{path}: {member} of {whole[0].key} is JSON, not a sentence; write {field} in place of {member} for the text in it"
+            f"{path}: {member} of {whole[0].key} is JSON, not a sentence; write {field} in place of {member} for the text "
+            "in it"
         )
 
 

@@ -177,7 +177,9 @@ def test_captions_that_are_json_are_refused(data, capfd, no_encoder):
         for name, content in samples
     ]
     expected = "json of 000000 is JSON, not a sentence; write json:caption in place of json for the text in it"
-    assert failed(data(told[:30]), capfd, "--caption", "json").endswith(expected)  # of ten samples: fewer than say a share
+    assert failed(data(told[:30]), capfd, "--caption", "json").endswith(
+        expected
+    )  # of ten samples: fewer than say a share
     assert failed(data(told), capfd, "--captions", "[txt, json]").endswith(expected)
 
 

@@ -17,7 +17,7 @@ from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
 from curation.archive.joining import NO_ARCHIVE, REJECTED, join, read_tar
 from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, read_archive
-from curation.archive.sampling import Sampler, prompts, seeds, templates
+from curation.archive.sampling import Sampler, choose, prompts, seeds, templates
 from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
 from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
@@ -41,6 +41,7 @@ __all__ = [
     "Source",
     "UnknownKey",
     "archive_batch",
+    "choose",
     "flatten",
     "join",
     "list_sources",

@@ -222,7 +222,7 @@ def json_remedy(members: Mapping[str, Any], fields: Iterable[CaptionField]) -> s
 
 
 def json_names(members: Mapping[str, Any], fields: Iterable[CaptionField]) -> str:
-    """What the JSON has in which no field was found, for a message: ``; json has url, width``. Empty where there is none."""
+    """What is in the JSON that has none of the fields, for a message: ``; json has url, width``. Empty without JSON."""
     for field in fields:
         content = members.get(field.member)
         value = _parsed(content.decode("utf-8", "replace")) if field.path and isinstance(content, bytes) else None

@@ -68,7 +68,9 @@ def keep(table: pa.Table, mask: np.ndarray) -> pa.Table:
     archives, structs = entries(table)
     offsets = pa.array(archives.where(mask).offsets, pa.int32())
     lists = pa.ListArray.from_arrays(offsets, structs.filter(pa.array(mask)))
-    return table.set_column(table.schema.get_field_index("concepts"), "concepts", lists.cast(table.schema.field("concepts").type))
+    return table.set_column(
+        table.schema.get_field_index("concepts"), "concepts", lists.cast(table.schema.field("concepts").type)
+    )
 
 
 def flatten(table: pa.Table) -> pa.Table:

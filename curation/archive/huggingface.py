@@ -11,23 +11,15 @@ import pyarrow as pa
 from curation.archive.reader import ArchiveReader
 
 NUMBERS = {"score": "float32", "global": "float32", "local": "float32", "cluster": "int16", "support": "int16"}
-FEATURES = datasets.Features(
-    {
-        "key": datasets.Value("string"),
-        "caption": datasets.Value("string"),
-        "concepts": [
-            {"concept": datasets.Value("string")} | {name: datasets.Value(kind) for name, kind in NUMBERS.items()}
-        ],
-    }
-)
-
-
+TEXT = datasets.Value("string")
+ENTRY = {"concept": TEXT} | {name: datasets.Value(kind) for name, kind in NUMBERS.items()}
+FEATURES = datasets.Features({"key": TEXT, "caption": TEXT, "concepts": [ENTRY]})
 SEVERAL = datasets.Features(
     {
-        "key": FEATURES["key"],
-        "caption": FEATURES["caption"],
-        "captions": [{"text": datasets.Value("string"), "sources": [datasets.Value("string")]}],
-        "concepts": [FEATURES["concepts"][0] | {"sources": [datasets.Value("string")]}],
+        "key": TEXT,
+        "caption": TEXT,
+        "captions": [{"text": TEXT, "sources": [TEXT]}],
+        "concepts": [ENTRY | {"sources": [TEXT]}],
     }
 )
 

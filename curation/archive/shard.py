@@ -102,7 +102,9 @@ def shard_archives(table: pa.Table) -> ShardArchives:
         table["caption"].to_pylist(),
         names.dictionary.to_pylist(),
         archives.with_values(names.indices.to_numpy()),
-        *(structs.field(name).to_numpy() for name in ("score", "cluster", "support")),
+        structs.field("score").to_numpy(),
+        structs.field("cluster").to_numpy(),
+        structs.field("support").to_numpy(),
         _texts(table),
     )
 

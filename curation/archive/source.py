@@ -32,6 +32,11 @@ class Source(NamedTuple):
         """Where captions are. Raises CocuError for a name that is no field."""
         return tuple(map(parse_field, self.captions or names_in(self.caption)))
 
+    @property
+    def caption_members(self) -> list[str]:
+        """The members of a sample that captions are in."""
+        return list(dict.fromkeys(field.member for field in self.caption_fields))
+
     def read_captions(self, sample: Mapping[str, Any]) -> list[str]:
         """The captions that a sample may be seen with, as curation reads them; none where it has none that can be used."""
         captions = read_captions(sample, self.caption_fields, bool(self.captions))
@@ -40,9 +45,7 @@ class Source(NamedTuple):
 
 def list_sources(patterns: Iterable[str], image: str, caption: str, captions: Sequence[str] = ()) -> list[Source]:
     """The tars that patterns name, in order. Raises CocuError when a pattern matches nothing."""
-    return [
-        Source(shard_name(path), path, image, caption, captions=tuple(captions)) for path in matching(patterns)
-    ]
+    return [Source(shard_name(path), path, image, caption, captions=tuple(captions)) for path in matching(patterns)]
 
 
 def matching(patterns: Iterable[str]) -> list[str]:

@@ -21,7 +21,9 @@ from curation.base.ragged import Ragged
 from curation.concepts import Matcher, unite
 from curation.config import CurationConfig
 
-Mentioned = tuple[Ragged, np.ndarray | None]  # N lists of concept ids; and (P,) int32, their sources where these are known
+Mentioned = tuple[
+    Ragged, np.ndarray | None
+]  # N lists of concept ids; and (P,) int32, their sources where these are known
 
 
 def caption_column(config: CurationConfig) -> str:
