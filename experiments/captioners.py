@@ -1,7 +1,7 @@
 """Two captioners side by side: how right is what each names? ``python -m experiments.captioners FOLDER`` writes a page.
 
-The scenes are those of the demo world, whose captions (``txt``) name little and nothing wrong. A second captioner names more
-and errs, as models do; it is written into the json sidecars as ``model``. Archives are made from either and from both.
+The scenes are those of the demo world, whose captions (``txt``) name little and nothing wrong. A second captioner names
+more and errs, as models do; it is written into the json sidecars as ``model``. Archives are made from either and from both.
 """
 
 from __future__ import annotations
@@ -133,10 +133,11 @@ def page(runs: Sequence[tuple[Run, LabelledData]], command: str) -> str:
     both, data = runs[-1]
     parts = [
         "# Two captioners",
-        f"Written by `{command}`. {len(data.images):,} scenes of the demo world, whose captions (`{PEOPLE}`) name one or two "
-        f"things that are there. A second captioner (`{MODEL}`) names two to {MOST}, and takes each for another thing with "
-        f"a chance of {ERRS:g}. Vision-driven expansion, L = {both.config.retrieval.neighbors}, and a given vocabulary; the "
-        "CLIP was trained on this world. The numbers say nothing about real captioners; they show what `sources` are for.",
+        f"Written by `{command}`. {len(data.images):,} scenes of the demo world, whose captions (`{PEOPLE}`) name one or "
+        f"two things that are there. A second captioner (`{MODEL}`) names two to {MOST}, and takes each for another thing "
+        f"with a chance of {ERRS:g}. Vision-driven expansion, L = {both.config.retrieval.neighbors}; the vocabulary is "
+        "given, and the CLIP was trained on this world. The numbers say nothing about real captioners; they show what "
+        "`sources` are for.",
         table(
             ["captions", "named", "recall", "right", "in archives", "recall", "precision at 1", "at 3"],
             run_rows(runs),
