@@ -14,12 +14,13 @@ from curation.base.parquet import open_parquet
 from curation.tools.pack.entry import (
     EXTENSIONS,
     LARGEST,
+    CaptionColumns,
     Content,
     Entry,
     Unusable,
     content_of,
 )
-from curation.tools.pack.tables import NAMES, Columns, caption_of, choose_captions
+from curation.tools.pack.tables import NAMES, Columns, choose_captions
 
 IMAGES = (*EXTENSIONS, "image", "img", "bytes")  # columns with the bytes of an image
 BLOCK = 256  # rows in memory at once
@@ -67,8 +68,9 @@ class ParquetImages:
                 number = 0
                 for block in file.iter_batches(batch_size=BLOCK, columns=wanted):
                     for row in block.to_pylist():
-                        caption = caption_of(row, captions, self._columns)
-                        yield _entry(path, number, {k: row[k] for k in row if k not in captions}, image, caption, name)
+                        values = {column: row.pop(column) for column in captions}
+                        caption = CaptionColumns(values) if self._columns.captions else values[captions[0]]
+                        yield _entry(path, number, row, image, caption, name)
                         number += 1
 
 

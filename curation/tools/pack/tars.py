@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from curation.base.errors import CocuError, one_line
 from curation.tools.pack.entry import (
@@ -54,14 +54,18 @@ class Tars:
 
         def load() -> Content:
             content = _read(path, image)
-            text: Any
             sidecar = read_sidecar(_read(path, beside["json"])) if "json" in beside else {}
-            texts = {kind: _read(path, beside[kind]) for kind in BESIDE[:-1] if kind in beside}
-            text = next(iter(texts.values()), None)
             if self._captions:
-                named = {name: texts.get(name.lower()) or caption_in(sidecar, (name,)) for name in self._captions}
-                text = CaptionColumns(named)
-            elif text is None or self._caption:
+                kinds = {
+                    name: name.lower() for name in self._captions if name.lower() in beside and name.lower() != "json"
+                }
+                values = {
+                    name: _read(path, beside[kinds[name]]) if name in kinds else caption_in(sidecar, (name,))
+                    for name in self._captions
+                }
+                return content_of(content, CaptionColumns(values), sidecar)
+            text = next((_read(path, beside[kind]) for kind in BESIDE[:-1] if kind in beside), None)
+            if text is None or self._caption:
                 text = caption_in(sidecar, (self._caption,)) if self._caption else caption_in(sidecar)
             return content_of(content, text, sidecar)
 
