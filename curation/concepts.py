@@ -212,3 +212,25 @@ class Matcher:
             return Ragged.from_lists([self.match(caption) for caption in captions], np.int32)
         pairs = zip(captions, nouns, strict=True)
         return Ragged.from_lists([self.match(caption, positions) for caption, positions in pairs], np.int32)
+
+
+def unite(lists: Ragged, rows: np.ndarray, sources: np.ndarray, count: int) -> tuple[Ragged, np.ndarray]:
+    """The union of what several captions of each of ``count`` images mention, and the sources that mention each concept.
+
+    lists: C lists of concept ids, one a caption; rows (C,): the image of each caption, ascending; sources (C,) int32: bits
+    of the sources that each caption has. An image's concepts, int32, are in order of mention, each once; their sources
+    (P,) int32 are those of all captions that mention them.
+
+    >>> united, sources = unite(Ragged.from_lists([[3, 1], [1]]), np.array([0, 0]), np.array([1, 2]), 2)
+    >>> united.values.tolist(), united.lengths.tolist(), sources.tolist()
+    ([3, 1], [2, 0], [1, 3])
+    """
+    owners = rows[lists.owners]  # (Q,): the image of each mention
+    width = int(lists.values.max(initial=0)) + 1
+    pairs, first, inverse = np.unique(owners * width + lists.values, return_index=True, return_inverse=True)
+    bits = np.zeros(len(pairs), np.int32)
+    np.bitwise_or.at(bits, inverse, sources[lists.owners].astype(np.int32))
+
+    order = np.argsort(first)  # mentions of one image lie together, so this is the order of mention
+    owner, concept = np.divmod(pairs[order], width)
+    return Ragged.from_lengths(np.bincount(owner, minlength=count), concept.astype(np.int32)), bits[order]

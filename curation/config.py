@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from curation.archive.captions import names_in, parse_field
 from curation.base import configuration, files, patterns
 from curation.base.configuration import errors_naming, option, parse_bytes, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
@@ -16,6 +17,7 @@ from curation.base.errors import quoted
 from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 
+MOST_CAPTION_FIELDS = 31  # each is a bit of an int32
 MOST_NEIGHBORS = 32_767  # archives count the captions that support a concept in 16 bits
 
 
@@ -168,7 +170,12 @@ class CurationConfig:
     )
     embeddings: str | None = option(None, "clip-retrieval folder (img_emb, metadata) to import instead of shards")
     image: str = option("jpg;png;jpeg;webp", "image fields; the first that a sample has is used")
-    caption: str = option("txt;text", "caption fields; the first that a sample has is used")
+    caption: str = option(
+        "txt;text", "caption fields; the first that a sample has is used; json:NAME is a text in a json sidecar"
+    )
+    captions: list[str] = option(
+        [], "fields that are all used, in place of caption, such as [txt, alt, json:caption]; or columns of an import"
+    )
     output: str | None = option(None, "output folder (default: artifacts/<name>)")
     max_member: str = option("256M", "largest member of a tar that is read; a sample with a larger one is rejected")
     on_error: str = option(
@@ -196,7 +203,7 @@ class CurationConfig:
         require_one_of("on_error", self.on_error, ("stop", "skip"))
         require(0 <= self.max_rejects <= 1, f"max_rejects: {self.max_rejects} is not between 0 and 1")
         require(bool(self.image.strip(";")), "image: at least one field name is needed")
-        require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
+        self._check_captions()
         require(
             not (self.retrieval.data and self.retrieval.index != "auto"),
             "retrieval.index: must be auto with retrieval.data, whose index is used as it is",
@@ -206,6 +213,21 @@ class CurationConfig:
             f"retrieval.data: holds no index of captions, so it cannot be combined with archive.expansion="
             f"{self.archive.expansion}",
         )
+
+    def _check_captions(self) -> None:
+        require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
+        for key, names in (("caption", names_in(self.caption)), ("captions", self.captions)):
+            with errors_naming(key):
+                for name in names:
+                    parse_field(name)
+        written = [name.strip() for name in self.captions]
+        require(len(set(written)) == len(written), "captions: a field is there twice")
+        require(len(written) <= MOST_CAPTION_FIELDS, f"captions: more than {MOST_CAPTION_FIELDS} fields")
+
+    @property
+    def caption_sources(self) -> list[str]:
+        """The names that archives give to the fields of captions, where ``captions`` is set; else one for all of them."""
+        return [name.strip() for name in self.captions] or [self.caption]
 
     @property
     def concept_embeddings(self) -> str | None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
+from curation.archive.captions import members_of, names_in
 from curation.archive.members import read_members, tar_errors
 from curation.base import files
 from curation.base.errors import CocuError, InputError
@@ -120,7 +121,7 @@ def _fields(names: _Names) -> str:
         count = names.without(wanted)
         if count > len(names.keys) / 2:
             pack = (
-                f"; captions inside json become txt with {PACK}"
+                f"; captions inside json become txt with {PACK}, or are read in place as json:NAME"
                 if kind == "caption" and "json" in names.fields()
                 else ""
             )
@@ -149,7 +150,7 @@ def find_cause(path: str, items: Sequence[Sample | Reject], image: str, caption:
 
 
 def _names_of(items: Iterable[Sample | Reject], image: str, caption: str) -> _Names:
-    names = _Names(image.lower().split(";"), caption.lower().split(";"))
+    names = _Names(image.lower().split(";"), members_of(names_in(caption)))
     for item in items:
         if item.fields:
             names.add(item.key, item.fields)
@@ -162,16 +163,19 @@ def _most_often(rejects: Sequence[Reject]) -> str:
     example = next((reject for reject in rejects if kind_of(reject.reason) == kind), None)
     if example is None:
         return ""
-    remedy = f"; captions inside json become txt with {PACK}" if "JSON" in kind else ""
+    remedy = (
+        f"; captions inside json become txt with {PACK}, or are read in place as json:NAME" if "JSON" in kind else ""
+    )
     return f"most often, as for {example.key}: {example.reason}{remedy}"
 
 
 def check_head(path: str, items: Sequence[Sample | Reject], image: str, caption: str, max_rejects: float) -> None:
-    """Look at the first samples of a shard.
+    """Look at the first samples of a shard. ``caption``: the fields of captions, separated by semicolons.
 
-    Raises InputError with cause and remedy: for a tar whose samples are not adjacent or that hides images, and where more
-    than ``max_rejects`` of them, a share, cannot be used.
+    Raises InputError with cause and remedy: for captions that are JSON, for a tar whose samples are not adjacent or that
+    hides images, and where more than ``max_rejects`` of them, a share, cannot be used.
     """
+    _refuse_json(path, items)
     layout = _layout(_names_of(items, image, caption))
     if layout:
         raise InputError(f"{path}: {layout}")
@@ -181,6 +185,18 @@ def check_head(path: str, items: Sequence[Sample | Reject], image: str, caption:
         cause, is_layout = find_cause(path, items, image, caption)
         share = "" if is_layout else f"{too_many(rejects, len(items), max_rejects, 'of the first ')}: "
         raise InputError(f"{path}: {share}{cause}")
+
+
+def _refuse_json(path: str, items: Sequence[Sample | Reject]) -> None:
+    """Raises InputError where the captions of most samples are JSON, in which the caption is a field."""
+    whole = [item for item in items if item.remedy]
+    if 2 * len(whole) > len(items):
+        field = Counter(item.remedy for item in whole).most_common(1)[0][0]
+        member = field.partition(":")[0]
+        raise InputError(
+            f"{path}: {member} of {whole[0].key} is JSON, not a sentence; write {field} in place of {member} for the text "
+            "in it"
+        )
 
 
 def check_shard(path: str, rejects: Sequence[Reject], rows: int, max_rejects: float, unseen: int = 0) -> None:

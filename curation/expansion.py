@@ -26,6 +26,7 @@ class Anchors:
     rows: np.ndarray  # (B,) int64: the anchors' own rows in the index, -1 where it does not hold them
     captions: Ragged  # B lists of concept ids: C(y_i)
     neighbours: np.ndarray | None = None  # (B, L) int64: R_i as rows of the index, -1 for none; None: nothing retrieved
+    sources: np.ndarray | None = None  # (Q,) int32: which captions mention each value of ``captions``, as bits
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Expansion:
     reference_total: np.ndarray  # (P,) float64: sum of s_cj over the references
     reference_maximum: np.ndarray  # (P,) float32: largest s_cj over the references, 0 where there are none
     anchor_mentions: np.ndarray  # (P,) bool: the anchor was retrieved and its own caption mentions the concept
+    sources: np.ndarray | None = (
+        None  # (P,) int32: of the captions that count as support, as bits, where these are known
+    )
 
 
 # --- the expansions -----------------------------------------------------------------------------------------------------
@@ -64,8 +68,15 @@ def expand_retrieved(anchors: Anchors, mentions: Mentions, texts: np.ndarray, si
     pair, similarity, own = pair[order], similarity[order], own[order]
     starts = np.flatnonzero(np.diff(pair, prepend=-1))
     if not len(starts):
-        return listed(Ragged.from_lists([[]] * len(anchors.rows), np.int32), support=0)
+        return listed(
+            Ragged.from_lists([[]] * len(anchors.rows), np.int32),
+            0,
+            None if mentions.sources is None else mentions.sources[:0],
+        )
 
+    sources = None
+    if mentions.sources is not None:
+        sources = np.bitwise_or.reduceat(mentions.sources[mentioned][order], starts)
     support = np.diff(starts, append=len(pair))
     owner = pair[starts] // width
     offsets = np.searchsorted(owner, np.arange(len(anchors.rows) + 1))
@@ -76,24 +87,27 @@ def expand_retrieved(anchors: Anchors, mentions: Mentions, texts: np.ndarray, si
         reference_total=np.add.reduceat(similarity, starts, dtype=np.float64),
         reference_maximum=np.maximum.reduceat(similarity, starts),
         anchor_mentions=np.logical_or.reduceat(own, starts),
+        sources=sources,
     )
 
 
 def expand_caption(anchors: Anchors, mentions: Mentions, texts: np.ndarray, size: int) -> Expansion:
     """A_i = C(y_i): what the anchor's own caption mentions, as plain GroupViT is trained."""
-    return listed(anchors.captions, support=1)
+    return listed(anchors.captions, support=1, sources=anchors.sources)
 
 
 def expand_tagging(anchors: Anchors, mentions: Mentions, texts: np.ndarray, size: int) -> Expansion:
     """A_i = the ``size`` concepts of the vocabulary nearest to f(x_i), without retrieval."""
-    return listed(nearest_concepts(anchors.images, texts, size), support=0)
+    concepts = nearest_concepts(anchors.images, texts, size)
+    sources = None if anchors.sources is None else np.zeros(len(concepts.values), np.int32)
+    return listed(concepts, support=0, sources=sources)
 
 
-def listed(concepts: Ragged, support: int) -> Expansion:
+def listed(concepts: Ragged, support: int, sources: np.ndarray | None = None) -> Expansion:
     """An expansion from concepts that are already known for each anchor, with no references but the anchor itself.
 
     concepts: B lists of ids, in any order. With ``support=1`` these are the concepts of the anchor's own caption; with 0
-    they come from no caption.
+    they come from no caption. sources: bits for each of them, where these are known.
     """
     ascending = np.lexsort((concepts.values, concepts.owners))
     size = len(concepts.values)
@@ -104,6 +118,7 @@ def listed(concepts: Ragged, support: int) -> Expansion:
         reference_total=np.zeros(size, np.float64),
         reference_maximum=np.zeros(size, np.float32),
         anchor_mentions=np.full(size, support > 0),
+        sources=None if sources is None else sources[ascending],
     )
 
 

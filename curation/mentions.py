@@ -23,6 +23,7 @@ class Mentions:
 
     concepts: Ragged  # N lists of concept ids, int32
     similarities: np.ndarray  # (P,) float32, one for each of these concepts
+    sources: np.ndarray | None = None  # (P,) int32: the fields whose captions mention it, as bits, where these are kept
 
     def __len__(self) -> int:
         """N, the number of indexed images."""
@@ -41,6 +42,8 @@ def write_mentions(mentions: Mentions, path: str) -> None:
         "concepts": pa.LargeListArray.from_arrays(offsets, pa.array(concepts, pa.int32())),
         "similarities": pa.LargeListArray.from_arrays(offsets, pa.array(mentions.similarities, pa.float32())),
     }
+    if mentions.sources is not None:
+        columns["sources"] = pa.LargeListArray.from_arrays(offsets, pa.array(mentions.sources, pa.int32()))
     batch = pa.record_batch(columns)
     with files.atomic_write(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
@@ -59,17 +62,22 @@ def _open(path: str, version: str) -> Mentions:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CocuError(f"{path}: not a complete Arrow file ({one_line(error)}); delete it and run again") from None
 
-    expected = [pa.large_list(pa.int32()), pa.large_list(pa.float32())]
-    if batch.num_columns != 2 or [column.type for column in batch.columns] != expected:
+    expected = [pa.large_list(pa.int32()), pa.large_list(pa.float32()), pa.large_list(pa.int32())]
+    if batch.num_columns not in (2, 3) or [column.type for column in batch.columns] != expected[: batch.num_columns]:
         raise CocuError(f"{path}: not what a curation run notes of captions; delete it and run again")
-    concepts, similarities = batch.columns
+    concepts, similarities, *more = batch.columns
     lists = Ragged(concepts.offsets.to_numpy(), concepts.values.to_numpy(zero_copy_only=False))
     values = similarities.values.to_numpy(zero_copy_only=False)
     if not _are_sound(lists, similarities.offsets.to_numpy(), values) or any(
         column.null_count for column in batch.columns
     ):
         raise CocuError(f"{path}: its lists do not fit its values; delete it and run again")
-    return Mentions(lists, values)
+    if not more:
+        return Mentions(lists, values)
+    sources = more[0].values.to_numpy(zero_copy_only=False)
+    if not np.array_equal(more[0].offsets.to_numpy(), lists.offsets) or len(sources) != len(values):
+        raise CocuError(f"{path}: its lists do not fit its values; delete it and run again")
+    return Mentions(lists, values, sources)
 
 
 def _are_sound(lists: Ragged, offsets: np.ndarray, values: np.ndarray) -> bool:

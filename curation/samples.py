@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from curation.archive.captions import (
+    Caption,
+    Unusable,
+    json_names,
+    json_remedy,
+    members_of,
+    names_in,
+    parse_column,
+    parse_field,
+    read_captions,
+)
 from curation.archive.forward import Readable
 from curation.archive.members import (
     MAX_KEY,
@@ -28,7 +38,6 @@ from curation.base.addresses import redacted
 from curation.base.embeddings import has_direction
 from curation.base.errors import CocuError, InputError, listed, one_line
 
-MAX_CAPTION = 1 << 20  # bytes
 NO_KEY = "key is missing"
 NOT_ADJACENT = "files of one sample are not adjacent in the tar"
 
@@ -49,6 +58,8 @@ class Sample:
     image: bytes
     caption: str
     fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
+    captions: tuple[Caption, ...] = ()  # all of them, where several fields are read
+    remedy: str = field(default="", compare=False)  # a field to name in place of one that is JSON
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Reject:
     key: str
     reason: str
     fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
+    remedy: str = field(default="", compare=False)  # as of a sample
 
 
 def list_shards(patterns: str | list[str]) -> list[Shard]:
@@ -78,35 +90,32 @@ def list_shards(patterns: str | list[str]) -> list[Shard]:
 
 
 def check_sample(
-    key: str, fields: Fields, image_fields: Sequence[str], caption_fields: Sequence[str]
+    key: str, fields: Fields, image_fields: Sequence[str], caption_fields: Sequence[str], union: bool = False
 ) -> Sample | Reject:
-    """A sample from the members of one key, or the reason why there is none. The image is not decoded here."""
+    """A sample from the members of one key, or the reason why there is none. The image is not decoded here.
+
+    ``union``: all caption fields count, not only the first that is present.
+    """
     names = _names(fields)
     image_field = next((name for name in image_fields if name in fields), None)
-    caption_field = next((name for name in caption_fields if name in fields), None)
     if image_field is None and len(dotted_images(names, image_fields)) > 1:
         return Reject(key, _several_images(names, image_fields), names)
     if image_field is None:
         return Reject(key, f"no image field ({';'.join(image_fields)}), only {listed(sorted(names))}", names)
-    if caption_field is None:
-        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {listed(sorted(names))}", names)
 
+    sought = [parse_field(name) for name in caption_fields]
+    captions = read_captions(fields, sought, union)
+    if captions is None:
+        there = listed(sorted(names)) + json_names(fields, sought)
+        return Reject(key, f"no caption field ({';'.join(caption_fields)}), only {there}", names)
     image = fields[image_field]
-    caption = fields[caption_field]
     if isinstance(image, Unread):
         return Reject(key, f"{image_field} {image.reason}", names)
-    if isinstance(caption, Unread):
-        return Reject(key, f"{caption_field} {caption.reason}", names)
-    if len(caption) > MAX_CAPTION:
-        return Reject(key, f"caption is longer than {MAX_CAPTION >> 20} MiB", names)
-
-    try:
-        text = caption.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return Reject(key, "caption is not UTF-8", names)
-    if is_json(text):
-        return Reject(key, "caption is JSON, not a sentence", names)
-    return Sample(key, image, text, names) if text else Reject(key, "caption is empty", names)
+    if isinstance(captions, Unusable):
+        return Reject(key, captions.reason, names, captions.remedy)
+    if not union:
+        return Sample(key, image, captions[0].text, names)
+    return Sample(key, image, captions[0].text, names, tuple(captions), json_remedy(fields, sought))
 
 
 def _names(fields: Fields) -> tuple[str, ...]:
@@ -143,32 +152,18 @@ def _several_images(names: Sequence[str], image_fields: Sequence[str]) -> str:
     return f"several images under one key ({shown}), which ends at the first dot of a file name"
 
 
-def is_json(caption: str) -> bool:
-    """Whether a caption is a JSON object, or a list of texts or objects.
-
-    >>> is_json('{"caption": "a dog"}'), is_json("[a dog]"), is_json("2021")
-    (True, False, False)
-    """
-    if caption[:1] not in ("{", "["):
-        return False
-    try:
-        value = json.loads(caption)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) or (bool(value) and all(isinstance(item, (str, dict)) for item in value))
-
-
 def read_samples(
-    stream: Readable, path: str, image: str, caption: str, max_member: int = MAX_MEMBER
+    stream: Readable, path: str, image: str, caption: str, max_member: int = MAX_MEMBER, captions: Sequence[str] = ()
 ) -> Iterator[Sample | Reject]:
     """Every sample of a tar, in order, usable or not.
 
-    ``image`` and ``caption`` are field names separated by semicolons; the first that is present wins. A sample whose image
-    or caption has more than ``max_member`` bytes is a Reject. Raises InputError naming ``path`` when the tar cannot be read
-    to its end.
+    ``image`` and ``caption`` are field names separated by semicolons; the first that is present wins. ``captions``: fields
+    that count all, in place of ``caption``. A sample whose image or caption has more than ``max_member`` bytes is a Reject.
+    Raises InputError naming ``path`` when the tar cannot be read to its end.
     """
-    image_fields, caption_fields = image.lower().split(";"), caption.lower().split(";")
-    wanted = {*image_fields, *caption_fields}
+    image_fields, caption_fields = image.lower().split(";"), list(captions) or names_in(caption)
+    caption_members = members_of(caption_fields)
+    wanted = {*image_fields, *caption_members}
     seen: dict[str, int] = {}  # by key: 1 where it had an image, 2 where it had a caption, 3 where both
 
     try:
@@ -178,7 +173,7 @@ def read_samples(
             if problem:
                 yield Reject(printable(key), problem, names)
                 continue
-            parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_fields)
+            parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_members)
             if key in seen:
                 # The rest of a sample has what its other part lacks.
                 is_rest = seen[key] != 3 and not seen[key] & parts and (seen[key] | parts)
@@ -186,8 +181,8 @@ def read_samples(
                 seen[key] |= parts
                 continue
             seen[key] = parts
-            yield check_sample(key, fields, image_fields, caption_fields)
-            for name in hidden_images(names, image_fields, caption_fields):
+            yield check_sample(key, fields, image_fields, caption_fields, bool(captions))
+            for name in hidden_images(names, image_fields, caption_members):
                 yield Reject(f"{key}.{name.rpartition('.')[0]}", _several_images(names, image_fields), ())
     except InputError:  # of the storage, which says what happened itself
         raise
@@ -239,10 +234,11 @@ def metadata_path(embedding_path: str) -> str:
     return f"{folder}/metadata/{name.replace('img_emb_', 'metadata_').replace('.npy', '.parquet')}"
 
 
-def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarray]:
+def read_import(path: str, captions: Sequence[str] = ()) -> tuple[list[str | None], list[Any], np.ndarray]:
     """Keys, captions and embeddings (N, D) of one part of a clip-retrieval folder, in order.
 
-    The key is the column ``key`` where there is one (img2dataset's), else ``image_path``.
+    The key is the column ``key`` where there is one (img2dataset's), else ``image_path``; the caption is the column
+    ``caption``, or, where columns are named as ``captions``, what :func:`read_captions` finds in all of them.
     Raises InputError when a file is damaged, columns are missing, or the two files disagree in length.
     """
     metadata = metadata_path(path)
@@ -258,33 +254,47 @@ def read_import(path: str) -> tuple[list[str | None], list[str | None], np.ndarr
             embeddings = np.load(files.local_path(path), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+
     key = next((name for name in ("key", "image_path") if name in table.column_names), None)
-    if key is None or "caption" not in table.column_names:
+    fields = [parse_column(name) for name in captions]
+    columns = list(dict.fromkeys(field.member for field in fields)) or ["caption"]
+    missing = [name for name in columns if name not in table.column_names]
+    if key is None or missing:
         raise InputError(
-            f"{metadata}: needs the columns caption and key (or image_path), has {listed(table.column_names)}"
+            f"{metadata}: needs the columns {' and '.join(missing or columns)} and key (or image_path), has "
+            f"{listed(table.column_names)}"
         )
     if embeddings.ndim != 2 or len(embeddings) != table.num_rows:
         raise InputError(f"{path}: shape {embeddings.shape} does not fit the {table.num_rows} rows of {metadata}")
-    return table[key].to_pylist(), table["caption"].to_pylist(), embeddings
+    if not fields:
+        return table[key].to_pylist(), table["caption"].to_pylist(), embeddings
+    texts = [read_captions(row, fields, union=True) for row in table.select(columns).to_pylist()]
+    return table[key].to_pylist(), texts, embeddings
 
 
 def check_import(keys: list[Any], captions: list[Any], embeddings: np.ndarray, seen: set[str]) -> list[Sample | Reject]:
     """The rows of an import as samples or rejects: the checks of a tar's samples, on arrays.
 
-    embeddings (N, D); ``seen``: keys of the rows before, to which these are added.
+    captions: a text a row, or what :func:`read_captions` gives; embeddings (N, D); ``seen``: keys of the rows before, to
+    which these are added.
     """
     usable = has_direction(embeddings)
     checked: list[Sample | Reject] = []
     for value, caption, is_usable in zip(keys, captions, usable, strict=True):
         key = "" if value is None else str(value)
+        several = isinstance(caption, list) and bool(caption)
         if not key:
             checked.append(Reject("", NO_KEY))
         elif key in seen:
             checked.append(Reject(key, "duplicate key"))
-        elif not isinstance(caption, str) or not caption.strip():
+        elif isinstance(caption, Unusable):
+            checked.append(Reject(key, caption.reason))
+        elif not several and (not isinstance(caption, str) or not caption.strip()):
             checked.append(Reject(key, "caption is empty"))
         elif not is_usable:
             checked.append(Reject(key, "embedding is zero or not finite"))
+        elif several:
+            checked.append(Sample(key, b"", caption[0].text, captions=tuple(caption)))
         else:
             checked.append(Sample(key, b"", caption.strip()))
         seen.add(key)

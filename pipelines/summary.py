@@ -34,7 +34,8 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     if counts.get("unreadable"):
         table.add_row("[red]shards that cannot be read", f"{counts['unreadable']:,}")
     table.add_row("concepts in the vocabulary", f"{counts['concepts']:,}")
-    table.add_row("concepts per caption", f"{counts['caption_concepts'] / max(rows, 1):.2f}")
+    per = "concepts in captions, per image" if run.config.captions else "concepts per caption"
+    table.add_row(per, f"{counts['caption_concepts'] / max(rows, 1):.2f}")
     table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")
     table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
     table.add_row("empty archives", f"{counts['empty']:,}")

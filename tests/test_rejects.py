@@ -171,7 +171,16 @@ def test_captions_that_are_json_are_refused(data, capfd, no_encoder):
     samples = flat(members(30))
     assert "no caption field (txt)" in failed(data([m for m in samples if not m[0].endswith("txt")]), capfd)
     line = failed(data(samples), capfd, "--caption", "json")
-    assert "most often, as for 000000: caption is JSON, not a sentence; captions inside json become txt with" in line
+    assert line.endswith("json of 000000 is JSON, not a sentence; write json:NAME in place of json for the text in it")
+    told = [
+        (name, b'{"url": "http://a b", "caption": "a dog"}' if name.endswith("json") else content)
+        for name, content in samples
+    ]
+    expected = "json of 000000 is JSON, not a sentence; write json:caption in place of json for the text in it"
+    assert failed(data(told[:30]), capfd, "--caption", "json").endswith(
+        expected
+    )  # of ten samples: fewer than say a share
+    assert failed(data(told), capfd, "--captions", "[txt, json]").endswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from curation.archive import ConceptArchive, Filter, Sampler, list_sources
+from curation.archive import ConceptArchive, Filter, Sampler, Source, list_sources
 from curation.base import files
 from curation.base.configuration import require, require_one_of
 from curation.base.errors import CocuError, listed
@@ -36,6 +36,7 @@ class ArchiveDataModule(LightningDataModule):
         shards: list[str] | None = None,
         image: str = "jpg;png;jpeg;webp",
         caption: str = "txt;text",
+        captions: list[str] | None = None,
         sampler: Sampler = Sampler(),
         filter: Filter = Filter(),
         negatives: str = "all",
@@ -56,7 +57,8 @@ class ArchiveDataModule(LightningDataModule):
             archives: output folders of finished curation runs, such as artifacts/cc12m; several are mixed sample by sample.
             shards: tars without archives (braces or globs), trained on by their captions; needs require_archives: false.
             image: image fields of ``shards`` and ``validation_shards``; the first that is present wins.
-            caption: caption fields of the same.
+            caption: caption fields of the same; json:NAME is a text in a json sidecar.
+            captions: in place of caption, fields that are all used: one caption is drawn each time that a sample is seen.
             sampler: how concepts are drawn from an archive each time that a sample is seen.
             filter: which concepts of an archive count; the caption stands in for those that are too few.
             negatives: which prompts count against an image.
@@ -77,6 +79,7 @@ class ArchiveDataModule(LightningDataModule):
         self.validation_shards = list(validation_shards or [])
         self.image = image
         self.caption = caption
+        self.captions = list(captions or [])
         self.sampler = sampler
         self.filter = filter
         self.augmentation = augmentation
@@ -128,7 +131,7 @@ class ArchiveDataModule(LightningDataModule):
         runs = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
         if self.filter != Filter():
             runs = [replace(run, filters=(self.filter,)) for run in runs]
-        bare = list_sources(self.tars, self.image, self.caption)
+        bare = self._sources(self.tars)
         self.shards = (
             *(TrainingShard(source, run) for run in runs for source in run.sources),
             *(TrainingShard(source, None) for source in bare),
@@ -147,9 +150,12 @@ class ArchiveDataModule(LightningDataModule):
 
     def _check_validation_shards(self) -> None:
         """Raises CocuError for a tar of validation that is missing: before the first step, not at the first validation."""
-        for source in list_sources(self.validation_shards, self.image, self.caption):
+        for source in self._sources(self.validation_shards):
             if not files.is_remote(source.path):
                 require(files.exists(source.path), f"data.validation_shards: {source.path}: no such file")
+
+    def _sources(self, tars: list[str]) -> list[Source]:
+        return list_sources(tars, self.image, self.caption, self.captions)
 
     @property
     def steps(self) -> int:
@@ -206,7 +212,7 @@ class ArchiveDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Pictures as they are, with their captions: all of ``validation_shards``, or one batch of the training data."""
         assert self.trainer is not None  # Lightning asks for data with a trainer
-        sources = list_sources(self.validation_shards, self.image, self.caption) or [self.shards[0].source]
+        sources = self._sources(self.validation_shards) or [self.shards[0].source]
         shards = tuple(TrainingShard(source, None) for source in sources)
         batches = ValidationBatches(
             Stream(shards, Sampler("top", 1), shuffled=0, seed=0, required=False),

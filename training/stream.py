@@ -21,6 +21,7 @@ from curation.archive import (
     Sampler,
     ShardArchives,
     Source,
+    choose,
     join,
     read_tar,
     seeds,
@@ -42,8 +43,19 @@ class Pair(NamedTuple):
 
     key: str
     image: bytes
-    caption: str
+    captions: list[str]  # at least one; of several one is drawn each time that the image is seen
     row: int  # of its archive in its shard, or NO_ARCHIVE
+
+    @property
+    def caption(self) -> str:
+        """The first caption."""
+        return self.captions[0]
+
+    def drawn_caption(self, seed: int) -> str:
+        """The caption that the image is seen with, by the random number of its key in an epoch."""
+        if len(self.captions) == 1:
+            return self.captions[0]
+        return self.captions[int(choose(np.array([seed], np.uint64), np.array([len(self.captions)]))[0])]
 
 
 class TrainingSample(NamedTuple):
@@ -131,13 +143,15 @@ class Stream:
         if drawn is not None and pair.row != NO_ARCHIVE:
             seed = int(drawn.draw.seeds[pair.row])
             concepts = drawn.concepts[pair.row] if drawn.concepts else None
-            return TrainingSample(where, seed, pair.image, pair.caption, drawn.draw.prompts[pair.row], concepts)
+            prompts = drawn.draw.prompts[pair.row]
+            return TrainingSample(where, seed, pair.image, pair.drawn_caption(seed), prompts, concepts)
 
         seed = int(seeds([pair.key], self.seed, epoch)[0])
-        prompts = [pair.caption] * self.sampler.concepts
+        caption = pair.drawn_caption(seed)
+        prompts = [caption] * self.sampler.concepts
         nothing = SampleConcepts(np.full(self.sampler.concepts, NONE), np.zeros(0, np.int64))
         concepts = nothing if self.negatives.held else None
-        return TrainingSample(where, seed, pair.image, pair.caption, prompts, concepts, lacks_archive=drawn is not None)
+        return TrainingSample(where, seed, pair.image, caption, prompts, concepts, lacks_archive=drawn is not None)
 
 
 def held_concepts(archives: ShardArchives) -> list[np.ndarray]:
@@ -170,15 +184,15 @@ def _pick(buffer: list[TrainingSample], rng: random.Random) -> TrainingSample:
 
 
 def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterator[Pair | LeftOut]:
-    """Each sample of a shard in order: an image and a caption, the first of the configured fields that are present.
+    """Each sample of a shard in order: an image and a caption, the first of the configured fields that are present, or all
+    captions where the source says so.
 
     keys (N,): the keys of the shard's archives. Raises CocuError, with shard and key, for a tar that is not the one that
     was curated, and, where archives are ``required``, for a sample without one.
     """
     source, archive = shard
     images = source.image.lower().split(";")
-    captions = source.caption.lower().split(";")
-    samples = read_tar(source.path, [*images, *captions], source.max_member)
+    samples = read_tar(source.path, [*images, *source.caption_members], source.max_member)
 
     joined: Iterable[tuple[dict[str, Any], int]]
     if archive is None:
@@ -188,12 +202,11 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
 
     for sample, row in joined:
         image = next((sample[name] for name in images if name in sample), None)
-        caption = next((sample[name] for name in captions if name in sample), None)
-        text = _text(caption)
+        texts = source.read_captions(sample)
         if row == REJECTED:
             yield LeftOut.REJECTED
-        elif image and text:
-            yield Pair(sample["__key__"], image, text, row)
+        elif image and texts:
+            yield Pair(sample["__key__"], image, texts, row)
         elif archive is None or row == NO_ARCHIVE:
             yield LeftOut.UNUSABLE
         else:
@@ -201,14 +214,6 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
                 f"{source.path}: {sample['__key__']} has an archive but no {'caption' if image else 'image'}: the tar is "
                 f"truncated or is not the one that was curated into {archive.folder}"
             )
-
-
-def _text(content: bytes | None) -> str:
-    """A caption; empty where there is none or it is not UTF-8, which curation rejects too."""
-    try:
-        return (content or b"").decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return ""
 
 
 def count_pairs(shards: tuple[TrainingShard, ...], required: bool) -> list[int]:

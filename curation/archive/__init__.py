@@ -3,6 +3,7 @@
 folder.py      ConceptArchive: what is read, handed to other tools
 reader.py      the archives of a run by shard and by key, filtered, selected, as prompts
 parquet.py     the files: one Parquet file per shard, one row per sample
+captions.py    the captions of a sample, in fields of a tar or within json
 source.py      the tars that archives were made from
 keys.py        where the archive of a key lies
 entries.py     the concepts of many archives as one flat list: filtered, or one row each
@@ -15,8 +16,8 @@ huggingface.py archives as a Hugging Face data set
 from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
 from curation.archive.joining import NO_ARCHIVE, REJECTED, join, read_tar
-from curation.archive.parquet import SCHEMA, archive_batch, read_archive
-from curation.archive.sampling import Sampler, prompts, seeds, templates
+from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, read_archive
+from curation.archive.sampling import Sampler, choose, prompts, seeds, templates
 from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
 from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
@@ -29,6 +30,7 @@ __all__ = [
     "NO_ARCHIVE",
     "REJECTED",
     "SCHEMA",
+    "SEVERAL",
     "AmbiguousKey",
     "ConceptArchive",
     "CurationError",
@@ -39,6 +41,7 @@ __all__ = [
     "Source",
     "UnknownKey",
     "archive_batch",
+    "choose",
     "flatten",
     "join",
     "list_sources",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.archive.parquet import CONCEPT
+from curation.archive.parquet import entry_fields
 from curation.base.errors import CocuError
 from curation.base.ragged import Ragged
 
@@ -68,15 +68,18 @@ def keep(table: pa.Table, mask: np.ndarray) -> pa.Table:
     archives, structs = entries(table)
     offsets = pa.array(archives.where(mask).offsets, pa.int32())
     lists = pa.ListArray.from_arrays(offsets, structs.filter(pa.array(mask)))
-    return table.set_column(table.schema.get_field_index("concepts"), "concepts", lists.cast(pa.list_(CONCEPT)))
+    return table.set_column(
+        table.schema.get_field_index("concepts"), "concepts", lists.cast(table.schema.field("concepts").type)
+    )
 
 
 def flatten(table: pa.Table) -> pa.Table:
-    """One row for every concept of every archive: key, caption, concept, score, global, local, cluster, support."""
+    """One row for every concept of every archive: key, caption, concept, score, global, local, cluster, support; and
+    sources, where images may have several captions."""
     archives, structs = entries(table)
     owners = pa.array(archives.owners)
     columns = {name: pc.take(table[name], owners) for name in ("key", "caption")}
-    return pa.table(columns | {field.name: structs.field(field.name) for field in CONCEPT})
+    return pa.table(columns | {field.name: structs.field(field.name) for field in entry_fields(table.schema)})
 
 
 def one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from curation.archive import joining
 from curation.archive.entries import flatten
-from curation.archive.parquet import SCHEMA
 from curation.archive.reader import ArchiveReader
 from curation.archive.sampling import Sampler
 
@@ -44,7 +43,7 @@ class ConceptArchive(ArchiveReader):
 
     def to_arrow(self, flat: bool = False) -> pa.Table:
         """All archives, a row each; or ``flat``, a row for every concept of every archive."""
-        tables = [flatten(table) if flat else table for table in (SCHEMA.empty_table(), *self.tables())]
+        tables = [flatten(table) if flat else table for table in (self.schema.empty_table(), *self.tables())]
         return pa.concat_tables(tables)
 
     def to_pandas(self, flat: bool = False) -> pandas.DataFrame:

@@ -11,27 +11,35 @@ import pyarrow as pa
 from curation.archive.reader import ArchiveReader
 
 NUMBERS = {"score": "float32", "global": "float32", "local": "float32", "cluster": "int16", "support": "int16"}
-FEATURES = datasets.Features(
+TEXT = datasets.Value("string")
+ENTRY = {"concept": TEXT} | {name: datasets.Value(kind) for name, kind in NUMBERS.items()}
+FEATURES = datasets.Features({"key": TEXT, "caption": TEXT, "concepts": [ENTRY]})
+SEVERAL = datasets.Features(
     {
-        "key": datasets.Value("string"),
-        "caption": datasets.Value("string"),
-        "concepts": [
-            {"concept": datasets.Value("string")} | {name: datasets.Value(kind) for name, kind in NUMBERS.items()}
-        ],
+        "key": TEXT,
+        "caption": TEXT,
+        "captions": [{"text": TEXT, "sources": [TEXT]}],
+        "concepts": [ENTRY | {"sources": [TEXT]}],
     }
 )
 
 
+def features_of(archives: pa.Schema) -> datasets.Features:
+    """The features of archives of these columns."""
+    return SEVERAL if "captions" in archives.names else FEATURES
+
+
 def whole(archives: pa.Table) -> datasets.Dataset:
     """All archives, as a map-style data set in memory."""
-    plain = archives.cast(FEATURES.arrow_schema)  # concept names as plain strings
-    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(plain.columns, schema=FEATURES.arrow_schema)))
+    schema = features_of(archives.schema).arrow_schema
+    plain = archives.cast(schema)  # concept names as plain strings
+    return datasets.Dataset(datasets.table.InMemoryTable(pa.table(plain.columns, schema=schema)))
 
 
 def stream(archive: ArchiveReader) -> datasets.IterableDataset:
     """The archives as a data set that reads shard by shard."""
     shards = {"archive": archive, "shards": archive.shards}  # datasets splits the list over workers
-    return datasets.IterableDataset.from_generator(_rows, features=FEATURES, gen_kwargs=shards)
+    return datasets.IterableDataset.from_generator(_rows, features=features_of(archive.schema), gen_kwargs=shards)
 
 
 def _rows(archive: ArchiveReader, shards: list[str]) -> Iterator[dict[str, Any]]:

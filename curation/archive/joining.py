@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from curation.archive.captions import Unusable, names_in, parse_field, read_captions
 from curation.archive.entries import one_chunk
 from curation.archive.members import MAX_MEMBER, key_problem, read_members, tar_errors
 from curation.archive.reader import ArchiveReader
-from curation.archive.sampling import Sampler
+from curation.archive.sampling import Sampler, choose, seeds
 from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.errors import CocuError
@@ -135,11 +137,18 @@ def attach(
                 "without concepts"
             )
         else:
-            more = {"concepts": []} | ({"prompts": [_caption(sample, archive)] * sampler.concepts} if sampler else {})
+            number = epoch() if callable(epoch) else epoch
+            text = _caption(sample, archive, seed, number) if sampler else ""
+            more = {"concepts": []} | ({"prompts": [text] * sampler.concepts} if sampler else {})
         yield sample | more
 
 
-def _caption(sample: RawSample, archive: ArchiveReader) -> str:
-    fields = archive.manifest["config"].get("caption", "").lower().split(";")
-    caption = next((sample[field] for field in fields if field in sample), "")
-    return caption.decode("utf-8", "replace").strip() if isinstance(caption, bytes) else str(caption)
+def _caption(sample: RawSample, archive: ArchiveReader, seed: int, epoch: int) -> str:
+    config = archive.manifest["config"]
+    several = [parse_field(name) for name in config.get("captions") or ()]
+    fields = several or [parse_field(name) for name in names_in(config.get("caption", ""))]
+    captions = read_captions(sample, fields, union=bool(several))
+    if captions is None or isinstance(captions, Unusable):
+        return ""
+    numbers = seeds([sample["__key__"]], seed, epoch)
+    return captions[int(choose(numbers, np.array([len(captions)]))[0])].text

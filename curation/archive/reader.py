@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from curation.archive.entries import Filter, entries, keep
 from curation.archive.keys import Footer, locate, read_footers, read_keys
-from curation.archive.parquet import SCHEMA, read_archive
+from curation.archive.parquet import SCHEMA, SEVERAL, read_archive
 from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, shard_name
@@ -107,8 +107,13 @@ class ArchiveReader:
         for path in self.paths:
             check_openable(path, self.folder, self.allow_remote)
         largest = parse_bytes(str(config.get("max_member", "256M")), "max_member")
-        fields = config.get("image", ""), config.get("caption", ""), largest
+        fields = config.get("image", ""), config.get("caption", ""), largest, tuple(config.get("captions") or ())
         return [Source(name, path, *fields) for name, path in zip(self.shards, self.paths, strict=True)]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the archives: with ``captions`` and ``sources`` where images may have several captions."""
+        return SEVERAL if self.manifest["config"].get("captions") else SCHEMA
 
     @cached_property
     def _footers(self) -> list[Footer]:
@@ -239,7 +244,7 @@ class ArchiveReader:
     def select(self, keys: Iterable[Key]) -> pa.Table:
         """The archives of these keys, or of pairs (shard, key), in their order. Raises UnknownKey and AmbiguousKey."""
         shards, rows = self._locate(list(keys))
-        parts = [SCHEMA.empty_table()]
+        parts = [self.schema.empty_table()]
         positions = [np.zeros(0, np.int64)]
         for shard in np.unique(shards):
             of_shard = np.flatnonzero(shards == shard)

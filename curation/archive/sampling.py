@@ -23,6 +23,7 @@ from curation.base.random_numbers import GOLDEN, mix, unit
 STREAM = np.uint64(32)  # bits of a counter within one stream of random numbers
 LARGEST = 1 - 2.0**-53  # float64 below 1
 TEMPLATE_STREAM = 1 << 20  # apart from the streams of every draw
+CAPTION_STREAM = TEMPLATE_STREAM + 1
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,11 @@ def prompts(
         ]
         for caption, *row in zip(captions, chosen.tolist(), drawn.tolist(), strict=True)
     ]
+
+
+def choose(seeds: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Which of its captions each sample is seen with: (B,) int64, uniform in 0 to counts - 1, by seeds (B,) uint64."""
+    return (uniform(seeds, CAPTION_STREAM, np.zeros(1, np.uint64)) * counts).astype(np.int64)
 
 
 # --- random numbers -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from curation.archive.entries import entries, one_chunk
 from curation.archive.parquet import read_archive
-from curation.archive.sampling import Sampler, prompts, seeds
+from curation.archive.sampling import Sampler, choose, prompts, seeds
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import read_columns
@@ -36,6 +36,7 @@ class ShardArchives:
     score: np.ndarray  # (P,) float32
     cluster: np.ndarray  # (P,) int16
     support: np.ndarray  # (P,) int16
+    texts: Ragged | None = None  # N lists of all captions, where images may have several
 
     def __len__(self) -> int:
         """N."""
@@ -62,10 +63,18 @@ class ShardArchives:
             self.score[indices],
             self.cluster[indices],
             self.support[indices],
+            None if self.texts is None else self.texts.take(rows),
         )
 
+    def seen_captions(self, numbers: np.ndarray) -> list[str]:
+        """The caption that each row is seen with, by the random numbers (N,) uint64 of an epoch."""
+        if self.texts is None:
+            return self.captions
+        chosen: list[str] = self.texts.values[self.texts.offsets[:-1] + choose(numbers, self.texts.lengths)].tolist()
+        return chosen
+
     def draw(self, sampler: Sampler, seed: int, epoch: int) -> Draw:
-        """What the sampler draws for every row in this epoch; the caption in place of a prompt where that is too little."""
+        """What the sampler draws for every row in this epoch; a caption in place of a prompt where that is too little."""
         if not self.keys:
             return Draw(np.zeros(0, np.uint64), np.zeros((0, sampler.concepts), np.int64), [])
 
@@ -73,7 +82,7 @@ class ShardArchives:
         concepts = sampler.draw(numbers, self.lists.with_values(self.score), self.cluster)  # (N, M): entries
         if len(self.concepts):
             concepts = np.where(concepts < 0, -1, self.concepts[concepts])
-        return Draw(numbers, concepts, prompts(sampler, numbers, concepts, self.names, self.captions))
+        return Draw(numbers, concepts, prompts(sampler, numbers, concepts, self.names, self.seen_captions(numbers)))
 
     def drawn(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
         """Concept ids (N, M) int64 that the sampler draws in this epoch, -1 where an archive has too few."""
@@ -93,8 +102,20 @@ def shard_archives(table: pa.Table) -> ShardArchives:
         table["caption"].to_pylist(),
         names.dictionary.to_pylist(),
         archives.with_values(names.indices.to_numpy()),
-        *(structs.field(name).to_numpy() for name in ("score", "cluster", "support")),
+        structs.field("score").to_numpy(),
+        structs.field("cluster").to_numpy(),
+        structs.field("support").to_numpy(),
+        _texts(table),
     )
+
+
+def _texts(table: pa.Table) -> Ragged | None:
+    """All captions of each row, where images may have several."""
+    if "captions" not in table.column_names:
+        return None
+    column = one_chunk(table["captions"])
+    texts = np.array(column.flatten().field("text").to_pylist(), object)
+    return Ragged.from_arrow(column).with_values(texts) if len(column) else Ragged(np.zeros(1, np.int64), texts)
 
 
 def read_shard(path: str) -> ShardArchives:
@@ -122,5 +143,5 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
         raise CocuError(f"{embeddings}: names concepts that {vocabulary} lacks; run make curate again")
     nothing = np.zeros(len(concepts.values), np.int16)
     return ShardArchives(
-        archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing
+        archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing, archives.texts
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from curation.archive.captions import CaptionField, Unusable, names_in, parse_field, read_captions
 from curation.archive.members import MAX_MEMBER
 from curation.base import files
 from curation.base.addresses import redacted
@@ -24,11 +25,27 @@ class Source(NamedTuple):
     image: str  # webdataset fields, separated by semicolons; the first that is present wins
     caption: str
     max_member: int = MAX_MEMBER  # bytes of a member that is held
+    captions: tuple[str, ...] = ()  # fields of captions that all count, in place of ``caption``
+
+    @property
+    def caption_fields(self) -> tuple[CaptionField, ...]:
+        """Where captions are. Raises CocuError for a name that is no field."""
+        return tuple(map(parse_field, self.captions or names_in(self.caption)))
+
+    @property
+    def caption_members(self) -> list[str]:
+        """The members of a sample that captions are in."""
+        return list(dict.fromkeys(field.member for field in self.caption_fields))
+
+    def read_captions(self, sample: Mapping[str, Any]) -> list[str]:
+        """The captions that a sample may be seen with, as curation reads them; none where it has none that can be used."""
+        captions = read_captions(sample, self.caption_fields, bool(self.captions))
+        return [] if captions is None or isinstance(captions, Unusable) else [caption.text for caption in captions]
 
 
-def list_sources(patterns: Iterable[str], image: str, caption: str) -> list[Source]:
+def list_sources(patterns: Iterable[str], image: str, caption: str, captions: Sequence[str] = ()) -> list[Source]:
     """The tars that patterns name, in order. Raises CocuError when a pattern matches nothing."""
-    return [Source(shard_name(path), path, image, caption) for path in matching(patterns)]
+    return [Source(shard_name(path), path, image, caption, captions=tuple(captions)) for path in matching(patterns)]
 
 
 def matching(patterns: Iterable[str]) -> list[str]:

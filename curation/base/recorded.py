@@ -96,6 +96,8 @@ def check_manifest(values: Mapping[str, Any], path: str) -> None:
     config = values["config"]
     for key in ("image", "caption"):
         require(isinstance(config.get(key, ""), str), f"config.{key}: {quoted(config.get(key))} is not a text")
+    several = config.get("captions") or []
+    require(isinstance(several, list) and all(isinstance(name, str) for name in several), "config.captions: not names")
     require(isinstance(config.get("shards") or [], (str, list)), "config.shards: not a list of patterns")
 
     names = values.get("shards", [])

@@ -32,6 +32,7 @@ class Archives:
     local: np.ndarray  # (P,) float32
     cluster: np.ndarray  # (P,) int16
     support: np.ndarray  # (P,) int64
+    sources: np.ndarray | None = None  # (P,) int32: whose captions count as support, as bits, where these are kept
 
     def columns(self) -> dict[str, np.ndarray]:
         """The arrays that :func:`curation.archive.archive_batch` takes, by name."""
@@ -70,19 +71,25 @@ class Curator:
         assert self.index is not None  # this expansion retrieves
         return nearest(self.index, images, rows, config.neighbors, config.include_anchor)
 
-    def expand(self, images: np.ndarray, rows: np.ndarray, captions: Ragged) -> Expansion:
-        """The anchors' concepts by the configured expansion; captions: the concepts of their own captions."""
+    def expand(
+        self, images: np.ndarray, rows: np.ndarray, captions: Ragged, sources: np.ndarray | None = None
+    ) -> Expansion:
+        """The anchors' concepts by the configured expansion; captions: the concepts of their own captions, with the
+        sources of each, as bits, where these are kept."""
         retrieved = self.neighbours(images, rows)[0] if self.method.retrieves else None
-        anchors = Anchors(images, rows, captions, retrieved)
+        anchors = Anchors(images, rows, captions, retrieved, sources)
         return self.method.expand(anchors, self.mentions, self.vocabulary.embeddings, self.config.retrieval.neighbors)
 
-    def curate(self, images: np.ndarray, rows: np.ndarray, captions: Ragged) -> Archives:
+    def curate(
+        self, images: np.ndarray, rows: np.ndarray, captions: Ragged, sources: np.ndarray | None = None
+    ) -> Archives:
         """The archives of a block of anchors.
 
-        images (B, D): unit rows; rows (B,) int64: in the index, -1 for none; captions: B lists of concept ids.
+        images (B, D): unit rows; rows (B,) int64: in the index, -1 for none; captions: B lists of concept ids, and the
+        sources (Q,) int32 of these, as bits, where they are kept.
         """
         config, texts = self.config.archive, self.vocabulary.embeddings
-        expansion = self.expand(images, rows, captions)
+        expansion = self.expand(images, rows, captions, sources)
         similarity = ranking.anchor_similarities(images, texts, expansion.concepts)
         relevance = ranking.rank(expansion, similarity, config.ranking_name, config.anchor_twice, self.calibration)
 
@@ -99,6 +106,7 @@ class Curator:
             local=relevance.local[order],
             cluster=clusters,
             support=expansion.support[order],
+            sources=None if expansion.sources is None else expansion.sources[order],
         )
 
 
@@ -119,6 +127,8 @@ def open_curator(run: Run) -> Curator:
 def _check_together(curator: Curator, run: Run) -> None:
     """Raises CocuError where files that belong together do not: another program may have written one of them."""
     concepts, width = curator.vocabulary.embeddings.shape
+    if curator.config.captions and curator.mentions.sources is None:
+        raise CocuError(f"{run.mentions}: does not say which captions mention what; run make curate again")
     if curator.mentions.width > concepts:
         raise CocuError(f"{run.mentions}: names concepts that {run.vocabulary} lacks; run make curate again")
     if curator.calibration is not None and len(curator.calibration) != concepts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from curation import encoder
 from curation.base import files
@@ -13,6 +14,7 @@ from curation.base.errors import CocuError, InputError, listed, one_line
 from curation.base.parquet import read_metadata
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
+from curation.run.captions import read_captions
 from curation.run.run import Run, relative_paths
 from curation.samples import Shard, read_import
 from curation.wordlists import read_concepts, read_embeddings
@@ -77,6 +79,11 @@ def caption_parts(run: Run) -> list[str]:
     """
     if EXPANSIONS[run.config.archive.expansion].retrieves != "text" or not gives_captions(run.config):
         return []
+    if run.config.captions:
+        raise CocuError(
+            "archive.expansion: text needs embeddings of all captions, and text_emb has those of one; name the encoder, or "
+            "leave out captions"
+        )
     paths = [caption_part(shard) for shard in run.shards]
     absent = next((path for path in paths if not files.exists(path)), None)
     if absent:
@@ -84,6 +91,22 @@ def caption_parts(run: Run) -> list[str]:
             f"archive.expansion: text needs embeddings of captions; {absent} is missing, and no encoder is named"
         )
     return paths
+
+
+def embed_captions(config: CurationConfig, shard: Shard, block: pa.RecordBatch | pa.Table) -> np.ndarray:
+    """Embeddings (B, D), unit rows, of the captions of rows of an embeddings file: the encoder's, or those of an import.
+
+    An image with several captions has one embedding, the direction of their mean, because the index has a row an image.
+    """
+    if gives_captions(config):
+        return given_captions(shard, block["key"].to_pylist())
+    captions = read_captions(block, config)
+    embeddings = encoder.load(config.encoder).encode_texts(captions.texts)
+    if captions.sources is None:
+        return embeddings
+    starts = np.cumsum(captions.lengths) - captions.lengths
+    sums = np.add.reduceat(embeddings.astype(np.float64), starts) if len(starts) else embeddings
+    return normalise(sums.astype(np.float32))
 
 
 def given_captions(shard: Shard, keys: list[str]) -> np.ndarray:
@@ -133,7 +156,7 @@ def check_texts(run: Run) -> None:
     if config.concept_embeddings and not config.vocabulary.built:
         embed_concepts(config, read_concepts(config.vocabulary.source))
     if config.embeddings and run.shards:
-        check_width(config, read_import(run.shards[0].path)[2].shape[1], run.shards[0].path)
+        check_width(config, read_import(run.shards[0].path, config.captions)[2].shape[1], run.shards[0].path)
 
 
 def provenance(run: Run) -> dict[str, Any]:

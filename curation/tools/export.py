@@ -41,10 +41,10 @@ EPILOG = """\
 formats:
   webdataset  <shard>.concepts.tar for every tar of images: <key>.concepts.json, a list of concepts in descending score, in
               the order of the tar; joins with the images by shard and key
-  jsonl       <shard>.jsonl: one line {"key", "caption", "concepts"} per sample
+  jsonl       <shard>.jsonl: one line {"key", "caption", "concepts"} per sample; captions too, where there are several
   csv         train.csv, tab-separated, with the columns filepath and title, as open_clip's trainer reads it
-              (--dataset-type csv), then key and file, as they were in the tar; images are copied out of the tars, byte by
-              byte, to images/<shard>/<row>.<field>
+              (--dataset-type csv), then key and file, as they were in the tar; a line for each of several captions; images
+              are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
 
 examples:
   python -m curation.tools.export artifacts/cc12m --format webdataset --to data/cc12m
@@ -83,7 +83,7 @@ class Export:
             stream.write(_lines([COLUMNS]))
             for lines in shards:
                 stream.write(_lines(lines))
-                samples += len(lines)
+                samples += len({line[0] for line in lines})
         return samples
 
     def _shards(self, workers: int) -> Iterator[list[tuple[str, ...]]]:
@@ -128,6 +128,7 @@ class Export:
         filesystem.makedirs(inner, exist_ok=True)
         waiting = {row["key"]: number for number, row in enumerate(rows)}
         lines: list[tuple[str, ...]] = []
+        written = 0
         for sample in read_tar(source.path, fields, source.max_member):
             number = waiting.pop(sample["__key__"], None)
             field = next((field for field in fields if field in sample), None)
@@ -136,9 +137,12 @@ class Export:
             path = files.join(folder, f"{number:08d}.{field}")
             with fsspec.open(path, "wb") as stream:  # train.csv comes last: no image counts before
                 stream.write(sample[field])
-            key = rows[number]["key"]
-            lines.append((path, _title(enriched(rows[number], self.text)), key, f"{key}.{field}"))
-        if len(lines) < len(rows):
+            row = rows[number]
+            captions = [caption["text"] for caption in row["captions"]] if "captions" in row else [row["caption"]]
+            titles = [_title(enriched(row | {"caption": caption}, self.text)) for caption in captions]
+            lines += [(path, title, row["key"], f"{row['key']}.{field}") for title in titles]
+            written += 1
+        if written < len(rows):
             missing = next(iter(waiting), "an image")
             raise CocuError(f"{source.path}: {missing} is missing: the tar is not the one that was curated")
         return lines

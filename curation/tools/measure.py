@@ -15,7 +15,6 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
-from curation import encoder
 from curation.base import files
 from curation.base.errors import listed
 from curation.base.parquet import open_parquet
@@ -26,10 +25,11 @@ from curation.index.build import exact_index
 from curation.index.open import searchable
 from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
+from curation.run.captions import caption_column
 from curation.run.curator import Curator, read_calibration
 from curation.run.indexes import check_retrieved, open_searched
 from curation.run.run import Run, encoder_of, open_run, tar_of
-from curation.run.texts import caption_part, given_captions, gives_captions
+from curation.run.texts import caption_part, embed_captions, gives_captions
 from curation.tools.quality import CUTS, LabelledData, Quality, quality, without
 from curation.tools.truth import read_labelled, read_labelled_by
 from curation.vocabulary import read_vocabulary
@@ -71,12 +71,12 @@ def _caption_embeddings(run: Run) -> np.ndarray:
     parts = []
     for shard in run.shards:
         with open_parquet(run.of_shard("embeddings", shard)) as file:
-            table = file.read(["key", "caption"])
+            table = file.read(["key", caption_column(run.config)])
         if gives_captions(run.config):
             tar_of(run, shard)  # is it to be opened?
-            parts.append(given_captions(shard, table["key"].to_pylist()))
         else:
-            parts.append(encoder.load(encoder_of(run)).encode_texts(table["caption"].to_pylist()))
+            encoder_of(run)
+        parts.append(embed_captions(run.config, shard, table))
     return np.concatenate(parts)
 
 
@@ -107,6 +107,8 @@ def _can_embed_captions(run: Run) -> bool:
     """Whether captions can be retrieved: where those of the data are the rows of the index, and something embeds them."""
     if run.config.retrieval.data is not None:
         return False
+    if gives_captions(run.config) and run.config.captions:
+        return False  # the import has embeddings of one caption an image
     return not gives_captions(run.config) or all(files.exists(caption_part(shard)) for shard in run.shards)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,6 +11,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import open_parquet, row_count
 from curation.expansion import EXPANSIONS, PlainAnchor
 from curation.ranking import RANKINGS, PlainEntry
+from curation.run.captions import caption_column
 from curation.run.curator import read_calibration
 from curation.run.indexes import check_retrieved, open_searched
 from curation.run.run import Run
@@ -17,6 +20,10 @@ from curation.vocabulary import read_vocabulary
 
 FLOOR = 1e-4
 SHARDS_IN_MEMORY = 8
+
+IndexedCaption = tuple[
+    str, list[str], Any
+]  # text, the fields that have it, and positions of its nouns where they are known
 
 
 class PlainCurator:
@@ -38,7 +45,7 @@ class PlainCurator:
         config = self._config
         neighbours, certain = self._neighbours(image, row)
         indexed = {neighbour: self._indexed.get(neighbour) for neighbour in neighbours}
-        retrieved = {j: set(self._matcher.match(text, nouns)) for j, (_, text, nouns) in indexed.items()}
+        retrieved = {j: {c for said in self._said(captions) for c in said} for j, (_, captions) in indexed.items()}
         anchor = PlainAnchor(image, row, set(caption), retrieved, self._texts, config.retrieval.neighbors)
         concepts, captions = EXPANSIONS[config.archive.expansion].plain(anchor)
 
@@ -59,6 +66,23 @@ class PlainCurator:
                 score(PlainEntry(similarity[c], references[c], largest, support, (mean, deviation)))
             )
         return scores, certain
+
+    def sources(self, row: int, image: np.ndarray) -> dict[str, set[str]]:
+        """For each concept that captions of the neighbours of an anchor mention, the fields whose captions do so.
+
+        row: the anchor's in the index, -1 for none; image (D,) float64.
+        """
+        fields: dict[str, set[str]] = {}
+        for neighbour in self._neighbours(image, row)[0]:
+            _, captions = self._indexed.get(neighbour)
+            for (_, names, _), said in zip(captions, self._said(captions), strict=True):
+                for concept in said:
+                    fields.setdefault(self._vocabulary.concepts[concept], set()).update(names)
+        return fields
+
+    def _said(self, captions: list[IndexedCaption]) -> list[list[int]]:
+        """The concepts of each of an image's captions."""
+        return [self._matcher.match(text, nouns) for text, _, nouns in captions]
 
     def _similarity(self, concept: int, image: np.ndarray) -> float:
         return max(float(self._texts[concept] @ image), FLOOR)
@@ -86,19 +110,25 @@ class _IndexedRows:
         self._run, self._source = run, source
         self._paths = source.of_shards("embeddings")
         self._ends = np.cumsum([row_count(path) for path in self._paths])
-        self._shards: dict[int, tuple[pa.Table, list[list[int]] | None]] = {}
+        self._shards: dict[int, tuple[pa.Table, list[Any] | None]] = {}
 
-    def get(self, row: int) -> tuple[np.ndarray, str, list[int] | None]:
-        """Unit embedding (D,) float64, caption, and positions of its nouns where they are known, of a row of the index."""
+    def get(self, row: int) -> tuple[np.ndarray, list[IndexedCaption]]:
+        """Unit embedding (D,) float64, and captions, of a row of the index."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         if number not in self._shards:
             if len(self._shards) == SHARDS_IN_MEMORY:
                 self._shards.clear()
             with open_parquet(self._paths[number]) as file:
-                table = file.read(["caption", "embedding"])
+                table = file.read([caption_column(self._source.config), "embedding"])
             self._shards[number] = table, noun_positions(self._run, self._source, self._source.shards[number])
         table, nouns = self._shards[number]
         at = row - (int(self._ends[number - 1]) if number else 0)
         sliced = table.slice(at, 1)
         image = embedding_matrix(sliced["embedding"])[0].astype(np.float64)
-        return image, sliced["caption"][0].as_py(), nouns[at] if nouns is not None else None
+        config = self._source.config
+        own = nouns[at] if nouns is not None else None
+        if not config.captions:
+            return image, [(sliced["caption"][0].as_py(), config.caption_sources, own)]
+        captions = sliced["captions"][0].as_py()
+        each = own if own is not None else [None] * len(captions)
+        return image, [(item["text"], item["sources"], tagged) for item, tagged in zip(captions, each, strict=True)]

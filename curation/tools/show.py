@@ -19,6 +19,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import read_columns, row_count
 from curation.base.terminal import add_remote_option, printable, run_command
+from curation.run.captions import caption_column, read_captions
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import check_retrieved, first_row
 from curation.run.run import Run, open_run
@@ -62,10 +63,22 @@ def show(run: Run, keys: list[str], count: int, console: Console) -> None:
     for shard, row in find(run, keys, count):
         sample = read_archive(run.of_shard("archives", shard)).slice(row, 1).to_pylist()[0]
         console.rule(f"[bold]{plain(sample['key'])}[/]  [dim]{plain(shard.name)}, row {row}", align="left")
-        console.print(f"caption     {plain(sample['caption'])}", highlight=False)
+        print_captions(sample, console)
         if curator.method.retrieves:
             print_neighbours(run, source, curator, shard, row, console)
         console.print(concept_table(sample["concepts"]))
+
+
+def print_captions(sample: dict[str, Any], console: Console) -> None:
+    """Print the caption of a sample; of several, each with the fields that have it."""
+    if "captions" not in sample:
+        console.print(f"caption     {plain(sample['caption'])}", highlight=False)
+        return
+    title = "captions"
+    for caption in sample["captions"]:
+        names = plain(", ".join(caption["sources"]))
+        console.print(f"{title:<11} {plain(caption['text'])}  [dim]{names}[/]", highlight=False, soft_wrap=True)
+        title = ""
 
 
 def print_neighbours(run: Run, source: Run, curator: Curator, shard: Shard, row: int, console: Console) -> None:
@@ -84,11 +97,12 @@ def print_neighbours(run: Run, source: Run, curator: Curator, shard: Shard, row:
 
 
 def caption_of(source: Run, row: int) -> str:
-    """The caption of a row of the index, which holds the images of ``source``."""
+    """The caption of a row of the index, which holds the images of ``source``; several with bars between them."""
     for path in source.of_shards("embeddings"):
         rows = row_count(path)
         if row < rows:
-            return str(read_columns(path, {"caption": pa.string()})["caption"][row])
+            table = read_columns(path, {caption_column(source.config): None}).slice(row, 1)
+            return " | ".join(read_captions(table, source.config).texts)
         row -= rows
     raise CocuError(f"{source.folder}: the index has more rows than the shards; run make curate again")
 
@@ -96,8 +110,9 @@ def caption_of(source: Run, row: int) -> str:
 def concept_table(concepts: list[dict[str, Any]]) -> Table:
     """The concepts of one archive, as bars coloured by cluster."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for column in ("concept", "", "score", "global", "local", "cluster", "support"):
-        table.add_column(column, justify="left" if column in ("concept", "") else "right")
+    sources = ["sources"] if concepts and "sources" in concepts[0] else []
+    for column in ("concept", "", "score", "global", "local", "cluster", "support", *sources):
+        table.add_column(column, justify="left" if column in ("concept", "", "sources") else "right")
     largest = max((concept["score"] for concept in concepts), default=1) or 1
     for concept in concepts:
         colour = COLOURS[concept["cluster"] % len(COLOURS)]
@@ -109,6 +124,7 @@ def concept_table(concepts: list[dict[str, Any]]) -> Table:
             *values,
             str(concept["cluster"]),
             str(concept["support"]),
+            *(plain(", ".join(concept[name])) for name in sources),
         )
     return table
 

@@ -10,12 +10,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from curation.archive import SCHEMA, read_archive
+from curation.archive import SCHEMA, SEVERAL, read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
@@ -83,24 +84,27 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
     """Schemas, counts, order and bounds of one shard's files."""
     paths = {kind: run.of_shard(kind, shard) for kind in ("embeddings", "archives", "rejects")}
     problems = []
+    several = bool(run.config.captions)
+    texts = ["key", "caption", *(["captions"] if several else [])]
     with open_parquet(paths["embeddings"]) as file:
-        embeddings = file.read(["key", "caption", "concepts"])
         width = file.schema_arrow.field("embedding").type.list_size
-        if not file.schema_arrow.remove_metadata().equals(embedding_schema(width)):
+        is_ours = file.schema_arrow.remove_metadata().equals(embedding_schema(width, several))
+        embeddings = file.read(texts)
+        if not is_ours:
             problems.append(Problem(paths["embeddings"], "its schema differs from the documented one"))
     with open_parquet(paths["rejects"]) as file:
         rejects = file.read()
     if not rejects.schema.remove_metadata().equals(REJECTS):
         problems.append(Problem(paths["rejects"], "its schema differs from the documented one"))
     archives = read_archive(paths["archives"])
-    if not archives.schema.remove_metadata().equals(SCHEMA):
+    if not archives.schema.remove_metadata().equals(SEVERAL if several else SCHEMA):
         return [*problems, Problem(paths["archives"], "its schema differs from the documented one")]
     counts = read_metadata(paths["embeddings"])["embed"]["counts"]
     if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):
         problems.append(
             Problem(paths["embeddings"], f"{len(embeddings)} rows and {len(rejects)} rejects, not {counts}")
         )
-    for column in ("key", "caption"):
+    for column in texts:
         if not archives[column].equals(embeddings[column]):
             problems.append(Problem(paths["archives"], f"{column}s differ from those of {paths['embeddings']}"))
     if len(set(archives["key"].to_pylist())) != len(archives):
@@ -137,6 +141,10 @@ def check_scores(run: Run, table: pa.Table, known: set[str]) -> Iterator[str]:
     retrieves = EXPANSIONS[config.archive.expansion].retrieves
     if (values["support"] > (config.retrieval.neighbors if retrieves else 1)).any() or (values["support"] < 0).any():
         yield "a support is larger than the number of neighbours"
+    if config.captions:
+        lengths = entries.field("sources").value_lengths().to_numpy(zero_copy_only=False)
+        if ((lengths > 0) != (values["support"] > 0)).any():
+            yield "a concept has sources without support, or support without sources"
     clusters = np.zeros(len(lists), np.int64)
     np.maximum.at(clusters, owners, values["cluster"].astype(np.int64) + 1)
     expected = np.where(sizes > 2, (sizes + 1) // 2, sizes) if config.archive.clusters else sizes
@@ -175,6 +183,8 @@ def recompute(run: Run, sample: int, seed: int) -> list[Problem]:
                 expected, certain = curator.archive(image, anchor, own)
                 scores = {item["concept"]: item["score"] for item in written["concepts"]}
                 what = difference(scores, expected) if certain else ""
+                if certain and not what and run.config.captions and EXPANSIONS[run.config.archive.expansion].retrieves:
+                    what = other_sources(written["concepts"], curator.sources(anchor, image))
                 if what:
                     problems.append(Problem(run.of_shard("archives", shard), f"key {written['key']}: {what}"))
         start += count
@@ -188,6 +198,14 @@ def difference(written: dict[str, float], expected: dict[str, float]) -> str:
     for concept, score in expected.items():
         if abs(written[concept] - score) > TOLERANCE * max(abs(score), 1):
             return f"{concept} has score {written[concept]:.5f}, by the formula {score:.5f}"
+    return ""
+
+
+def other_sources(written: list[dict[str, Any]], expected: dict[str, set[str]]) -> str:
+    """Which concept of an archive names other fields of captions than those that mention it; empty where none does."""
+    for entry in written:
+        if set(entry["sources"]) != expected[entry["concept"]]:
+            return f"{entry['concept']} is mentioned by {sorted(expected[entry['concept']])}, not {entry['sources']}"
     return ""
 
 

@@ -9,16 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.archive import SCHEMA, archive_batch
+from curation.archive import SCHEMA, SEVERAL, archive_batch
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import FORMAT, blocks, parquet_writer
 from curation.base.ragged import Ragged, is_in
+from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
+from curation.run.captions import source_names
 from curation.run.curator import open_curator
 from curation.run.indexes import first_row, searched_index
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, vocabulary_content
-from curation.run.run import Run
+from curation.run.run import Run, indexed_run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
 
@@ -58,29 +60,42 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
     metadata = {"format": FORMAT, "data": run.config.name, "parameters": expected["parameters"]}
     ending: dict[str, Any] = {}
     batches: list[pa.RecordBatch] = []
-    with parquet_writer(_archives(run, shard), SCHEMA, metadata, ending) as writer:
-        columns = ["key", "caption", "concepts", "embedding"]
+    has_several = bool(run.config.captions)
+    fields = _sources(run)
+    schema = SEVERAL if has_several else SCHEMA
+    with parquet_writer(_archives(run, shard), schema, metadata, ending) as writer:
+        columns = ["key", "caption", "concepts", "embedding", *(["captions", "sources"] if has_several else [])]
         for block in blocks(run.of_shard("embeddings", shard), columns, BLOCK):
             images = embedding_matrix(block["embedding"])
             captions = Ragged.from_arrow(block["concepts"])
             rows = np.full(len(block), -1) if first is None else first + start + np.arange(len(block))
-            archives = curator.curate(images, rows, captions)
+            own = block["sources"].flatten().to_numpy() if has_several else None
+            archives = curator.curate(images, rows, captions, own)
 
-            batches.append(archive_batch(block["key"], block["caption"], names, **archives.columns()))
+            several: dict[str, Any] = {}
+            if archives.sources is not None and has_several:
+                several = {"several": block["captions"], "sources": source_names(archives.sources, fields)}
+            batches.append(archive_batch(block["key"], block["caption"], names, **archives.columns(), **several))
             start += len(block)
             progress.advance(len(block))
             for name, count in count_gains(captions, archives.concepts).items():
                 totals[name] += count
 
-        write_whole(writer, batches)
+        write_whole(writer, batches, schema)
         ending["archive"] = expected | {"counts": totals}
     return totals
 
 
-def write_whole(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> None:
+def _sources(run: Run) -> list[str]:
+    """The names of the fields that the sources of concepts are bits of: those of the run whose captions are support."""
+    retrieves = EXPANSIONS[run.config.archive.expansion].retrieves
+    return indexed_run(run).config.caption_sources if retrieves and run.config.captions else run.config.caption_sources
+
+
+def write_whole(writer: pq.ParquetWriter, batches: list[pa.RecordBatch], schema: pa.Schema = SCHEMA) -> None:
     """Write archives as one row group, however many: Arrow's plain readers cannot read a dictionary inside a struct over
     several of them, and its writer begins another after a million rows unless told otherwise."""
-    table = pa.Table.from_batches(batches, SCHEMA)
+    table = pa.Table.from_batches(batches, schema)
     writer.write_table(table, row_group_size=max(len(table), 1))
 
 

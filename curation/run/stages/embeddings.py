@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation import encoder, samples
+from curation.archive.parquet import CAPTION
 from curation.base import files
 from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_array, normalise
@@ -24,14 +25,16 @@ from curation.base.parquet import (
     read_metadata,
     write_table,
 )
+from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.diagnosis import HEAD, HEAD_BYTES, check_head, check_shard
+from curation.run.captions import caption_array, caption_column, read_captions
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
 from curation.run.stages.nouns import noun_positions
 from curation.run.stages.stage import Stage
-from curation.run.texts import caption_part, check_width, given_captions, gives_captions
+from curation.run.texts import caption_part, check_width, embed_captions, gives_captions
 from curation.samples import Reject, Sample, Shard
 from curation.vocabulary import read_vocabulary
 from curation.wordlists import read_embeddings
@@ -41,16 +44,16 @@ REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 Batch = tuple[list[Sample], np.ndarray]  # samples and their (B, D) float32 embeddings
 
 
-def schema(width: int) -> pa.Schema:
-    """Columns of ``embeddings/<shard>.parquet`` for D = ``width``."""
-    return pa.schema(
-        [
-            ("key", pa.string()),
-            ("caption", pa.string()),
-            ("concepts", pa.list_(pa.int32())),  # null until there is a vocabulary
-            ("embedding", pa.list_(pa.float16(), width)),
-        ]
-    )
+def schema(width: int, several: bool = False) -> pa.Schema:
+    """Columns of ``embeddings/<shard>.parquet`` for D = ``width``; ``several``: images may have several captions."""
+    columns = [
+        ("key", pa.string()),
+        ("caption", pa.string()),  # the first one
+        ("concepts", pa.list_(pa.int32())),  # null until there is a vocabulary
+        ("embedding", pa.list_(pa.float16(), width)),
+    ]
+    more = [("captions", pa.list_(CAPTION)), ("sources", pa.list_(pa.int32()))]  # sources of concepts, as bits
+    return pa.schema(columns + more if several else columns)
 
 
 def _embeddings(run: Run, shard: Shard) -> str:
@@ -61,9 +64,10 @@ def _embeddings(run: Run, shard: Shard) -> str:
 
 
 def _embed_parameters(config: CurationConfig) -> dict[str, Any]:
+    fields = {"captions": config.caption_sources} if config.captions else {"caption": config.caption}
     return {
         "image": config.image,
-        "caption": config.caption,
+        **fields,
         "max_member": parse_bytes(config.max_member, "max_member"),
         "encoder": encoder.identity(config.encoder),
     }
@@ -128,9 +132,10 @@ def _write(
     """Write embeddings and rejects of one source; returns its counts. ``version``: of its files before they were read."""
     rejects: list[Reject] = []
     ending: dict[str, Any] = {}
-    with parquet_writer(_embeddings(run, shard), schema(source.width), {"format": FORMAT}, ending) as writer:
+    columns = schema(source.width, bool(run.config.captions))
+    with parquet_writer(_embeddings(run, shard), columns, {"format": FORMAT}, ending) as writer:
         rows = 0
-        for batch in _row_groups(source.batches(rejects), source.width, progress):
+        for batch in _row_groups(source.batches(rejects), columns, progress):
             writer.write_batch(batch)
             rows += len(batch)
         if source.is_limited:
@@ -145,8 +150,8 @@ def _write(
             "counts": counts,
         }
         # Rejects first: the embeddings file is the sign that the shard is done.
-        columns = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
-        table = pa.table([column.cast(pa.string()) for column in columns], schema=REJECTS)
+        texts = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
+        table = pa.table([column.cast(pa.string()) for column in texts], schema=REJECTS)
         write_table(run.of_shard("rejects", shard), table, ending)
     return counts
 
@@ -164,9 +169,12 @@ class _Tar:
         try:
             self._reader = files.HashingReader(self._stream)
             largest = parse_bytes(config.max_member, "max_member")
-            self._samples = samples.read_samples(self._reader, shard.path, config.image, config.caption, largest)
+            self._samples = samples.read_samples(
+                self._reader, shard.path, config.image, config.caption, largest, config.captions
+            )
             self._head = _read_head(self._samples)
-            check_head(shard.path, self._head, config.image, config.caption, config.max_rejects)
+            fields = ";".join(config.caption_sources)
+            check_head(shard.path, self._head, config.image, fields, config.max_rejects)
             self._encoder = encoder.load(config.encoder)
             check_width(config, self._encoder.width, f"encoder.model {config.encoder.model}")
         except BaseException:
@@ -242,7 +250,7 @@ class _Import:
 
     def __init__(self, config: CurationConfig, shard: Shard) -> None:
         self._config, self._shard = config, shard
-        self._keys, self._captions, self._embeddings = samples.read_import(shard.path)
+        self._keys, self._captions, self._embeddings = samples.read_import(shard.path, config.captions)
         self.width = self._embeddings.shape[1]
         check_width(config, self.width, shard.path)
         expected = _expected_width(config)
@@ -268,7 +276,7 @@ class _Import:
         return [files.file_digest(file) for file in _inputs(self._config, self._shard)]
 
 
-def _row_groups(batches: Iterator[Batch], width: int, progress: Progress) -> Iterator[pa.RecordBatch]:
+def _row_groups(batches: Iterator[Batch], columns: pa.Schema, progress: Progress) -> Iterator[pa.RecordBatch]:
     """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch."""
     collected: list[Sample] = []
     parts: list[np.ndarray] = []
@@ -277,20 +285,23 @@ def _row_groups(batches: Iterator[Batch], width: int, progress: Progress) -> Ite
         collected.extend(more)
         parts.append(embeddings)
         if len(collected) >= ROW_GROUP:
-            yield _record_batch(collected, np.concatenate(parts), width)
+            yield _record_batch(collected, np.concatenate(parts), columns)
             collected, parts = [], []
     if collected:
-        yield _record_batch(collected, np.concatenate(parts), width)
+        yield _record_batch(collected, np.concatenate(parts), columns)
 
 
-def _record_batch(collected: list[Sample], embeddings: np.ndarray, width: int) -> pa.RecordBatch:
-    columns = [
+def _record_batch(collected: list[Sample], embeddings: np.ndarray, columns: pa.Schema) -> pa.RecordBatch:
+    arrays = [
         pa.array([sample.key for sample in collected]),
         pa.array([sample.caption for sample in collected]),
         pa.nulls(len(collected), pa.list_(pa.int32())),
         embedding_array(embeddings),
     ]
-    return pa.record_batch(columns, schema=schema(width))
+    if "captions" in columns.names:
+        captions = caption_array([sample.captions for sample in collected])
+        arrays += [captions, pa.nulls(len(collected), pa.list_(pa.int32()))]
+    return pa.record_batch(arrays, schema=columns)
 
 
 # --- concepts -------------------------------------------------------------------------------------------------------------
@@ -311,17 +322,26 @@ def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> d
     with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
         for block in file.iter_batches(batch_size=ROW_GROUP):
             stop = start + len(block)
-            mentioned = matcher.match_all(
-                block["caption"].to_pylist(), nouns[start:stop] if nouns is not None else None
-            )
+            captions = read_captions(block, run.config)
+            mentioned, sources = captions.mentioned(matcher, nouns[start:stop] if nouns is not None else None)
             start = stop
-            offsets, values = pa.array(mentioned.offsets, pa.int32()), pa.array(mentioned.values, pa.int32())
-            lists = pa.ListArray.from_arrays(offsets, values)
-            writer.write_batch(block.set_column(2, file.schema_arrow.field("concepts"), lists))
+            writer.write_batch(_with_concepts(block, file.schema_arrow, mentioned, sources))
             progress.advance(len(block))
             total += len(mentioned.values)
         ending["concepts"] = expected | {"counts": {"caption_concepts": total}}
     return {"caption_concepts": total}
+
+
+def _with_concepts(
+    block: pa.RecordBatch, columns: pa.Schema, mentioned: Ragged, sources: np.ndarray | None
+) -> pa.RecordBatch:
+    """Rows with the ids of their concepts, and, where images may have several captions, the sources of each."""
+    offsets = pa.array(mentioned.offsets, pa.int32())
+    lists = {"concepts": mentioned.values} | ({} if sources is None else {"sources": sources})
+    for name, values in lists.items():
+        column = pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()))
+        block = block.set_column(columns.get_field_index(name), columns.field(name), column)
+    return block
 
 
 # --- captions -------------------------------------------------------------------------------------------------------------
@@ -338,11 +358,8 @@ def _captions(run: Run, shard: Shard, expected: Record, progress: Progress) -> N
     """Embeddings of a shard's captions, for text-driven expansion: ``captions/<shard>.parquet``."""
     columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), _expected_width(run.config)))])
     with parquet_writer(run.of_shard("captions", shard), columns, {"captions": expected}) as writer:
-        for block in blocks(_embeddings(run, shard), ["key", "caption"]):
-            if gives_captions(run.config):
-                embeddings = given_captions(shard, block["key"].to_pylist())
-            else:
-                embeddings = encoder.load(run.config.encoder).encode_texts(block["caption"].to_pylist())
+        for block in blocks(_embeddings(run, shard), ["key", caption_column(run.config)]):
+            embeddings = embed_captions(run.config, shard, block)
             writer.write_batch(pa.record_batch([block["key"], embedding_array(embeddings)], schema=columns))
             progress.advance(len(block))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +13,7 @@ from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, parquet_writer, read_columns, write_table
 from curation.nouns import Candidate, Fact, candidates, facts, tag
+from curation.run.captions import caption_column, read_captions
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record
 from curation.run.run import Run
@@ -27,21 +30,31 @@ def _expected(run: Run, shard: Shard, read: Reader) -> Record:
 
 
 def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> None:
-    """Tag a shard's captions: positions of the nouns of each, and how many captions say each fact about a noun."""
+    """Tag a shard's captions: positions of the nouns of each, and how many images' captions say each fact about a noun."""
     counts: Counter[Fact] = Counter()
-    with parquet_writer(run.of_shard("tags", shard), TAGS, {"nouns": expected}) as writer:
-        for block in blocks(run.of_shard("embeddings", shard), ["caption"]):
-            positions = []
-            for caption in tag(block["caption"].to_pylist(), run.config.vocabulary.tagger):
-                counts.update(facts(caption))
-                positions.append(caption.nouns)
-            writer.write_batch(pa.record_batch([pa.array(positions, TAGS.field("nouns").type)], schema=TAGS))
+    tags = _tags(run)
+    with parquet_writer(run.of_shard("tags", shard), tags, {"nouns": expected}) as writer:
+        for block in blocks(run.of_shard("embeddings", shard), [caption_column(run.config)]):
+            captions = read_captions(block, run.config)
+            tagged = tag(captions.texts, run.config.vocabulary.tagger)
+            positions: list[Any] = []
+            for length in captions.lengths.tolist():
+                own = list(islice(tagged, length))
+                counts.update(set().union(*map(facts, own)))  # an image counts once, however many captions say so
+                nouns = [caption.nouns for caption in own]
+                positions.append(nouns if run.config.captions else nouns[0])
+            writer.write_batch(pa.record_batch([pa.array(positions, tags.field("nouns").type)], schema=tags))
             progress.advance(len(block))
 
     names = sorted(counts)
     columns = {field: pa.array([fact[at] for fact in names], pa.string()) for at, field in enumerate(Fact._fields)}
     columns["count"] = pa.array([counts[fact] for fact in names], pa.int64())
     write_table(run.of_shard("nouns", shard), pa.table(columns), {"nouns": expected})
+
+
+def _tags(run: Run) -> pa.Schema:
+    """Columns of ``tags/<shard>.parquet``: positions of the nouns of the caption, or a list for each of several."""
+    return pa.schema([("nouns", pa.list_(TAGS.field("nouns").type))]) if run.config.captions else TAGS
 
 
 def frequent_nouns(run: Run) -> list[Candidate]:
@@ -72,8 +85,9 @@ def _read_facts(path: str) -> pa.Table:
     return read_columns(path, dict.fromkeys(Fact._fields, pa.string()) | {"count": pa.int64()})
 
 
-def noun_positions(run: Run, source: Run, shard: Shard) -> list[list[int]] | None:
-    """Positions of the nouns in every caption of a shard of ``source``, where parts of speech are known to ``run``.
+def noun_positions(run: Run, source: Run, shard: Shard) -> list[Any] | None:
+    """Positions of the nouns in every caption of a shard of ``source``, where parts of speech are known to ``run``: a list
+    for each row, or a list of lists where ``source`` has several captions an image.
 
     They are not where its vocabulary is a file, whose words are matched whatever they are, and where the captions are
     another run's that did not tag them.
@@ -81,7 +95,7 @@ def noun_positions(run: Run, source: Run, shard: Shard) -> list[list[int]] | Non
     path = source.of_shard("tags", shard)
     if not run.config.vocabulary.built or not files.exists(path):
         return None
-    return read_columns(path, {"nouns": TAGS.field("nouns").type})["nouns"].to_pylist()
+    return read_columns(path, {"nouns": _tags(source).field("nouns").type})["nouns"].to_pylist()
 
 
 NOUNS = Stage(

@@ -16,6 +16,7 @@ from curation.choice import NounFacts, listed, reasons_to_drop
 from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS
 from curation.nouns import Candidate
+from curation.run.captions import caption_column, read_captions
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.rejects import check_rejects, read_rejects
@@ -112,13 +113,13 @@ def _visualness(run: Run, shard: Shard, expected: Record, progress: Progress) ->
     sample = np.sort(np.random.default_rng(shard.index).choice(rows, min(_sample_share(run), rows), replace=False))
 
     sums = np.zeros((len(names), 3, 3))
-    written = np.zeros(len(names), np.int64)  # captions that hold the words of a concept, noun or not
+    written = np.zeros(len(names), np.int64)  # images whose captions hold the words of a concept, noun or not
     start = 0
-    for block in blocks(source, ["caption", "embedding"]):
-        captions, stop = block["caption"].to_pylist(), start + len(block)
-        mentioned = matcher.match_all(captions, nouns[start:stop] if nouns is not None else None)
+    for block in blocks(source, [caption_column(run.config), "embedding"]):
+        captions, stop = read_captions(block, run.config), start + len(block)
+        mentioned, _ = captions.mentioned(matcher, nouns[start:stop] if nouns is not None else None)
         if nouns is not None:
-            written += np.bincount(matcher.match_all(captions).values, minlength=len(names))
+            written += np.bincount(captions.mentioned(matcher)[0].values, minlength=len(names))
         first, last = np.searchsorted(sample, [start, stop])
         images = embedding_matrix(block["embedding"])
         sums += visualness.image_text_sums(images, texts, mentioned, sample[first:last] - start)

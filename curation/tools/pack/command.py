@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -54,7 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--captions", type=Path, help="table of captions for a folder (default: captions.* in it)")
     parser.add_argument("--images", type=Path, help="folder that the file names of a table are relative to")
     parser.add_argument("--image-column", help="column with file names or images (default: the first of a usual name)")
-    parser.add_argument("--caption-column", help="column, or field of json, with captions (default: the same)")
+    parser.add_argument(
+        "--caption-column",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="column, or field of json, with captions (default: the same); once for each of several, txt for a file",
+    )
     parser.add_argument("--count", type=int, default=10_000, help="samples in a tar, at most (default: 10,000)")
     parser.add_argument("--size", default="1G", help="bytes after which a new tar begins (default: 1G)")
     parser.add_argument("--name", help="name of the data set (default: that of the source)")
@@ -72,7 +79,8 @@ def pack(arguments: list[str] | None, console: Console) -> None:
     pattern = Pattern.parse(args.output)
     require(args.count > 0, f"--count: {args.count} must be at least 1")
     size = parse_bytes(args.size, "--size")
-    columns = Columns(args.image_column, args.caption_column)
+    named = tuple(dict.fromkeys(args.caption_column))
+    columns = Columns(args.image_column, next(iter(named), None), named if len(named) > 1 else ())
     source = open_source(args.source, pattern.folder, args.captions, args.images, columns)
 
     try:
@@ -88,7 +96,8 @@ def pack(arguments: list[str] | None, console: Console) -> None:
         ) from None
     try:
         with console.status("Listing images ..."):
-            total, fingerprint = identify(source.entries(), [pattern.name, args.count, size, args.name])
+            options = [pattern.name, args.count, size, args.name, *columns.captions]
+            total, fingerprint = identify(source.entries(), options)
         configuration = pattern.configuration
         check_ours(configuration)
         if configuration.exists() and files.read_note(str(pattern.folder / NOTE)).get("fingerprint") == fingerprint:
@@ -106,7 +115,8 @@ def pack(arguments: list[str] | None, console: Console) -> None:
                 f"{args.source}: not one of {total:,} images can be packed; {pattern.folder}/rejects.csv says why"
             )
         with files.atomic_write(str(configuration)) as stream:
-            stream.write(configuration_of(args.name or data_name(args.source), pattern, tally).encode())
+            name = args.name or data_name(args.source)
+            stream.write(configuration_of(name, pattern, tally, columns.captions).encode())
         packer.clean()
         console.print(f"Next: make curate DATA='{configuration}'", highlight=False, soft_wrap=True, markup=False)
     finally:
@@ -194,15 +204,15 @@ def data_name(source: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "packed"
 
 
-def configuration_of(name: str, pattern: Pattern, tally: Tally) -> str:
-    """The YAML file for curation; paths in it are relative to it."""
+def configuration_of(name: str, pattern: Pattern, tally: Tally, captions: Sequence[str] = ()) -> str:
+    """The YAML file for curation; paths in it are relative to it. ``captions``: the several columns that were packed."""
     folder = pattern.folder.name if pattern.configuration.parent != pattern.folder else "."
     shards = [os.path.normpath(os.path.join(folder, name)) for name in pattern.shards(tally.shards)]
     values = {
         "name": name,
         "shards": shards[0] if len(shards) == 1 else shards,
         "image": ";".join(sorted(tally.kinds, key=lambda kind: (-tally.kinds[kind], kind))),
-        "caption": "txt",
+        **({"captions": [f"json:captions.{column}" for column in captions]} if captions else {"caption": "txt"}),
         "encoder": {"model": "ViT-B-16", "pretrained": "openai"},
         "vocabulary": {"source": "build", "min_count": max(3, min(100, tally.samples // 1000))},
     }

@@ -84,6 +84,34 @@ def clean_caption(value: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+class CaptionColumns(dict[str, Any]):
+    """The values of several columns that hold captions, by name."""
+
+
+def content_of(image: bytes, caption: Any, sidecar: dict[str, Any]) -> Content:
+    """A sample. Of several columns the first text is its caption, and all are in its sidecar, as ``captions``, by column.
+
+    Raises Unusable where there is no caption.
+    """
+    if not isinstance(caption, CaptionColumns):
+        return Content(image, clean_caption(caption), sidecar)
+    texts = {name: cleaned for name, value in caption.items() if (cleaned := _clean_captions(value))}
+    if not texts:
+        raise Unusable("caption is empty")
+    first = next(iter(texts.values()))
+    return Content(image, first if isinstance(first, str) else first[0], sidecar | {"captions": texts})
+
+
+def _clean_captions(value: Any) -> str | list[str]:
+    """The text of a column, or the texts of a list; empty where there is none."""
+    if isinstance(value, list | tuple):
+        return [text for item in value if (text := _clean_captions(item)) and isinstance(text, str)]
+    try:
+        return clean_caption(value)
+    except Unusable:
+        return ""
+
+
 def caption_in(sidecar: Mapping[str, Any], names: Iterable[str] = CAPTIONS) -> Any:
     """The caption among the fields of a json sidecar; None where there is none."""
     by_name = {str(name).lower(): value for name, value in sidecar.items()}

@@ -14,11 +14,12 @@ from curation.tools.pack.entry import (
     EXTENSIONS,
     LARGEST,
     OTHERS,
+    CaptionColumns,
     Content,
     Entry,
     Unusable,
     caption_in,
-    clean_caption,
+    content_of,
     extension_of,
     read_sidecar,
     unusable,
@@ -31,11 +32,13 @@ BESIDE = (".txt", ".caption")  # endings of files with the caption of an image: 
 class ImageFolder:
     """A folder of images, and what lies beside them.
 
-    ``excluded``: a folder that is passed over, because the tars are written there.
+    ``excluded``: a folder that is passed over, because the tars are written there. ``captions``: several fields of the json
+    sidecars that hold captions, or ``txt`` for the file.
     """
 
     root: Path
     excluded: Path | None = None
+    captions: tuple[str, ...] = ()
     _names: dict[Path, dict[str, str]] = field(default_factory=dict, compare=False)  # of the folder asked for last
 
     def entries(self) -> Iterator[Entry]:
@@ -93,9 +96,14 @@ class ImageFolder:
             image = self.read(name)
             sidecar = read_sidecar(self.read(beside["json"])) if "json" in beside else {}
             text = caption
-            if text is None:
+            if text is None and self.captions:
+                beside_texts = {"txt": self.read(beside["txt"])} if "txt" in beside else {}
+                text = CaptionColumns(
+                    {name: beside_texts.get(name) or caption_in(sidecar, (name,)) for name in self.captions}
+                )
+            elif text is None:
                 text = self.read(beside["txt"]) if "txt" in beside else caption_in(sidecar)
-            return Content(image, clean_caption(text), sidecar)
+            return content_of(image, text, sidecar)
 
         return Entry(name, f"{[self._mark(file) for file in (name, *beside.values())]}{caption}", load)
 

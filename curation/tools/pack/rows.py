@@ -12,15 +12,15 @@ import pyarrow as pa
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet
 from curation.tools.pack.entry import (
-    CAPTIONS,
     EXTENSIONS,
     LARGEST,
+    CaptionColumns,
     Content,
     Entry,
     Unusable,
-    clean_caption,
+    content_of,
 )
-from curation.tools.pack.tables import NAMES, Columns, choose_column
+from curation.tools.pack.tables import NAMES, Columns, choose_captions
 
 IMAGES = (*EXTENSIONS, "image", "img", "bytes")  # columns with the bytes of an image
 BLOCK = 256  # rows in memory at once
@@ -61,31 +61,32 @@ class ParquetImages:
                 if image is None:
                     raise CocuError(f"{path}: no column with images; the columns are {', '.join(schema.names)}")
                 texts = [name for name in schema.names if name != image]
-                caption = choose_column(path, texts, self._columns.caption, CAPTIONS, "captions")
+                captions = choose_captions(path, texts, self._columns)
                 name = next((column for column in NAMES if column in texts), None)
                 scalars = [field.name for field in schema if field.name != image and not pa.types.is_nested(field.type)]
-                wanted = [image, *dict.fromkeys([caption, *scalars])]
+                wanted = [image, *dict.fromkeys([*captions, *scalars])]
                 number = 0
                 for block in file.iter_batches(batch_size=BLOCK, columns=wanted):
                     for row in block.to_pylist():
+                        values = {column: row.pop(column) for column in captions}
+                        caption = CaptionColumns(values) if self._columns.captions else values[captions[0]]
                         yield _entry(path, number, row, image, caption, name)
                         number += 1
 
 
-def _entry(path: Path, number: int, row: dict[str, Any], image: str, caption: str, name: str | None) -> Entry:
+def _entry(path: Path, number: int, row: dict[str, Any], image: str, caption: Any, name: str | None) -> Entry:
     content: Any = row.pop(image)
     inner = None
     if isinstance(content, dict):
         inner = content.get("path")
         content = content.get("bytes")
     own = (row.get(name) if name else None) or inner or f"{number:06d}"
-    text = row.pop(caption)
 
     def load() -> Content:
         if not content:
             raise Unusable(f"no image ({row['status']})" if row.get("status") else "no image")
         if len(content) > LARGEST:
             raise Unusable(f"larger than {LARGEST >> 20} MB")
-        return Content(content, clean_caption(text), json.loads(json.dumps(row, default=str)))
+        return content_of(content, caption, json.loads(json.dumps(row, default=str)))
 
     return Entry(f"{path.stem}/{own}", f"{number}:{len(content or b'')}", load)

@@ -37,9 +37,11 @@ def open_source(
         return _open_folder(path, output, captions, columns)
     suffix = path.suffix.lower()
     if suffix == ".tar":
-        return Tars([path], columns.caption)
+        return Tars([path], columns.caption, columns.captions)
     if suffix == ".parquet" and holds_images(path, columns.image):
         return ParquetImages([path], columns)
+    if suffix in LISTS and columns.captions:
+        raise CocuError(f"{path}: a list has one caption a line; give --caption-column once at most, or a table")
     if suffix in (*TABLES, *LISTS):
         folder = images or path.parent
         if not folder.is_dir():
@@ -51,7 +53,7 @@ def open_source(
 
 
 def _open_folder(path: Path, output: Path, captions: Path | None, columns: Columns) -> ImageSource:
-    folder = ImageFolder(path, output.resolve())
+    folder = ImageFolder(path, output.resolve(), columns.captions)
     table = captions or next((path / name for name in FOUND if (path / name).is_file()), None)
     if table is not None and not table.is_file():
         raise CocuError(f"{table}: no such file")
@@ -67,5 +69,5 @@ def _open_folder(path: Path, output: Path, captions: Path | None, columns: Colum
         return ParquetImages(parquet, columns)
     tars = sorted(file for file in path.glob("*.tar") if file.is_file() and not file.is_symlink())
     if tars:
-        return Tars(tars, columns.caption)
+        return Tars(tars, columns.caption, columns.captions)
     raise CocuError(f"{path}: no images in it ({', '.join(EXTENSIONS)}), nor Parquet files or tars with images")

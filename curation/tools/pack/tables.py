@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError, one_line
 from curation.base.parquet import open_parquet
-from curation.tools.pack.entry import CAPTIONS, EXTENSIONS, Entry, extension_of, unusable
+from curation.tools.pack.entry import CAPTIONS, EXTENSIONS, CaptionColumns, Entry, extension_of, unusable
 from curation.tools.pack.folder import ImageFolder
 
 NAMES = (
@@ -46,6 +46,7 @@ class Columns(NamedTuple):
 
     image: str | None = None
     caption: str | None = None
+    captions: tuple[str, ...] = ()  # several, in place of ``caption``
 
 
 class Row(NamedTuple):
@@ -68,6 +69,20 @@ def choose_column(path: Path, columns: Sequence[str], asked: str | None, usual: 
         option = "--image-column" if what == "file names" else "--caption-column"
         raise CocuError(f"{path}: no column with {what}; the columns are {_shown(columns)}; name it with {option}")
     return column
+
+
+def choose_captions(path: Path, names: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """The column with captions, or the several that are asked for. Raises CocuError naming the columns that are there."""
+    asked = columns.captions or (columns.caption,)
+    return tuple(choose_column(path, names, name, CAPTIONS, "captions") for name in asked)
+
+
+def caption_of(values: Mapping[str, Any], names: tuple[str, ...], columns: Columns) -> Any:
+    """The caption of a row; where several columns are asked for, their values by name."""
+    if columns.captions:
+        return CaptionColumns({name: values.get(name) for name in names})
+    text = values.get(names[0])
+    return "" if text is None else text
 
 
 def _shown(columns: Sequence[str]) -> str:
@@ -103,25 +118,26 @@ def _csv_rows(path: Path, stream: Any, columns: Columns) -> Iterator[Row]:
     reader = csv.reader(stream, delimiter=delimiter)
     header = [name.strip() for name in next(reader, [])]
     image = header.index(choose_column(path, header, columns.image, NAMES, "file names"))
-    caption = header.index(choose_column(path, header, columns.caption, CAPTIONS, "captions"))
+    captions = choose_captions(path, header, columns)
     for number, cells in enumerate(reader, 1):
         if len(cells) > image and cells[image].strip():
-            yield Row(number, cells[image].strip(), cells[caption] if len(cells) > caption else "")
+            values = dict(zip(reversed(header[: len(cells)]), reversed(cells[: len(header)]), strict=True))
+            yield Row(number, cells[image].strip(), caption_of(values, captions, columns))
 
 
 def _json_rows(path: Path, stream: Any, whole: bool, columns: Columns) -> Iterator[Row]:
     try:
         values = json.load(stream) if whole else (json.loads(line) for line in stream if line.strip())
-        image = caption = None
+        image = None
+        captions: tuple[str, ...] = ()
         for number, value in enumerate(values if isinstance(values, list) or not whole else [], 1):
             if not isinstance(value, dict):
                 raise CocuError(f"{path}: item {number} is not an object with a file name and a caption")
-            if image is None or caption is None:
+            if image is None:
                 image = choose_column(path, list(value), columns.image, NAMES, "file names")
-                caption = choose_column(path, list(value), columns.caption, CAPTIONS, "captions")
+                captions = choose_captions(path, list(value), columns)
             if value.get(image):
-                text = value.get(caption)
-                yield Row(number, str(value[image]), "" if text is None else text)
+                yield Row(number, str(value[image]), caption_of(value, captions, columns))
     except (ValueError, RecursionError) as error:
         raise CocuError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
 
@@ -133,13 +149,13 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
             field.name for field in schema if not pa.types.is_binary(field.type) and not pa.types.is_struct(field.type)
         ]
         image = choose_column(path, plain, columns.image, NAMES, "file names")
-        caption = choose_column(path, plain, columns.caption, CAPTIONS, "captions")
+        captions = choose_captions(path, plain, columns)
         number = 0
-        for block in file.iter_batches(columns=[image, caption]):
-            for name, text in zip(block[image].to_pylist(), block[caption].to_pylist(), strict=True):
+        for block in file.iter_batches(columns=list(dict.fromkeys([image, *captions]))):
+            for row in block.to_pylist():
                 number += 1
-                if name is not None and str(name):
-                    yield Row(number, str(name), "" if text is None else text)
+                if row[image] is not None and str(row[image]):
+                    yield Row(number, str(row[image]), caption_of(row, captions, columns))
 
 
 class Table:

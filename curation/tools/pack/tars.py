@@ -12,11 +12,12 @@ from curation.base.errors import CocuError, one_line
 from curation.tools.pack.entry import (
     EXTENSIONS,
     LARGEST,
+    CaptionColumns,
     Content,
     Entry,
     Unusable,
     caption_in,
-    clean_caption,
+    content_of,
     extension_of,
     read_sidecar,
 )
@@ -33,9 +34,10 @@ class _Member(NamedTuple):
 class Tars:
     """The images of tars; names are read first, so that it does not matter where in the tar a caption lies."""
 
-    def __init__(self, paths: list[Path], caption: str | None) -> None:
+    def __init__(self, paths: list[Path], caption: str | None, captions: tuple[str, ...] = ()) -> None:
         self.paths = paths
         self._caption = caption
+        self._captions = captions
 
     def entries(self) -> Iterator[Entry]:
         """Every image, tar by tar, sorted by name. Raises CocuError for a tar that cannot be read, or is compressed."""
@@ -53,10 +55,19 @@ class Tars:
         def load() -> Content:
             content = _read(path, image)
             sidecar = read_sidecar(_read(path, beside["json"])) if "json" in beside else {}
+            if self._captions:
+                kinds = {
+                    name: name.lower() for name in self._captions if name.lower() in beside and name.lower() != "json"
+                }
+                values = {
+                    name: _read(path, beside[kinds[name]]) if name in kinds else caption_in(sidecar, (name,))
+                    for name in self._captions
+                }
+                return content_of(content, CaptionColumns(values), sidecar)
             text = next((_read(path, beside[kind]) for kind in BESIDE[:-1] if kind in beside), None)
             if text is None or self._caption:
                 text = caption_in(sidecar, (self._caption,)) if self._caption else caption_in(sidecar)
-            return Content(content, clean_caption(text), sidecar)
+            return content_of(content, text, sidecar)
 
         return Entry(f"{path.stem}/{name}", f"{image}{beside}", load)
 

@@ -17,6 +17,7 @@ from curation.base.errors import CocuError, InputError
 from curation.base.parquet import check_columns, open_parquet
 from curation.concepts import concept_key
 from curation.expansion import EXPANSIONS
+from curation.run.captions import caption_column
 from curation.run.curator import open_curator
 from curation.run.indexes import check_retrieved, first_row, indexed_shards
 from curation.run.run import Run, indexed_run, tar_of
@@ -38,6 +39,7 @@ class Picture:
     row: int
     key: str = ""
     caption: str = ""
+    captions: list[dict[str, Any]] = field(default_factory=list)  # text and sources, where images may have several
     image: str = ""  # data URI; empty where there is none
     visible: set[tuple[str, ...]] | None = None  # concepts by the data set's own truth, where its sidecars tell
     attribution: str = ""  # whom the sidecar credits
@@ -72,6 +74,7 @@ def read_examples(run: Run, chosen: list[Picture]) -> list[Example]:
         said = rows_of(run.of_shard("embeddings", shard), rows, ["concepts"])
         for picture, archive, mentioned in zip(pictures, archives, said, strict=True):
             picture.key, picture.caption = archive["key"], archive["caption"]
+            picture.captions = archive.get("captions", [])
             said_numbers = mentioned["concepts"] or []
             if any(not 0 <= number < len(names) for number in said_numbers):
                 raise CocuError(f"{run.of_shard('embeddings', shard)}: names concepts that the vocabulary lacks")
@@ -132,9 +135,11 @@ def add_neighbours(run: Run, examples: list[Example]) -> None:
     retrieved = [picture for example in examples for _, picture in example.neighbours]
     for shard, pictures in by_shard(retrieved):
         path = source.of_shard("embeddings", shard)
-        texts = rows_of(path, [picture.row for picture in pictures], ["key", "caption"])
+        column = caption_column(source.config)
+        texts = rows_of(path, [picture.row for picture in pictures], ["key", column])
         for picture, row in zip(pictures, texts, strict=True):
-            picture.key, picture.caption = row["key"], row["caption"]
+            texts_of = [caption["text"] for caption in row[column]] if source.config.captions else [row[column]]
+            picture.key, picture.caption = row["key"], " | ".join(texts_of)
 
 
 def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:

@@ -73,8 +73,9 @@ def lead(config: CurationConfig, counts: dict[str, int]) -> str:
     """What the run found, in a sentence."""
     rows = max(counts["rows"], 1)
     before, after = counts["caption_concepts"] / rows, counts["archive_concepts"] / rows
+    names = "The captions of an image name" if config.captions else "A caption names"
     return (
-        f"A caption names <b>{before:.1f}</b> concepts of the vocabulary on average, an archive holds <b>{after:.1f}</b>. "
+        f"{names} <b>{before:.1f}</b> concepts of the vocabulary on average, an archive holds <b>{after:.1f}</b>. "
         f"<b>{counts['gained'] / rows:.1%}</b> of the images gained concepts that their captions leave out."
     )
 
@@ -131,7 +132,7 @@ def card(example: Example) -> str:
 <div class="top">
 {image(picture, 160)}
 <div>
-<p class="caption">{quoted(picture.caption)}</p>
+{captions(picture)}
 {archive}{rest}
 </div>
 </div>
@@ -139,6 +140,14 @@ def card(example: Example) -> str:
 <p class="key"><bdi>{text(picture.key, 80)}</bdi> · {text(picture.shard.name, 60)}, row {picture.row:,}</p>
 </article>
 """
+
+
+def captions(picture: Picture) -> str:
+    """The caption; of several, each with the fields that have it."""
+    if not picture.captions:
+        return f'<p class="caption">{quoted(picture.caption)}</p>'
+    named = [(quoted(caption["text"]), text(", ".join(caption["sources"]), 120)) for caption in picture.captions]
+    return "".join(f'<p class="caption">{caption} <span class="quiet">{names}</span></p>' for caption, names in named)
 
 
 def image(picture: Picture, width: int) -> str:
@@ -163,6 +172,7 @@ def bar(concept: dict[str, Any], largest: float, example: Example) -> str:
     details = (
         f"score {score:.3f} = global {concept['global']:.3f} + local {concept['local']:.3f}; cluster {concept['cluster']}; "
         f"in {concept['support']} retrieved captions"
+        + (f" ({text(', '.join(concept['sources']), 120)})" if concept.get("sources") else "")
     )
     return (
         f'<li title="{details}"><span class="name">{text(concept["concept"], 60)}{tick}{new}</span>'
