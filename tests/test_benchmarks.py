@@ -92,7 +92,7 @@ def test_cocos_gaps():
     assert sorted(set(stuff.tolist())) == [*range(171), 255]
     assert [int(stuff[value]) for value in (0, 89, 90, 91, 181, 182)] == [0, 79, 255, 80, 170, 255]
 
-    # Category ids that COCO never used (its label map names them, its annotations do not); 82 is the refrigerator, 84 the book.
+    # Category ids that COCO's label map names and its annotations do not; 82 is the refrigerator, 84 the book.
     for never_used in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91):
         assert (things[never_used - 1], stuff[never_used - 1]) == (0, 255)
     assert (things[82 - 1], stuff[82 - 1]) == (73, 72)

@@ -76,7 +76,9 @@ def test_readers_that_meet_inside_a_shard_share_its_samples_and_its_rejects(shar
         outcomes = stream.read([Span(0, first, last)], 0, 0)
         named = [x if isinstance(x, LeftOut) else x.where.rpartition(": ")[2] for x in outcomes]
         assert named == expected(first, last), (first, last)
-    rows = {sample.where: sample for sample in stream.read([Span(0, 0, ROWS)], 0, 0) if isinstance(sample, TrainingSample)}
+    rows = {
+        sample.where: sample for sample in stream.read([Span(0, 0, ROWS)], 0, 0) if isinstance(sample, TrainingSample)
+    }
     for sample in stream.read([Span(0, 4, 9)], 0, 0):  # with the draws of their own rows
         if isinstance(sample, TrainingSample):
             assert (sample.prompts, sample.caption) == (rows[sample.where].prompts, "a " + sample.where[-3:])
@@ -100,12 +102,17 @@ def test_prompts_and_augmentation_change_with_epoch_and_seed_and_not_with_the_re
             key: (s.seed, s.prompts) for key, s in again.items()
         }
     reader = samples(shard, reader=1)
-    assert {key: (s.seed, s.prompts) for key, s in reader.items()} == {key: (s.seed, s.prompts) for key, s in base.items()}
+    assert {key: (s.seed, s.prompts) for key, s in reader.items()} == {
+        key: (s.seed, s.prompts) for key, s in base.items()
+    }
 
 
 def test_samples_without_archives_are_augmented_otherwise_in_every_epoch_too(shard):
     bare = TrainingShard(shard.source, None)
-    seen = [{key: sample.seed for key, sample in samples(bare, seed, epoch).items()} for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    seen = [
+        {key: sample.seed for key, sample in samples(bare, seed, epoch).items()}
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
     assert all(len({one[key] for one in seen}) == 3 for key in seen[0])
     assert len(set(seen[0].values())) == len(seen[0])
     assert {sample.prompts[2] for sample in samples(bare).values()} == {f"a {key.strip()}" for key in seen[0]}

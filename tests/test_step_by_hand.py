@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from segmenters.text import token_ids
 from training.batches import collate
+from training.loss import Losses
 from training.module import GroupViTModule, OptimizerConfig
 from training.stream import TrainingSample
 
@@ -98,9 +99,7 @@ def train_by_hand(values: dict[str, np.ndarray], batches: list) -> tuple[list[fl
             slope = gradients[-1][name]
             first[name] = BETAS[0] * first[name] + (1 - BETAS[0]) * slope
             second[name] = BETAS[1] * second[name] + (1 - BETAS[1]) * slope**2
-            move = (first[name] / (1 - BETAS[0] ** number)) / (
-                np.sqrt(second[name] / (1 - BETAS[1] ** number)) + 1e-8
-            )
+            move = (first[name] / (1 - BETAS[0] ** number)) / (np.sqrt(second[name] / (1 - BETAS[1] ** number)) + 1e-8)
             decay = DECAY if value.ndim >= 2 else 0.0
             updated[name] = value - rate * decay * value - rate * move
         values = updated
@@ -133,7 +132,9 @@ def weights(module: GroupViTModule) -> dict[str, torch.Tensor]:
 
 def small_module() -> GroupViTModule:
     """A module with matrices for towers."""
-    optimizer = OptimizerConfig(2 * PEAK, 2 * FINAL, reference_batch=6, warmup_epochs=0, weight_decay=DECAY, betas=BETAS)
+    optimizer = OptimizerConfig(
+        2 * PEAK, 2 * FINAL, reference_batch=6, warmup_epochs=0, weight_decay=DECAY, betas=BETAS
+    )
     module = GroupViTModule(TINY, optimizer, caption_weight=CAPTION_WEIGHT, prompt_weight=PROMPT_WEIGHT)
     module.data = SimpleNamespace(batch_size=3, steps=2)
     for name, value in BEGIN.items():
@@ -141,8 +142,9 @@ def small_module() -> GroupViTModule:
 
     table = torch.zeros(49408, 2)
     for word, vector in VECTORS.items():
-        start, token, end = token_ids(word, 77)  # a word is one token
-        table[int(token)] = torch.tensor(vector)
+        ids = token_ids(word, 77)
+        assert len(ids) == 3  # a word is one token
+        table[int(ids[1])] = torch.tensor(vector)
 
     def encode_texts(texts):
         ends = [torch.cat([table[matrix[:, 1]] for matrix in some.matrices])[some.rows] for some in texts]
@@ -238,3 +240,20 @@ def test_what_is_random_in_the_model_changes_with_seed_step_and_rank(monkeypatch
             numbers = tuple(torch.rand(3).tolist())
             assert drawn.setdefault((seed, step, rank), numbers) == numbers
     assert len(set(drawn.values())) == 4
+
+
+def test_the_loss_is_told_which_of_how_many_ranks_this_is(monkeypatch):
+    """With world_size 1 each rank would contrast its own samples alone, and nothing would look wrong."""
+    module = small_module()
+    module._trainer = SimpleNamespace(world_size=3)
+    monkeypatch.setattr(GroupViTModule, "global_rank", 2)
+    monkeypatch.setattr(module, "_log_step", lambda *values: None)
+    told = []
+
+    def losses(*features, rank, world_size):
+        told.append((rank, world_size))
+        return Losses(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(0.5))
+
+    monkeypatch.setattr("training.module.contrastive_losses", losses)
+    assert float(module.training_step(real_batches()[0], 0)) == pytest.approx(CAPTION_WEIGHT + 2 * PROMPT_WEIGHT)
+    assert told == [(2, 3)]
