@@ -2,7 +2,7 @@
 
 The mistakes are those of ``tests/mutations.py``. Each is made in a copy of the packages, and the tests that it names are
 run there, up to the first failure. A mistake that no test notices survives; the exit code is 1 unless it is listed as
-equivalent, with why. A process that has imported torch and the rest forks for each mistake, which costs its tests and no more.
+equivalent, with why. A process that has imported torch and the rest forks for each mistake, which costs its tests only.
 """
 
 from __future__ import annotations
