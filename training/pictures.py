@@ -13,6 +13,7 @@ from PIL import Image
 
 from curation.archive import NO_ARCHIVE
 from curation.base import images
+from curation.base.configuration import require
 from curation.base.errors import CocuError
 from evaluation.evaluate import Prediction, evaluate
 from evaluation.inference import embed_classes, prepare, segment
@@ -41,6 +42,7 @@ class ValidationPictures(Callback):
     shard: groups, and the heat of the concepts that their captions omit."""
 
     def __init__(self, data: ArchiveDataModule, count: int) -> None:
+        require(count >= 0, f"pictures: {count} must be at least 0")
         self._data = data
         self._count = count
         self._samples: list[OmittedSample] | None = None
