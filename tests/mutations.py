@@ -193,7 +193,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("return np.maximum(pair_similarities(images, texts, concepts), FLOOR)",
          "return pair_similarities(images, texts, concepts)"),
     ]),
-    ("curation/clustering.py", "test_clustering.py", [
+    ("curation/clustering.py", "test_clustering.py test_curator.py", [
         ("clusters = (size + 1) // 2", "clusters = size // 2"),
         ("np.full(len(rows), seed, np.uint64)", "np.full(len(rows), 0, np.uint64)"),
         ("uniforms(concepts[batch], RESTARTS * clusters, seed)", "uniforms(concepts[batch], RESTARTS * clusters, 0)"),

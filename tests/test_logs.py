@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_a_log_that_is_opened_again_hides_nothing_that_was_written_since(tmp_pat
 
 
 def test_weights_and_biases_is_refused_where_it_is_not_installed(tiny_training, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("training.logs.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     assert fit(tiny_training, tmp_path / "run", *SHORT, "--wandb", "cocu") == 1
     assert "wandb: the package is not installed; run pip install wandb" in capsys.readouterr().err
     assert fit(tiny_training, tmp_path / "run", *SHORT, "--wandb", "cocu", "--trainer.logger", "CSVLogger") == 1

@@ -314,5 +314,6 @@ def test_warm_up_keeps_its_share_of_a_shorter_run():
     assert warmup_steps(2, 30, 50, 100) == 3
     assert warmup_steps(2, -1, 5000, 100) == 200
     assert warmup_steps(0, 30, 3000, 100) == 0
+    assert warmup_steps(5, 2, 100, 50) == 100  # a run shorter than its warm-up
     with pytest.raises(ValueError, match="final_rate"):
         OptimizerConfig(rate=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
+import importlib
 import io
 import os
 import secrets
@@ -60,8 +60,10 @@ def weights_and_biases(output: str, project: str, goes_on: bool) -> Any:
     The run's name there is that of the folder; its id is noted in ``logs/wandb.json``, so that a run that goes on goes on
     there too. Raises CocuError where wandb is not installed.
     """
-    if importlib.util.find_spec("wandb") is None:
-        raise CocuError("wandb: the package is not installed; run pip install wandb, or leave --wandb out")
+    try:
+        importlib.import_module("wandb")
+    except ImportError:
+        raise CocuError("wandb: the package is not installed; run pip install wandb, or leave --wandb out") from None
     from lightning.pytorch.loggers import WandbLogger
 
     folder = os.path.join(output, "logs")
