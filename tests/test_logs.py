@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmark_worlds import own
+from benchmark_worlds import own as own_benchmark
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
@@ -40,7 +40,7 @@ def hyperparameters(board: EventAccumulator) -> tuple[dict, list[str]]:
 
 def test_settings_stand_beside_the_metrics_and_pictures_are_the_same_at_each_validation(tiny_training, tmp_path):
     output = tmp_path / "run"
-    benchmark = own(tmp_path / "bench", 4)
+    benchmark = own_benchmark(tmp_path / "bench", 4)
     options = (
         *SHORT,
         "--model.validation.benchmark",
@@ -122,7 +122,8 @@ def test_weights_and_biases_is_refused_where_it_is_not_installed(tiny_training, 
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     assert fit(tiny_training, tmp_path / "run", *SHORT, "--wandb", "cocu") == 1
     assert "wandb: the package is not installed; run pip install wandb" in capsys.readouterr().err
-    assert fit(tiny_training, tmp_path / "run", *SHORT, "--wandb", "cocu", "--trainer.logger", "CSVLogger") == 1
+    own = ("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(tmp_path))
+    assert fit(tiny_training, tmp_path / "run", *SHORT, "--wandb", "cocu", *own) == 1
     assert "wandb: trainer.logger names the loggers already" in capsys.readouterr().err
 
 
