@@ -27,7 +27,7 @@ ARCHIVES := $(notdir $(patsubst %/,%,$(OUT)))
 OTHER := $(if $(CONFIG),,$(if $(filter %_$(ARCHIVES),$(RUN)),,$(ARCHIVES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pack curate show measure verify train eval experiments test engines faults bench lint clean
+.PHONY: help setup pack curate show measure verify train eval experiments test engines faults mutants bench lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -90,6 +90,9 @@ faults: .venv/installed ## broken images and tars, servers and full disks as tab
 	@FUZZ=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
 	@$(BIN)/python tests/network_faults.py
 	@FAULTS=1 $(BIN)/python -m pytest -q tests/test_environment.py -k disk
+
+mutants: .venv/installed ## make small mistakes in the numeric core; a test must notice each: make mutants [ARGS="WORD ..."]
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 lint: .venv/installed ## check style and types
 	@$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from rich.console import Console
 from curation.base.terminal import FAILED, run_command
 from evaluation.benchmark import packaged
 from evaluation.suite import evaluate_all
+from evaluation.threshold import AUTO
 
 EPILOG = """\
 examples:
@@ -25,6 +26,19 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def threshold(text: str) -> float | str:
+    """A number from 0 to 1, or auto."""
+    if text == AUTO:
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number from 0 to 1 nor {AUTO}")
     return value
 
 
@@ -60,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--limit", metavar="N", type=positive, help="evaluate only the first N images of each benchmark"
+    )
+    parser.add_argument(
+        "--bg-threshold",
+        metavar="T",
+        type=threshold,
+        help="in place of the benchmark's: a number from 0 to 1, or auto, which chooses one by the images, without labels, "
+        "and reports the curve that it was chosen by",
     )
     parser.add_argument("--batch-size", type=positive, default=16, help="windows encoded together (default: 16)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")

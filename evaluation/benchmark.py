@@ -182,7 +182,7 @@ def _class_names(value: Any, root: str, folder: str) -> tuple[str, ...]:
         raise AbsentError(f"no folder {root}")
     path = os.path.join(folder, value) if value else os.path.join(root, "classes.txt")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = one_line(error)
         raise CocuError(f"classes: {path} cannot be read ({reason}); list the names, or write one a line") from None

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from curation.base.errors import CocuError
 from curation.base.lookahead import look_ahead
-from evaluation import inference, metric
+from evaluation import inference, metric, threshold
 from evaluation.benchmark import Benchmark
-from evaluation.layout import BenchmarkImage, list_images, read_labelled
+from evaluation.layout import BenchmarkImage, list_images, masks_without_image, read_image, read_labelled
 from segmenters.opening import Segmenter
 
 READERS = 2  # threads that decode images while the model computes
@@ -42,6 +42,15 @@ class Result:
     seconds: float
     scores: metric.SegmentationScores
     confusion: Tensor  # (C, C) int64, labels x predictions
+    unlabelled: tuple[str, ...] = ()  # images whose masks hold no class but background: all else is ignored
+    without_image: tuple[str, ...] = ()  # masks that no image goes with
+    curve: threshold.Curve | None = None  # that the threshold of the background was chosen by
+
+    @property
+    def classes_without_pixel(self) -> list[str]:
+        """The classes that no mask holds."""
+        pixels = self.confusion.sum(1).tolist()  # (C,)
+        return [name for name, count in zip(self.benchmark.classes, pixels, strict=True) if not count]
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ def evaluate(
     view = view_of(benchmark)
     classes = embed_words(model, benchmark)
     counts = torch.zeros((len(benchmark.classes),) * 2, dtype=torch.int64, device=device)
+    unlabelled = torch.zeros(len(chosen), dtype=torch.int64, device=device)
     began = time.monotonic()
 
     def read(numbered: tuple[int, BenchmarkImage]) -> tuple[LabelledImage, Tensor, tuple[int, int]]:
@@ -121,6 +131,7 @@ def evaluate(
             predicted = inference.resize_labels(segmentation.labels, item.labels.shape)  # (H, W)
             labels = torch.from_numpy(item.labels).to(device)  # (H, W)
             counts += metric.confusion(labels, predicted, len(counts), benchmark.ignore_index)
+            unlabelled[item.index] = int(not holds_class(item.labels, benchmark))
 
             groups = segmentation.groups if item.index < groups_of else None
             on_image(
@@ -132,7 +143,39 @@ def evaluate(
             )
 
     counts = metric.sum_over_ranks(counts, share.group).cpu()
+    unlabelled = metric.sum_over_ranks(unlabelled, share.group).cpu()
     if not counts.any():
         raise CocuError(f"{benchmark.name}: nothing to evaluate: every label of {len(chosen)} images is ignored")
     seconds = time.monotonic() - began
-    return Result(benchmark, len(all_images), len(chosen), seconds, metric.scores(counts), counts)
+    return Result(
+        benchmark,
+        len(all_images),
+        len(chosen),
+        seconds,
+        metric.scores(counts),
+        counts,
+        tuple(files.name for index, files in chosen if unlabelled[index]),
+        tuple(masks_without_image(benchmark, all_images)),
+    )
+
+
+def holds_class(labels: np.ndarray, benchmark: Benchmark) -> bool:
+    """Whether a mask (H, W) holds any class but background, beside what is ignored."""
+    classes = labels[labels > 0] if benchmark.background else labels
+    return bool((classes != benchmark.ignore_index).any()) if benchmark.ignore_index is not None else bool(classes.size)
+
+
+def choose_threshold(
+    model: Segmenter, benchmark: Benchmark, batch_size: int = 16, limit: int | None = None
+) -> threshold.Curve:
+    """The curve that the benchmark's threshold of the background can be chosen by, from images alone.
+
+    It is made from IMAGES of the images that are evaluated, evenly spread. Raises as :func:`evaluate` does, and CocuError
+    where all groups score alike.
+    """
+    chosen = list_images(benchmark)[:limit]
+    spread = chosen[:: -(-len(chosen) // threshold.IMAGES)]
+    model.eval()
+    pictures = (read_image(files.image_path) for files in spread)
+    classes = inference.embed_classes(model, benchmark.words, None)
+    return threshold.curve(threshold.score_images(model, classes, pictures, view_of(benchmark), batch_size))

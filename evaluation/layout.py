@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from curation.base.errors import CocuError, one_line
+from curation.base.errors import CocuError, listed, one_line
 from curation.base.images import ImageError, decode, decode_stored
 from evaluation.benchmark import AbsentError, Benchmark, Layout
 from evaluation.labels import ENCODINGS, check_range
+
+
+class NoMaskError(CocuError):
+    """An image without a mask. The message names it, and where the mask was looked for."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,18 @@ def list_images(benchmark: Benchmark) -> list[BenchmarkImage]:
 
     ids = [fields["id"] for fields in all_fields]
     unique = len(set(ids)) == len(ids)
-    return [_locate(benchmark, fields, fields["id"] if unique else _path_name(fields)) for fields in all_fields]
+    images, unmasked = [], []
+    for fields in all_fields:
+        try:
+            images.append(_locate(benchmark, fields, fields["id"] if unique else _path_name(fields)))
+        except NoMaskError as error:
+            unmasked.append((fields["id"], error))
+
+    if unmasked:
+        (_, first), *others = unmasked
+        more = f"; nor have {len(others):,} of the other {len(all_fields) - 1:,} images: " if others else ""
+        raise CocuError(f"{first}{more}{listed(name for name, _ in others)}")
+    return images
 
 
 def _require_layout(benchmark: Benchmark) -> None:
@@ -71,7 +87,7 @@ def _fields_of_split(layout: Layout, split: str) -> list[dict[str, str]]:
     """The ids of the split file, as fields of the patterns."""
     path = os.path.join(layout.root, split)
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:  # a byte order mark is no part of an id
             ids = [line.strip() for line in stream]
     except (OSError, UnicodeDecodeError) as error:
         raise CocuError(f"{path}: cannot be read ({one_line(error)})") from None
@@ -83,13 +99,32 @@ def _fields_of_images(layout: Layout) -> list[dict[str, str]]:
     image_pattern = pattern_regex(layout.images)
     mask_patterns = [pattern_regex(pattern) for pattern in (layout.masks, layout.raw_masks) if pattern]
     fields = {}
-    for folder, _, names in os.walk(_fixed_part(layout, layout.images), followlinks=True):
-        for name in names:
-            relative = os.path.relpath(os.path.join(folder, name), layout.root).replace(os.sep, "/")
-            match = image_pattern.fullmatch(relative)
-            if match and not any(pattern.fullmatch(relative) for pattern in mask_patterns):
-                fields[relative] = match.groupdict()
+    for relative in _files_below(layout, layout.images):
+        match = image_pattern.fullmatch(relative)
+        if match and not any(pattern.fullmatch(relative) for pattern in mask_patterns):
+            fields[relative] = match.groupdict()
     return [fields[relative] for relative in sorted(fields)]
+
+
+def _files_below(layout: Layout, pattern: str) -> Iterator[str]:
+    """The files below the folder in front of a pattern's first field, relative to the root."""
+    for folder, _, names in os.walk(_fixed_part(layout, pattern), followlinks=True):
+        for name in names:
+            yield os.path.relpath(os.path.join(folder, name), layout.root).replace(os.sep, "/")
+
+
+def masks_without_image(benchmark: Benchmark, images: Sequence[BenchmarkImage]) -> list[str]:
+    """The masks that no image goes with, relative to the root, sorted: images of another suffix, or none at all.
+
+    None are listed where a split file says which images there are.
+    """
+    layout = benchmark.layout
+    if layout.split:
+        return []
+    pattern = pattern_regex(layout.masks)
+    paths = (path for image in images for path in (image.image_path, image.mask_path))
+    used = {os.path.relpath(path, layout.root).replace(os.sep, "/") for path in paths}
+    return sorted(name for name in _files_below(layout, layout.masks) if pattern.fullmatch(name) and name not in used)
 
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
@@ -113,7 +148,8 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 def _locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> BenchmarkImage:
     """The files of one image.
 
-    Raises CocuError for a field of the masks' pattern that the image lacks, and for files that are not there.
+    Raises CocuError for a field of the masks' pattern that the image lacks, and for an image that is not there, NoMaskError
+    for one without a mask.
     """
     layout = benchmark.layout
 
@@ -133,7 +169,7 @@ def _locate(benchmark: Benchmark, fields: dict[str, str], name: str) -> Benchmar
     for mask, encoding in masks:
         if os.path.isfile(mask):
             return BenchmarkImage(name, image, mask, encoding)
-    raise CocuError(f"{image}: has no mask; looked for {' and '.join(mask for mask, _ in masks)}")
+    raise NoMaskError(f"{image}: has no mask; looked for {' and '.join(mask for mask, _ in masks)}")
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------

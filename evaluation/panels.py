@@ -14,11 +14,15 @@ INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+Colour = tuple[int, int, int]
+
+
 class Entry(NamedTuple):
     """A line of a legend."""
 
-    colour: tuple[int, int, int] | None  # None: no swatch
+    colour: Colour | None  # None: no swatch
     text: str
+    bar: Sequence[Colour] = ()  # in place of a swatch: colours from left to right, over the whole width; text is below
 
 
 class Panel(NamedTuple):
@@ -34,7 +38,7 @@ def side_by_side(panels: Sequence[Panel], columns: int = 4) -> Image.Image:
     width = max(NARROWEST, *(panel.picture.width for panel in panels))
     height = max(panel.picture.height for panel in panels)
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    heights = [GAP + LINE + height + GAP // 2 + LINE * max(len(panel.legend) for panel in row) for row in rows]
+    heights = [GAP + LINE + height + GAP // 2 + LINE * max(lines(panel) for panel in row) for row in rows]
 
     sheet = Image.new("RGB", (GAP + (GAP + width) * min(columns, len(panels)), sum(heights) + GAP), PAPER)
     for number, row in enumerate(rows):
@@ -42,6 +46,11 @@ def side_by_side(panels: Sequence[Panel], columns: int = 4) -> Image.Image:
         for column, panel in enumerate(row):
             _draw_panel(sheet, panel, (GAP + column * (width + GAP), top), (width, height))
     return sheet
+
+
+def lines(panel: Panel) -> int:
+    """Lines of a panel's legend; a colour bar takes one more."""
+    return sum(2 if entry.bar else 1 for entry in panel.legend)
 
 
 def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int], size: tuple[int, int]) -> None:
@@ -57,11 +66,16 @@ def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int], size:
     y = top + LINE + height + GAP // 2
     for entry in panel.legend:
         indent = 0
+        for number, colour in enumerate(entry.bar):
+            start, stop = (left + panel.picture.width * edge // len(entry.bar) for edge in (number, number + 1))
+            draw.rectangle((start, y + 2, stop - 1, y + 2 + SWATCH), colour)
+        if entry.bar:
+            y += LINE
         if entry.colour:
             draw.rectangle((left, y + 2, left + SWATCH, y + 2 + SWATCH), entry.colour)
             indent = SWATCH + 7
         words = shortened(draw, entry.text, font, width - indent)
-        draw.text((left + indent, y), words, INK if entry.colour else FAINT, font)
+        draw.text((left + indent, y), words, INK if entry.colour or entry.bar else FAINT, font)
         y += LINE
 
 

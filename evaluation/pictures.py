@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from PIL import Image
 
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Prediction
+from evaluation.metric import confusion, scores
 from evaluation.panels import Entry, Panel, side_by_side
 
 PANEL = 300  # pixels of a panel's longer side
@@ -99,11 +101,25 @@ def comparison(prediction: Prediction, benchmark: Benchmark) -> Image.Image:
         # What was not evaluated has no class: say what the light grey of the ground truth is.
         truth.legend.append(Entry(LIGHT, f"not evaluated  {percentage(int(ignored.sum()), ignored.size)}"))
 
-    predicted = segmentation_panel("prediction", image, prediction.predicted, names, palette, plain)
+    title = (
+        f"prediction, mIoU {own_miou(prediction, benchmark):.1f}" if counted(prediction, benchmark) else "prediction"
+    )
+    predicted = segmentation_panel(title, image, prediction.predicted, names, palette, plain)
     panels = [Panel(prediction.name, image, []), truth, predicted]
     if prediction.groups is not None:
         panels.append(groups_panel(image, prediction.groups))
     return side_by_side(panels)
+
+
+def counted(prediction: Prediction, benchmark: Benchmark) -> bool:
+    """Whether any pixel of an image is evaluated."""
+    return bool(np.any(prediction.labels != benchmark.ignore_index))
+
+
+def own_miou(prediction: Prediction, benchmark: Benchmark) -> float:
+    """The mIoU of this image alone, in percent. That of the benchmark is no mean of these."""
+    labels, predicted = (torch.from_numpy(values) for values in (prediction.labels, prediction.predicted))
+    return scores(confusion(labels, predicted, len(benchmark.classes), benchmark.ignore_index)).miou
 
 
 def overlay(image: Image.Image, labels: np.ndarray, names: Sequence[str], background: bool) -> Image.Image:
@@ -114,11 +130,14 @@ def overlay(image: Image.Image, labels: np.ndarray, names: Sequence[str], backgr
     return side_by_side([Panel("image", small, []), segmented])
 
 
-def heatmaps(image: Image.Image, heat: Mapping[str, np.ndarray]) -> Image.Image:
-    """The image, then one panel a word: how well each pixel fits it; one colour scale for all words."""
+def heatmaps(image: Image.Image, heat: Mapping[str, np.ndarray], per_word: bool = False) -> Image.Image:
+    """The image, then one panel a word: how well each pixel fits it; one colour scale for all words, or one for each."""
     small = image.resize(shown_size(image.size), Image.Resampling.BICUBIC)
-    ends = min(map(np.min, heat.values())), max(map(np.max, heat.values()))
-    panels = [heat_panel(small, values, ends, word) for word, values in heat.items()]
+    common = min(map(np.min, heat.values())), max(map(np.max, heat.values()))
+    panels = [
+        heat_panel(small, values, (values.min(), values.max()) if per_word else common, word)
+        for word, values in heat.items()
+    ]
     return side_by_side([Panel("image", small, []), *panels])
 
 
@@ -153,7 +172,18 @@ def heat_panel(image: Image.Image, values: np.ndarray, ends: tuple[float, float]
     colour = warm(np.asarray(field, np.float32) / 255)  # (H, W, 3)
     grey = np.asarray(image.convert("L"), np.float32)[..., None]  # (H, W, 1)
     mixed = np.clip(0.6 * colour + 0.4 * grey, 0, 255).astype(np.uint8)
-    return Panel(title, Image.fromarray(mixed), [Entry(None, f"cosine {values.min():.2f} to {values.max():.2f}")])
+    return Panel(title, Image.fromarray(mixed), [colour_bar(low, high), extent(values)])
+
+
+def colour_bar(low: float, high: float) -> Entry:
+    """The colours of heat from left to right, with the cosines at both ends."""
+    shades = np.clip(0.6 * warm(np.linspace(0, 1, 64)) + 0.4 * 128, 0, 255).astype(int)  # over a grey of 128
+    return Entry(None, f"{low:.3f} to {high:.3f}", [(red, green, blue) for red, green, blue in shades.tolist()])
+
+
+def extent(values: np.ndarray) -> Entry:
+    """The smallest and the largest cosine of a word."""
+    return Entry(None, f"cosine {values.min():.3f} to {values.max():.3f}")
 
 
 def warm(unit: np.ndarray) -> np.ndarray:

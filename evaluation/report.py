@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from curation.base.errors import listed
 from curation.base.terminal import plain_table
 from curation.base.versions import versions
 from evaluation.benchmark import Benchmark
 from evaluation.evaluate import Result
+from evaluation.threshold import Curve
 from segmenters.opening import Opened
 
 PACKAGES = ("cocu", "torch", "numpy", "pillow", "open_clip_torch")
@@ -89,8 +91,30 @@ def warnings(results: Sequence[Result]) -> list[str]:
         if expected not in (None, result.available):
             counts = f"{result.available:,} images found, {expected:,} expected"
             lines.append(f"{name}: {counts}: not comparable with published numbers")
+        lines += [f"{name}: {line}" for line in _peculiar(result)]
         if result.evaluated < result.available:
             lines.append(f"{name}: the first {result.evaluated:,} of {result.available:,} images only (--limit)")
+    return lines
+
+
+def _peculiar(result: Result) -> list[str]:
+    """What is unusual about the masks, and so about the numbers."""
+    absent, unlabelled, lost = result.classes_without_pixel, result.unlabelled, result.without_image
+    lines = []
+    if absent:
+        lines.append(
+            f"no mask has a pixel of {listed(absent)}: where predicted, IoU 0, else left out of the mean "
+            f"({len(absent)} of {len(result.benchmark.classes)} classes)"
+        )
+    if unlabelled:
+        rest = "ignore_index and background" if result.benchmark.background else "ignore_index"
+        lines.append(f"{len(unlabelled):,} masks hold nothing but {rest}: {listed(unlabelled)}")
+    if lost:
+        pattern = result.benchmark.layout.images
+        lines.append(
+            f"{len(lost):,} masks have no image {pattern} and are left out: {listed(lost)}; where images have several "
+            "suffixes, write {id}.{suffix}"
+        )
     return lines
 
 
@@ -131,13 +155,25 @@ def result_as_json(result: Result) -> dict[str, Any]:
         "miou": json_number(scores.miou),
         "pixel_accuracy": json_number(scores.pixel_accuracy),
         "classes_that_occur": classes_that_occur(result),
+        "classes_without_pixel": result.classes_without_pixel,
+        "masks": {"without_class": list(result.unlabelled), "without_image": list(result.without_image)},
         "images": {"evaluated": result.evaluated, "found": result.available, "expected": benchmark.val_images},
         "seconds": round(result.seconds, 3),
         "images_per_second": round(result.evaluated / result.seconds, 3),
         "published": dict(benchmark.published),
         "config": decisive_values(benchmark),
+        **({} if result.curve is None else {"bg_threshold_curve": curve_as_json(result.curve)}),
         "iou": {name: json_number(iou) for name, iou in zip(benchmark.classes, scores.iou, strict=True)},
     }
+
+
+def curve_as_json(curve: Curve) -> list[dict[str, float]]:
+    """The curve that a threshold was chosen by, a row a threshold."""
+    rows = zip(curve.thresholds, curve.background, curve.separation, strict=True)
+    return [
+        {"bg_threshold": round(at, 4), "background": round(share, 4), "separation": round(parts, 4)}
+        for at, share, parts in ((float(a), float(b), float(c)) for a, b, c in rows)
+    ]
 
 
 def decisive_values(benchmark: Benchmark) -> dict[str, Any]:

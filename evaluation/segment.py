@@ -20,6 +20,7 @@ from evaluation.inference import Classes, View, embed_classes, prepare, segment
 from evaluation.layout import read_image
 from evaluation.pictures import heatmaps, overlay
 from evaluation.places import place_cosines
+from evaluation.threshold import AUTO, curve, score_images
 from evaluation.windows import boxes
 from segmenters.checkpoint import latest
 from segmenters.dense import DenseCLIP
@@ -46,11 +47,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--heatmap", action="store_true", help="draw how well each pixel fits each word, one panel a word"
     )
     parser.add_argument(
-        "--threshold", type=float, help="leave pixels whose best word scores less unnamed (0 to 1; default: name all)"
+        "--per-word", action="store_true", help="with --heatmap: a colour scale of its own for every word"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=threshold_value,
+        help="leave pixels whose best word scores less unnamed: 0 to 1, or auto, chosen by the image (default: name all)",
     )
     parser.add_argument("--size", type=int, help="pixels of the short side (default: twice the model's input)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     return parser
+
+
+def threshold_value(text: str) -> float | str:
+    """A number, or auto. Raises ValueError for anything else."""
+    return text if text == AUTO else float(text)
 
 
 def read_photo(path: str) -> Image.Image:
@@ -101,7 +112,9 @@ def check_options(args: argparse.Namespace, words: list[str]) -> None:
     require(
         args.threshold is None or not args.heatmap, "threshold: has no meaning with --heatmap; leave one of them out"
     )
-    require(args.threshold is None or 0 <= args.threshold <= 1, f"threshold: {args.threshold} is not in 0..1")
+    in_range = args.threshold in (None, AUTO) or 0 <= args.threshold <= 1
+    require(in_range, f"threshold: {args.threshold} is not in 0..1")
+    require(args.heatmap or not args.per_word, "per-word: is about the colours of --heatmap; add it, or leave this out")
     require(args.size is None or args.size > 0, f"size: {args.size} must be at least 1")
 
 
@@ -121,9 +134,13 @@ def draw(args: argparse.Namespace) -> Image.Image:
 
     native = model.config.image_size
     view = view_for(args.size or 2 * native, native)
-    classes = embed_classes(model, words, args.threshold)
+    classes = embed_classes(model, words, None if args.threshold == AUTO else args.threshold)
+    if args.threshold == AUTO:
+        chosen = curve(score_images(model, classes, [image], view, BATCH)).best
+        print(f"threshold {chosen:.3f}, chosen by the image")
+        classes = classes._replace(threshold=chosen)
     if args.heatmap:
-        return heatmaps(image, dict(zip(words, heat(model, classes, image, view), strict=True)))
+        return heatmaps(image, dict(zip(words, heat(model, classes, image, view), strict=True)), args.per_word)
 
     pixels, size = prepare(image, view, model.smallest)
     ((_, segmentation),) = segment(model, classes, [(None, pixels, size)], view, BATCH)

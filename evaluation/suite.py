@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -19,10 +20,11 @@ from curation.base.devices import find_device
 from curation.base.errors import CocuError
 from curation.base.files import read_note, write_json
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark, repeated
-from evaluation.evaluate import Prediction, Result, evaluate
+from evaluation.evaluate import Prediction, Result, choose_threshold, evaluate
 from evaluation.pictures import comparison
 from evaluation.report import Failure, as_json, print_results
 from evaluation.results import merge, own_pictures
+from evaluation.threshold import AUTO, Curve
 from segmenters.checkpoint import latest
 from segmenters.opening import Opened, open_segmenter
 from segmenters.pretrained import is_name
@@ -58,7 +60,9 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
         if args.visualize:
             own_pictures(writer.pictures, checkpoint.sha256)
         try:
-            results.append(evaluate_one(checkpoint, benchmark, args, writer, console))
+            cut, curve = with_threshold(checkpoint, benchmark, args, console)
+            result = evaluate_one(checkpoint, cut, args, writer, console)
+            results.append(dataclasses.replace(result, curve=curve))
         except CocuError as error:
             note(failures, benchmark.name, error, console)
         write_json(output, merge(before, as_json(results, failures, checkpoint, options)))
@@ -153,6 +157,31 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The text for one task."""
         return Text(f"{task.completed / task.elapsed:.1f} images/s" if task.elapsed else "")
+
+
+def with_threshold(
+    checkpoint: Opened, benchmark: Benchmark, args: argparse.Namespace, console: Console
+) -> tuple[Benchmark, Curve | None]:
+    """The benchmark with the threshold of its background that ``--bg-threshold`` asks for, and what it was chosen by.
+
+    Raises CocuError where none can be chosen.
+    """
+    if args.bg_threshold is None:
+        return benchmark, None
+    if not benchmark.background:
+        _say(console, f"{benchmark.name}: has no background, so that --bg-threshold does not apply")
+        return benchmark, None
+    if args.bg_threshold != AUTO:
+        return dataclasses.replace(benchmark, bg_threshold=args.bg_threshold), None
+
+    curve = choose_threshold(checkpoint.model, benchmark, args.batch_size, args.limit)
+    before = benchmark.bg_threshold
+    _say(
+        console, f"{benchmark.name}: bg_threshold {curve.best:.3f}, chosen without labels; its description has {before}"
+    )
+    shares = (f"{at:.1f}: {np.interp(at, curve.thresholds, curve.background):.0%}" for at in np.arange(1, 10) / 10)
+    _say(console, f"  pixels that become background, by threshold: {', '.join(shares)}")
+    return dataclasses.replace(benchmark, bg_threshold=curve.best), curve
 
 
 def evaluate_one(

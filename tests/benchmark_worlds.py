@@ -118,11 +118,11 @@ def cityscapes(root: Path, converted: bool = False) -> list[np.ndarray]:
 
 
 def ade20k(root: Path) -> list[np.ndarray]:
-    """ADE20K: 0 is nothing, 1..150 are classes."""
+    """ADE20K: 0 is nothing, 1..150 are classes; 255 is nothing in masks that were converted."""
     base = root / "ADEChallengeData2016"
     photo(base / "images/validation/ADE_val_00000001.jpg", 8)
-    mask(base / "annotations/validation/ADE_val_00000001.png", stripes([0, 1, 150]))
-    return [stripes([255, 0, 149])]
+    mask(base / "annotations/validation/ADE_val_00000001.png", stripes([0, 1, 150, 255]))
+    return [stripes([255, 0, 149, 255])]
 
 
 OFFICIAL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from curated import archived, copy, curate, tables
 from tiny_world import ROWS, write_world
+
+from curation.mentions import open_mentions
 
 # --- ablations ---
 
@@ -127,6 +130,38 @@ def test_another_runs_index_can_be_searched(world, finished, tiny_clip, tmp_path
         for ours, theirs in zip(sorted_by_name(found[key]), sorted_by_name(base[key]), strict=True):
             assert [ours[name] for name in ("concept", "support")] == [theirs[name] for name in ("concept", "support")]
             assert ours["global"] == pytest.approx(theirs["global"], rel=1e-5)
+
+
+def test_another_runs_index_is_read_with_this_runs_own_vocabulary(world, finished, tiny_clip, tmp_path):
+    """Other words, in another order: what its captions mention, and how similar images are to that, is looked up anew."""
+    words = ["grape", "photo", "sand", "apple", "banana"]
+    (world.parent / "others.txt").write_text("\n".join(words) + "\n")
+    path = write_world(world.parent / "others.yaml", tiny_clip, name="others", shards="00001.tar",
+                       vocabulary={"source": "others.txt"})  # fmt: skip
+    out = tmp_path / "out"
+    assert curate(path, out, "--retrieval.data", str(finished), "--archive.ranking", "similarity") == 0
+    vocabulary = pq.read_table(out / "vocabulary.parquet").to_pylist()
+    texts = {row["concept"]: np.array(row["embedding"], np.float64) for row in vocabulary}
+    assert set(texts) == set(words)
+
+    indexed = [row for table in tables(finished, "embeddings").values() for row in table.to_pylist()]
+    said = [{word for word in words if re.search(rf"\b{word}s?\b", row["caption"])} for row in indexed]
+    mentions = open_mentions(str(out / "index" / "mentions.arrow"))
+    names = [row["concept"] for row in vocabulary]
+    start = mentions.concepts.offsets
+    for number, (row, expected) in enumerate(zip(indexed, said, strict=True)):
+        ids = mentions.concepts.values[start[number] : start[number + 1]]
+        assert {names[concept] for concept in ids} == expected
+        cosines = [texts[names[concept]] @ np.array(row["embedding"], np.float64) for concept in ids]
+        np.testing.assert_allclose(mentions.similarities[start[number] : start[number + 1]], cosines, atol=2e-3)
+
+    images = np.array([row["embedding"] for row in indexed], np.float64)
+    own = {row["key"]: np.array(row["embedding"], np.float64) for row in tables(out, "embeddings")["00001"].to_pylist()}
+    for key, concepts in archived(out).items():
+        cosines = images @ own[key]
+        order = np.argsort(-cosines)
+        if cosines[order[3]] - cosines[order[4]] > 1e-4:
+            assert {item["concept"] for item in concepts} == set().union(*(said[j] for j in order[:4]))
 
 
 def test_another_runs_index_needs_the_same_encoder(world, finished, tiny_clip, tmp_path, capfd):

@@ -92,6 +92,18 @@ def test_cocos_gaps():
     assert sorted(set(stuff.tolist())) == [*range(171), 255]
     assert [int(stuff[value]) for value in (0, 89, 90, 91, 181, 182)] == [0, 79, 255, 80, 170, 255]
 
+    # Category ids that COCO's label map names and its annotations do not; 82 is the refrigerator, 84 the book.
+    for never_used in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91):
+        assert (things[never_used - 1], stuff[never_used - 1]) == (0, 255)
+    assert (things[82 - 1], stuff[82 - 1]) == (73, 72)
+    assert (things[84 - 1], stuff[84 - 1]) == (74, 73)
+
+
+def test_what_ade20k_masks_ignore():
+    """0 is no class, and 255, which some converters write, is none either: not class 254."""
+    assert ENCODINGS["zero_ignored"](np.array([[0, 1, 150, 255]], np.uint8), 255).tolist() == [[255, 0, 149, 255]]
+    assert ENCODINGS["zero_ignored"](np.array([[0, 1, 150, 255]], np.uint8), -1).tolist() == [[-1, 0, 149, 254]]
+
 
 def test_names_are_ids_or_paths_where_ids_repeat(tmp_path):
     for folder in "ab":

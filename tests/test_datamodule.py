@@ -34,6 +34,30 @@ def test_augmentation_is_timms_and_validation_is_the_whole_picture():
         Augmentation(erasing=2)
 
 
+def test_every_value_of_the_augmentation_is_used():
+    """With all others off: a flip, a crop of a quarter of the picture, an erased rectangle, other colours."""
+    from PIL import Image
+
+    columns = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None] * 4, (64, 64, 3))  # as bright as its number
+    picture = Image.fromarray(np.ascontiguousarray(columns))
+    off = {"smallest_crop": 1.0, "largest_crop": 1.0, "flip": 0.0, "color_jitter": 0.0, "policy": None, "erasing": 0.0}
+    plain = plain_transform(64)(picture)
+
+    def many(**values):
+        transform = Augmentation(**{**off, **values}).transform(64)
+        return [transform(picture) for _ in range(30)]
+
+    assert all(torch.equal(pixels, plain) for pixels in many())
+    assert all(torch.equal(pixels, plain.flip(2)) for pixels in many(flip=1.0))
+    spans = [float(pixels[0, 0].max() - pixels[0, 0].min()) for pixels in many(smallest_crop=0.25, largest_crop=0.25)]
+    whole = float(plain[0, 0].max() - plain[0, 0].min())
+    assert 0.4 * whole < np.mean(spans) < 0.6 * whole  # half of the width
+    erased = many(erasing=1.0)
+    assert all(not torch.equal(pixels, plain) and bool((pixels == plain).any()) for pixels in erased)
+    jittered = many(color_jitter=0.4)
+    assert len({float(pixels.sum()) for pixels in jittered}) == 30
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

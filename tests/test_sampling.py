@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -191,6 +191,28 @@ def test_prompts_put_concepts_into_templates_and_captions_where_there_are_too_fe
         assert max(used.count(text) for text in {*used}) < 100  # 50 expected
     fixed = Sampler(prompt="just {c}")
     assert prompts(fixed, numbers[:1], drawn[:1], ["dog", "cat"], ["x"]) == [["just cat", "just dog", "x"]]
+
+
+def test_templates_differ_between_the_prompts_of_a_sample_and_follow_neither_concepts_nor_draws():
+    """Of 4,000 samples: two prompts share one of 80 templates by chance, and no template says what was drawn."""
+    numbers = seeds([str(key) for key in range(4000)], 0, 0)
+    known = {template: number for number, template in enumerate(templates())}
+
+    def chosen(drawn):
+        made = prompts(Sampler(), numbers, drawn, ["{c}"] * 3, ["-"] * 4000)
+        return np.array([[known[text] for text in row] for row in made])  # (4000, 3)
+
+    first = chosen(np.zeros((4000, 3), np.int64))
+    assert np.array_equal(first, chosen(np.tile([2, 0, 1], (4000, 1))))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (first[:, one] == first[:, other]).mean() < 0.03
+
+    equal = Ragged.from_lists([[1.0] * 3] * 4000, np.float32)
+    for kind in ("weighted", "cluster"):
+        for sampler in (Sampler(kind), Sampler(kind, replacement=True)):
+            drawn = sampler.draw(numbers, equal, np.tile([0, 1, 2], 4000)) % 3  # (4000, 3)
+            for template, entry, number in product(first.T, range(3), range(3)):
+                assert abs(np.corrcoef(template, drawn[:, number] == entry)[0, 1]) < 0.07  # 4.4 deviations
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,13 @@ def test_by_list_names_every_probing_row_once(data: st.DataObject) -> None:
     assert probing == {number: rows for number, rows in expected.items() if rows}
 
 
+@pytest.mark.parametrize("count", [32_767, 32_768, 32_769, 70_000])
+def test_by_list_tells_lists_apart_beyond_16_bits(count: int) -> None:
+    probes = np.array([[0, count - 1, 5], [count - 1, -1, -1], [count - 2, 5, 0]])
+    probing = {number: rows.tolist() for number, rows in by_list(probes, count)}
+    assert probing == {0: [0, 2], 5: [0, 2], count - 2: [2], count - 1: [0, 1]}
+
+
 @given(
     st.lists(
         st.tuples(

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from benchmark_worlds import own
-from training_runs import MODEL, digests, fit, losses
+from training_runs import MODEL, digests, fit, losses, with_callback
 
 from evaluation.__main__ import main as evaluation
 from segmenters.checkpoint import load
@@ -209,9 +209,21 @@ def test_two_processes_train_one_model(config, tmp_path):
         "--data.batch_size",
         "4",
     ]
+    ranks, one = tmp_path / "ranks", tmp_path / "one"
+    ranks.mkdir()
+    one.mkdir()
+    command += with_callback("Ranks", folder=ranks)
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "batch 4 x 2 devices" in run.stdout
+
+    # A sample's augmentation follows from epoch and key: its pixels tell which it is, whoever reads it.
+    assert fit(config, tmp_path / "alone", "--trainer.max_epochs", "1", *with_callback("Ranks", folder=one)) == 0
+    (*first, weights), (*second, others) = ((ranks / f"{rank}.txt").read_text().split() for rank in (0, 1))
+    *alone, _ = (one / "0.txt").read_text().split()
+    assert len(first) == len(second) == 9 * 4
+    assert len({*first, *second}) == 72 and {*first, *second} == {*alone}
+    assert weights == others
     found = losses(output)
     assert sorted(found) == list(range(9))
     assert max(float(row[4]) for row in found.values()) == pytest.approx(1.6e-3, rel=0.1)
@@ -305,5 +317,6 @@ def test_warm_up_keeps_its_share_of_a_shorter_run():
     assert warmup_steps(2, 30, 50, 100) == 3
     assert warmup_steps(2, -1, 5000, 100) == 200
     assert warmup_steps(0, 30, 3000, 100) == 0
+    assert warmup_steps(5, 2, 100, 50) == 100  # a run shorter than its warm-up
     with pytest.raises(ValueError, match="final_rate"):
         OptimizerConfig(rate=1e-5)

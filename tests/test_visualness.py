@@ -54,6 +54,14 @@ def test_sums_are_those_of_a_slow_loop(seed):
     np.testing.assert_allclose(sums, slow_sums(block), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 4, 7, 15, 16])
+def test_images_are_compared_with_every_concept_a_block_at_a_time(size, monkeypatch):
+    """15 sampled images in blocks, the last of which may be smaller."""
+    monkeypatch.setattr("curation.visualness.AT_ONCE", size)
+    block = make_block(5)
+    np.testing.assert_allclose(image_text_sums(*block), slow_sums(block), atol=1e-5)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 17, 40])
 def test_sums_of_blocks_add_up(cut):
     images, texts, concepts, sample = make_block(3)

@@ -29,10 +29,11 @@ from training.datamodule import ArchiveDataModule
 from training.dense import DenseModule
 from training.interruption import Interrupted, Interruption
 from training.labels import LabelDataModule
-from training.logs import loggers
+from training.logs import LoggedSettings, loggers
 from training.module import GroupViTModule
 from training.negatives import NEGATIVES
 from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, from_lightning, quiet_lightning, reason
+from training.pictures import ValidationPictures
 from training.progress import TrainingProgress
 from training.settings import RunSettings, flat
 from training.zero_shot import SCORE, ZeroShotModule
@@ -72,6 +73,18 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every", type=int, default=1000, help="steps between two writes of checkpoints/last.ckpt"
+        )
+        parser.add_argument(
+            "--pictures",
+            type=int,
+            default=4,
+            help="pictures of the benchmark, and of the training data, that are drawn into the logs after each validation",
+        )
+        parser.add_argument(
+            "--wandb",
+            type=str,
+            default=None,
+            help="project of Weights & Biases to log to as well: pip install wandb; WANDB_MODE=offline uses no network",
         )
         super().add_default_arguments_to_parser(parser)
 
@@ -167,11 +180,22 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         self.trainer_defaults["callbacks"] = [TrainingProgress(self.datamodule), Interruption()]
         if self.config.subcommand == "fit":
-            self.trainer_defaults["callbacks"].append(RunSettings(self._settings()))
+            settings = self._settings()
+            pictures = ValidationPictures(self.datamodule, config.pictures)
+            self.trainer_defaults["callbacks"] += [RunSettings(settings), LoggedSettings(settings), pictures]
+        own = config.trainer.logger not in (None, True)
+        require(not (own and config.wandb), "wandb: trainer.logger names the loggers already; leave one of the two out")
         if config.trainer.logger in (None, True) and "logger" not in kwargs:
             written = self.config.subcommand == "fit" and not config.trainer.fast_dev_run
-            kwargs["logger"] = loggers(config.output) if written else False
+            kwargs["logger"] = loggers(config.output, self._continued_step(), config.wandb) if written else False
         return super().instantiate_trainer(**kwargs)
+
+    def _continued_step(self) -> int | None:
+        """The step at which a run goes on in its own folder; None for one that begins."""
+        if self.checkpoint is None:
+            return None
+        own = os.path.realpath(resume.checkpoints_in(self.config.fit.output))
+        return self.checkpoint.step if os.path.dirname(os.path.realpath(self.checkpoint.path)) == own else None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Lightning's hook: no checkpoints where the trainer is to keep none, and ours written whole or not at all."""
