@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from curation.base.devices import to_device
 from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
 from segmenters.groupvit import MEAN, STD, GroupEncoding, GroupViT
 from segmenters.text import tokenize
@@ -57,7 +58,7 @@ def embed_classes(model: GroupViT, names: Sequence[str], threshold: float | None
     features = []
     for start in range(0, len(names), TEXTS):
         texts = [PROMPT.format(name) for name in names[start : start + TEXTS]]
-        features.append(model.encode_text(tokenize(texts, model.config.text_context).to(device)))  # (T, D)
+        features.append(model.encode_text(to_device(tokenize(texts, model.config.text_context), device)))  # (T, D)
     return Classes(F.normalize(torch.cat(features).float(), dim=-1), threshold)
 
 
@@ -170,7 +171,7 @@ def encode(
 ) -> Iterator[tuple[Any, Segmentation]]:
     """Encode windows of one shape; yields the images that these complete."""
     pixels = torch.stack([image.window(number) for image, number in windows])  # (B, 3, h, w)
-    pixels = pixels.to(model.logit_scale.device, non_blocking=True)
+    pixels = to_device(pixels, model.logit_scale.device)
     encoding = model.encode_groups(pixels)
     groups = pixel_groups(encoding, (pixels.shape[2], pixels.shape[3]))  # (B, h, w)
     scores = group_scores(encoding, classes, model.scale)  # (B, G, C)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from curation.base.configuration import require
-from curation.base.devices import find_device
+from curation.base.devices import find_device, to_device, to_host
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
@@ -63,19 +63,19 @@ def heat(model: GroupViT, classes: Classes, image: Image.Image, view: View) -> n
     pixels, _ = prepare(image, view, model.config.patch_size)  # (3, h, w)
     height, width = pixels.shape[1:]
     windows = boxes(height, width, view.crop, view.stride)
-    total = torch.zeros((len(classes.text), height, width))
-    coverage = torch.zeros((height, width))
+    total = np.zeros((len(classes.text), height, width), np.float32)
+    coverage = np.zeros((height, width), np.float32)
     for start in range(0, len(windows), BATCH):
         batch = windows[start : start + BATCH]
         crops = torch.stack([pixels[:, box.top : box.bottom, box.left : box.right] for box in batch])  # (B, 3, p, q)
-        encoding = model.encode_groups(crops.to(model.logit_scale.device))
+        encoding = model.encode_groups(to_device(crops, model.logit_scale.device))
         cosines = F.normalize(encoding.groups, dim=-1) @ classes.text.T  # (B, G, C)
         coarse = torch.einsum("bgc,bghw->bchw", cosines, encoding.masks())  # (B, C, rows, columns) of patches
-        fine = F.interpolate(coarse, size=crops.shape[2:], mode="bilinear", align_corners=False).cpu()  # (B, C, p, q)
-        for box, values in zip(batch, fine, strict=True):
+        fine = F.interpolate(coarse, size=crops.shape[2:], mode="bilinear", align_corners=False)  # (B, C, p, q)
+        for box, values in zip(batch, to_host(fine), strict=True):
             total[:, box.top : box.bottom, box.left : box.right] += values
             coverage[box.top : box.bottom, box.left : box.right] += 1
-    return (total / coverage).numpy()
+    return total / coverage
 
 
 def check_options(args: argparse.Namespace, words: list[str]) -> None:
@@ -117,7 +117,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
     pixels, size = prepare(image, view, model.config.patch_size)
     ((_, segmentation),) = segment(model, classes, [(None, pixels, size)], view, BATCH)
     names = words if args.threshold is None else ["(unnamed)", *words]
-    return overlay(image, segmentation.labels.cpu().numpy(), names, args.threshold is not None)
+    return overlay(image, to_host(segmentation.labels), names, args.threshold is not None)
 
 
 def main(arguments: list[str] | None = None) -> int:
