@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from curation.base import files, images
+from curation.base import files, gpus, images
 from curation.base.configuration import did_you_mean
-from curation.base.devices import choose_precision, find_device, has_fast_bf16
+from curation.base.devices import choose_precision, find_device, has_fast_bf16, to_device, to_host
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
+from curation.base.terminal import print_error
 from curation.config import EncoderConfig
 from curation.samples import Reject, Sample
 
@@ -68,6 +69,7 @@ class Encoder:
     """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
 
     side = 224  # pixels of the model's input: images are not decoded larger than this needs
+    _most: int | None = None  # rows in one forward pass, where memory was too small for a batch
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
         """Load the model. Raises CocuError when there is no such model or no weights for it."""
@@ -85,19 +87,56 @@ class Encoder:
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).data)
         return digest.hexdigest()
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
         """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W)."""
-        images = images.to(self.device, self.dtype, non_blocking=True)
-        return _unit(self.model.encode_image(images))
+        return self._in_parts(lambda part: self.model.encode_image(part.to(self.dtype)), images)
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor) -> np.ndarray:
         """Unit-norm embeddings (T, D), float32, of token ids (T, context) as the model's own tokenizer makes them."""
-        return _unit(self.model.encode_text(ids.to(self.device)))
+        return self._in_parts(self.model.encode_text, ids)
+
+    def _in_parts(self, encode: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> np.ndarray:
+        """Unit-norm features of rows (B, ...), all at once, or in parts where the GPU's memory is too small for that.
+
+        Raises CocuError where it is too small for one.
+        """
+        done: list[np.ndarray] = []
+        start = 0
+        while start < len(rows) or not done:
+            part = rows[start : start + (self._most or len(rows))]
+            embedded = self._tried(encode, part)
+            if embedded is None:
+                self._halve(len(part))
+            else:
+                done.append(embedded)
+                start += len(part)
+        return done[0] if len(done) == 1 else np.concatenate(done)
+
+    def _tried(self, encode: Callable[[torch.Tensor], torch.Tensor], part: torch.Tensor) -> np.ndarray | None:
+        """Unit-norm features of a part of a batch, or None where they need more memory than the GPU has."""
+        try:
+            return _unit(encode(to_device(part, self.device)))
+        except torch.cuda.OutOfMemoryError:
+            return None
+
+    def _halve(self, rows: int) -> None:
+        """From now on, encode half as many rows at once, since so many did not fit."""
+        torch.cuda.empty_cache()
+        if rows == 1:
+            raise CocuError(
+                f"encoder.device: the memory of {self.device} is too small for a single image; name another"
+            )
+        if self._most is None:
+            print_error(
+                f"encoder.batch_size: {rows} need more memory than {self.device} has; continuing with fewer at once",
+                "note",
+            )
+        self._most = rows // 2
 
     def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
         """Unit-norm embeddings (N, D), float32, of texts, in batches of ``batch_size``."""
@@ -204,17 +243,18 @@ def _load_open_clip(
 
 
 def _unit(features: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+    return to_host(torch.nn.functional.normalize(features.float(), dim=-1))
 
 
 def load(config: EncoderConfig) -> Encoder:
     """The encoder of ``config``, loaded on first use and kept for the life of the process, or until its files change.
 
-    On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
+    On a machine with several GPUs, worker processes share them out unless ``device`` names one.
     """
+    if config.device in ("auto", "cuda"):
+        gpus.take_instance()
     device, precision = resolve(config)
-    if device == "cuda":
-        device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    device = gpus.own_device(device)
     weights = identity(config)
     with _loading:
         encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
