@@ -19,7 +19,7 @@ OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
 SIZES := $(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pack curate show measure verify train eval experiments test faults bench lint clean
+.PHONY: help setup pack curate show measure verify train eval experiments test faults bench gpu lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -87,6 +87,9 @@ bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; F
 	@missed=; for script in benchmarks/*_speed.py benchmarks/scale.py; do \
 		$(BIN)/python $$script $(if $(FULL),--full,--quick) $(ARGS) || missed="$$missed $$script"; done; \
 		test -z "$$missed" || { echo "marks were missed by$$missed"; exit 1; }
+
+gpu: .venv/installed ## prove it on a GPU, under ten minutes: tests, then speed into benchmarks/GPU.md (without one: a small version)
+	@$(BIN)/python benchmarks/gpu.py --tests $(ARGS)
 
 clean: ## remove .venv and caches, never artifacts
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
