@@ -29,6 +29,7 @@ MOST_PENDING = 1 << 23  # candidates that may wait to be merged: 200 MB
 SUM_ERROR = (
     1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
 )
+GPU_SUM_ERROR = 2.0**-22  # the same on a GPU, for each dimension, whatever the order: docs/gpus.md
 BF16_ERROR = 2.0**-8  # most that rounding to bf16 takes from a number, relative to it
 
 
@@ -164,6 +165,7 @@ class Products:
         if self._bf16_queries is not None:
             self._query_roundings = to_host(rounding(queries, self._bf16_queries))
         self._largest_roundings = roundings
+        self._sum_error = max(SUM_ERROR, GPU_SUM_ERROR * queries.shape[1]) if queries.is_cuda else SUM_ERROR
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def load(self, vectors: Tensor, part: tuple[int, int]) -> None:
@@ -178,7 +180,7 @@ class Products:
         Where they are bf16, that margin is before the last rounding of each product.
         """
         if self._bf16_queries is None or len(rows) < BF16_QUERIES:
-            return self.exact(rows), np.full(len(rows), SUM_ERROR, np.float32)
+            return self.exact(rows), np.full(len(rows), self._sum_error, np.float32)
         if self._bf16_vectors is None:
             self._bf16_vectors = self._round_vectors()
         right = self._bf16_vectors  # (n', D)
@@ -191,7 +193,7 @@ class Products:
 
         # q v - q' v' = (q - q') v' + q (v - v'), and |v'| < 1.01
         of_queries = np.float32(1.01) * self._query_roundings[rows]
-        of_vectors = np.float32(self._largest_roundings[self._part] + SUM_ERROR)
+        of_vectors = np.float32(self._largest_roundings[self._part] + self._sum_error)
         return out[: len(rows), : self.vectors.shape[0]], of_queries + of_vectors
 
     def _round_vectors(self) -> Tensor:
