@@ -24,6 +24,7 @@ from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
 from curation.base.terminal import print_error
 from curation.config import EncoderConfig
+from curation.decoding import Decoded, Decoder, Normalisation, decoding_pool, split
 from curation.samples import Reject, Sample
 
 WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
@@ -69,6 +70,7 @@ class Encoder:
     """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
 
     side = 224  # pixels of the model's input: images are not decoded larger than this needs
+    decoders = 0  # processes that decode for this one; without any, threads do
     _most: int | None = None  # rows in one forward pass, where memory was too small for a batch
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
@@ -77,6 +79,7 @@ class Encoder:
         self.precision = precision
         self.dtype = DTYPES[precision]
         self.batch_size = config.batch_size
+        self.decoders = config.decoders
         self.model, self.preprocess, self.tokenizer = _load_open_clip(config, device, precision)
         self.side = _input_side(self.model)
         self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
@@ -92,8 +95,9 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
-        """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W)."""
-        return self._in_parts(lambda part: self.model.encode_image(part.to(self.dtype)), images)
+        """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W), or of bytes (B, H, W, 3) before the
+        normalisation."""
+        return self._in_parts(lambda part: self.model.encode_image(self._input(part)), images)
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor) -> np.ndarray:
@@ -146,39 +150,55 @@ class Encoder:
         batches = (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
         return np.concatenate([self.encode_ids(self.tokenizer(batch)) for batch in batches])
 
-    def encode_samples(
-        self, samples: Iterable[Sample | Reject], decoders: int = 2
-    ) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
-        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they come.
+    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
+        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects among them.
 
-        Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory, and no more
-        bytes than WAITING_BYTES. The samples that are yielded have no image any more.
+        Images are decoded while the model computes, in threads or in ``decoders`` processes; at most two batches wait in
+        memory, and no more bytes than WAITING_BYTES. A GPU works on a batch while the next one is gathered. The samples
+        that are yielded have no image any more.
         """
-        batch: list[tuple[Sample, torch.Tensor]] = []
-        with ThreadPoolExecutor(decoders) as pool:
-            for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size, _image_bytes, WAITING_BYTES):
-                if isinstance(decoded, Reject):
-                    yield decoded
-                    continue
-                batch.append(decoded)
-                if len(batch) == self.batch_size:
-                    yield self._encode_batch(batch)
-                    batch = []
-        if batch:
-            yield self._encode_batch(batch)
+        with decoding_pool(self.decoders) as pool, ThreadPoolExecutor(1) as beside:
+            ready = look_ahead(pool, self._decoder, samples, 2 * self.batch_size, _image_bytes, WAITING_BYTES)
+            batches = gathered(ready, self.batch_size)
+            # A CPU would only be shared by the two.
+            yield from (
+                map(self._encode, batches) if self.device == "cpu" else look_ahead(beside, self._encode, batches, 2)
+            )
 
-    def _decode(self, sample: Sample | Reject) -> tuple[Sample, torch.Tensor] | Reject:
-        if isinstance(sample, Reject):
-            return sample
-        try:
-            picture = images.decode(sample.image, self.side)
-        except images.ImageError as error:
-            return Reject(sample.key, f"image cannot be decoded ({error})")
-        return replace(sample, image=b""), self.preprocess(picture)
+    @cached_property
+    def _preprocessing(self) -> tuple[Callable[[Image.Image], Any], Normalisation | None]:
+        return split(self.preprocess)
 
-    def _encode_batch(self, batch: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
-        images = torch.stack([pixels for _, pixels in batch])  # (B, 3, H, W)
-        return [sample for sample, _ in batch], self.encode_images(images)
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._preprocessing[0], self.side)
+
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model takes (B, 3, H, W), from the same or from bytes (B, H, W, 3), on its device."""
+        normalise_pixels = self._preprocessing[1] if images.dtype == torch.uint8 else None
+        return (normalise_pixels(images) if normalise_pixels else images).to(self.dtype)
+
+    def _encode(self, batch: list[Decoded] | Reject) -> tuple[list[Sample], np.ndarray] | Reject:
+        if isinstance(batch, Reject):
+            return batch
+        return [sample for sample, _ in batch], self.encode_images(
+            torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+        )
+
+
+def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[list[Decoded] | Reject]:
+    """Batches of ``size``, the last one smaller, and the rejects as they come."""
+    batch: list[Decoded] = []
+    for item in decoded:
+        if isinstance(item, Reject):
+            yield item
+            continue
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _image_bytes(sample: Sample | Reject) -> int:
@@ -257,16 +277,16 @@ def load(config: EncoderConfig) -> Encoder:
     device = gpus.own_device(device)
     weights = identity(config)
     with _loading:
-        encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
+        encoder = _load(replace(config, device="auto", precision="auto"), device, precision, files.digest(weights))
     if identity(config) != weights:
         raise CocuError(f"encoder.model: the files of {config.model} changed while they were read; run again")
     return encoder
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str, weights: str) -> Encoder:
+def _load(config: EncoderConfig, device: str, precision: str, weights: str) -> Encoder:
     """``weights`` tells apart what local files held when they were read."""
-    return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
+    return Encoder(config, device, precision)
 
 
 def encode_concepts(
