@@ -12,6 +12,7 @@ from open_clip.transform import image_transform
 from tiny_world import jpeg
 
 from curation.base import images
+from curation.base.errors import CocuError
 from curation.config import EncoderConfig
 from curation.decoding import Decoder, split
 from curation.encoder import Encoder, load
@@ -103,5 +104,5 @@ def test_an_error_of_a_gpu_reaches_the_caller(samples):
 
 
 def test_decoders_must_not_be_negative():
-    with pytest.raises(ValueError, match=r"encoder\.decoders: -1 must not be negative"):
+    with pytest.raises(CocuError, match=r"encoder\.decoders: -1 must not be negative"):
         EncoderConfig(decoders=-1)

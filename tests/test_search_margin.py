@@ -92,14 +92,14 @@ def test_sums_that_are_rounded_to_bf16_are_beyond_what_the_margin_has_for_sums()
     exact = queries.double() @ vectors.double().T
     parts = [summed(a, b.T).bfloat16() for a, b in zip(queries.chunk(SPLITS, 1), vectors.chunk(SPLITS, 1), strict=True)]
     split = sum(parts[1:], parts[0]).double()
-    last_rounding = search.BF16_ERROR / 2 * exact.abs()
+    last_rounding = search.BF16_ERROR * exact.abs()
     bound = search.GPU_SUM_ERROR * DIMENSION
     assert ((split - exact).abs() - last_rounding).max() > bound
     assert ((summed(queries, vectors.T).bfloat16().double() - exact).abs() - last_rounding).max() < bound
 
 
 def test_a_sum_in_any_order_stays_within_its_bound():
-    queries, vectors = (torch.from_numpy(part) for part in world())
+    queries, vectors = (torch.from_numpy(part[:80]) for part in world())
     exact = queries.double() @ vectors.double().T
     bound = search.GPU_SUM_ERROR * DIMENSION
     for order in (torch.arange(DIMENSION), torch.randperm(DIMENSION), (queries[0] * vectors[0]).argsort()):
