@@ -27,7 +27,7 @@ ARCHIVES := $(notdir $(patsubst %/,%,$(OUT)))
 OTHER := $(if $(CONFIG),,$(if $(filter %_$(ARCHIVES),$(RUN)),,$(ARCHIVES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pack curate show measure verify train eval experiments test engines faults mutants bench lint clean
+.PHONY: help setup pack curate show measure verify train eval experiments test engines faults mutants bench gpu lint clean
 
 help: ## list the targets
 	@echo "Concept Curation. Usage: make TARGET [VARIABLE=value ...]"
@@ -103,6 +103,9 @@ bench: .venv/installed ## measure speed and memory into benchmarks/RESULTS.md; F
 	@missed=; for script in benchmarks/*_speed.py benchmarks/scale.py; do \
 		$(BIN)/python $$script $(if $(FULL),--full,--quick) $(ARGS) || missed="$$missed $$script"; done; \
 		test -z "$$missed" || { echo "marks were missed by$$missed"; exit 1; }
+
+gpu: .venv/installed ## prove it on a GPU, under ten minutes: tests, then speed into benchmarks/GPU.md (without one: a small version)
+	@$(BIN)/python benchmarks/gpu.py --tests $(ARGS)
 
 clean: ## remove .venv and caches, never artifacts
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -49,14 +49,14 @@ def jpeg(seed: int) -> bytes:
     return out.getvalue()
 
 
-def write_model(folder: Path) -> None:
-    """Write MODEL with random weights, for open_clip's ``local-dir:``."""
+def write_model(folder: Path, name: str = MODEL) -> None:
+    """Write a model that open_clip knows by name, with random weights, for its ``local-dir:``."""
     import open_clip
     from safetensors.torch import save_file
 
-    config = open_clip.get_model_config(MODEL)
+    config = open_clip.get_model_config(name)
     torch.manual_seed(0)
-    weights = open_clip.create_model(MODEL).state_dict()
+    weights = open_clip.create_model(name).state_dict()
     folder.mkdir()
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))

@@ -30,12 +30,16 @@ class EncoderConfig:
     precision: str = option("auto", f"{', '.join(PRECISIONS)}; auto is bf16 where the hardware is fast at it")
     device: str = option("auto", "auto, cpu, cuda or cuda:N; requesting a GPU that is not there is an error")
     batch_size: int = option(256, "images in one forward pass")
+    decoders: int = option(
+        0, "processes that decode images for each encoder, so that a GPU need not wait (0: two threads)"
+    )
 
     def __post_init__(self) -> None:
         """Check every value."""
         require_one_of("encoder.precision", self.precision, PRECISIONS)
         check_device_name("encoder.device", self.device)
         require(self.batch_size > 0, f"encoder.batch_size: {self.batch_size} must be at least 1")
+        require(self.decoders >= 0, f"encoder.decoders: {self.decoders} must not be negative")
 
     @property
     def is_named(self) -> bool:

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from curation.base import files, images
+from curation.base import files, gpus, images
 from curation.base.configuration import did_you_mean
-from curation.base.devices import choose_precision, find_device, has_fast_bf16
+from curation.base.devices import choose_precision, find_device, has_fast_bf16, to_device, to_host
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
+from curation.base.terminal import print_error
 from curation.config import EncoderConfig
+from curation.decoding import Decoded, Decoder, Normalisation, decoding_pool, split
 from curation.samples import Reject, Sample
 
 WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
@@ -70,6 +72,8 @@ class Encoder:
     """A loaded open_clip model. Use :func:`load`, which keeps one per process."""
 
     side = 224  # pixels of the model's input: images are not decoded larger than this needs
+    decoders = 0  # processes that decode for this one; without any, threads do
+    _most: int | None = None  # rows in one forward pass, where memory was too small for a batch
 
     def __init__(self, config: EncoderConfig, device: str, precision: str) -> None:
         """Load the model. Raises CocuError when there is no such model or no weights for it."""
@@ -77,6 +81,7 @@ class Encoder:
         self.precision = precision
         self.dtype = DTYPES[precision]
         self.batch_size = config.batch_size
+        self.decoders = config.decoders
         self.model, self.preprocess, self.tokenizer = _load_open_clip(config, device, precision)
         self.side = _input_side(self.model)
         self.width = self.encode_texts(["a photo"]).shape[1]  # D, the length of an embedding
@@ -87,19 +92,57 @@ class Encoder:
         digest = hashlib.blake2b(digest_size=16)
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(to_host(value.contiguous().reshape(-1).view(torch.uint8)).data)
         return digest.hexdigest()
 
     @torch.inference_mode()
     def encode_images(self, images: torch.Tensor) -> np.ndarray:
-        """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W)."""
-        images = images.to(self.device, self.dtype, non_blocking=True)
-        return _unit(self.model.encode_image(images))
+        """Unit-norm embeddings (B, D), float32, of preprocessed images (B, 3, H, W), or of bytes (B, H, W, 3) before the
+        normalisation."""
+        return self._in_parts(lambda part: self.model.encode_image(self._input(part)), images)
 
     @torch.inference_mode()
     def encode_ids(self, ids: torch.Tensor) -> np.ndarray:
         """Unit-norm embeddings (T, D), float32, of token ids (T, context) as the model's own tokenizer makes them."""
-        return _unit(self.model.encode_text(ids.to(self.device)))
+        return self._in_parts(self.model.encode_text, ids)
+
+    def _in_parts(self, encode: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> np.ndarray:
+        """Unit-norm features of rows (B, ...), all at once, or in parts where the GPU's memory is too small for that.
+
+        Raises CocuError where it is too small for one.
+        """
+        done: list[np.ndarray] = []
+        start = 0
+        while start < len(rows) or not done:
+            part = rows[start : start + (self._most or len(rows))]
+            embedded = self._tried(encode, part)
+            if embedded is None:
+                self._halve(len(part))
+            else:
+                done.append(embedded)
+                start += len(part)
+        return done[0] if len(done) == 1 else np.concatenate(done)
+
+    def _tried(self, encode: Callable[[torch.Tensor], torch.Tensor], part: torch.Tensor) -> np.ndarray | None:
+        """Unit-norm features of a part of a batch, or None where they need more memory than the GPU has."""
+        try:
+            return _unit(encode(to_device(part, self.device)))
+        except torch.cuda.OutOfMemoryError:
+            return None
+
+    def _halve(self, rows: int) -> None:
+        """From now on, encode half as many rows at once, since so many did not fit."""
+        torch.cuda.empty_cache()
+        if rows == 1:
+            raise CocuError(
+                f"encoder.device: the memory of {self.device} is too small for a single image; name another"
+            )
+        if self._most is None:
+            print_error(
+                f"encoder.batch_size: {rows} need more memory than {self.device} has; continuing with fewer at once",
+                "note",
+            )
+        self._most = rows // 2
 
     def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
         """Unit-norm embeddings (N, D), float32, of texts, in batches of ``batch_size``."""
@@ -109,39 +152,55 @@ class Encoder:
         batches = (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
         return np.concatenate([self.encode_ids(self.tokenizer(batch)) for batch in batches])
 
-    def encode_samples(
-        self, samples: Iterable[Sample | Reject], decoders: int = 2
-    ) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
-        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects as they come.
+    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
+        """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects among them.
 
-        Images are decoded in ``decoders`` threads while the model computes; at most two batches wait in memory, and no more
-        bytes than WAITING_BYTES. The samples that are yielded have no image any more.
+        Images are decoded while the model computes, in threads or in ``decoders`` processes; at most two batches wait in
+        memory, and no more bytes than WAITING_BYTES. A GPU works on a batch while the next one is gathered. The samples
+        that are yielded have no image any more.
         """
-        batch: list[tuple[Sample, torch.Tensor]] = []
-        with ThreadPoolExecutor(decoders) as pool:
-            for decoded in look_ahead(pool, self._decode, samples, 2 * self.batch_size, _image_bytes, WAITING_BYTES):
-                if isinstance(decoded, Reject):
-                    yield decoded
-                    continue
-                batch.append(decoded)
-                if len(batch) == self.batch_size:
-                    yield self._encode_batch(batch)
-                    batch = []
-        if batch:
-            yield self._encode_batch(batch)
+        with decoding_pool(self.decoders) as pool, ThreadPoolExecutor(1) as beside:
+            ready = look_ahead(pool, self._decoder, samples, 2 * self.batch_size, _image_bytes, WAITING_BYTES)
+            batches = gathered(ready, self.batch_size)
+            # A CPU would only be shared by the two.
+            yield from (
+                map(self._encode, batches) if self.device == "cpu" else look_ahead(beside, self._encode, batches, 2)
+            )
 
-    def _decode(self, sample: Sample | Reject) -> tuple[Sample, torch.Tensor] | Reject:
-        if isinstance(sample, Reject):
-            return sample
-        try:
-            picture = images.decode(sample.image, self.side)
-        except images.ImageError as error:
-            return Reject(sample.key, f"image cannot be decoded ({error})")
-        return replace(sample, image=b""), self.preprocess(picture)
+    @cached_property
+    def _preprocessing(self) -> tuple[Callable[[Image.Image], Any], Normalisation | None]:
+        return split(self.preprocess)
 
-    def _encode_batch(self, batch: list[tuple[Sample, torch.Tensor]]) -> tuple[list[Sample], np.ndarray]:
-        images = torch.stack([pixels for _, pixels in batch])  # (B, 3, H, W)
-        return [sample for sample, _ in batch], self.encode_images(images)
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._preprocessing[0], self.side)
+
+    def _input(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model takes (B, 3, H, W), from the same or from bytes (B, H, W, 3), on its device."""
+        normalise_pixels = self._preprocessing[1] if images.dtype == torch.uint8 else None
+        return (normalise_pixels(images) if normalise_pixels else images).to(self.dtype)
+
+    def _encode(self, batch: list[Decoded] | Reject) -> tuple[list[Sample], np.ndarray] | Reject:
+        if isinstance(batch, Reject):
+            return batch
+        return [sample for sample, _ in batch], self.encode_images(
+            torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+        )
+
+
+def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[list[Decoded] | Reject]:
+    """Batches of ``size``, the last one smaller, and the rejects as they come."""
+    batch: list[Decoded] = []
+    for item in decoded:
+        if isinstance(item, Reject):
+            yield item
+            continue
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _image_bytes(sample: Sample | Reject) -> int:
@@ -206,29 +265,30 @@ def _load_open_clip(
 
 
 def _unit(features: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+    return to_host(torch.nn.functional.normalize(features.float(), dim=-1))
 
 
 def load(config: EncoderConfig) -> Encoder:
     """The encoder of ``config``, loaded on first use and kept for the life of the process, or until its files change.
 
-    On a machine with several GPUs, worker processes take them in turn unless ``device`` names one.
+    On a machine with several GPUs, worker processes share them out unless ``device`` names one.
     """
+    if config.device in ("auto", "cuda"):
+        gpus.take_instance()
     device, precision = resolve(config)
-    if device == "cuda":
-        device = f"cuda:{os.getpid() % torch.cuda.device_count()}"
+    device = gpus.own_device(device)
     weights = identity(config)
     with _loading:
-        encoder = _load(config.model, config.pretrained, config.batch_size, device, precision, files.digest(weights))
+        encoder = _load(replace(config, device="auto", precision="auto"), device, precision, files.digest(weights))
     if identity(config) != weights:
         raise CocuError(f"encoder.model: the files of {config.model} changed while they were read; run again")
     return encoder
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, pretrained: str | None, batch_size: int, device: str, precision: str, weights: str) -> Encoder:
+def _load(config: EncoderConfig, device: str, precision: str, weights: str) -> Encoder:
     """``weights`` tells apart what local files held when they were read."""
-    return Encoder(EncoderConfig(model=model, pretrained=pretrained, batch_size=batch_size), device, precision)
+    return Encoder(config, device, precision)
 
 
 def encode_concepts(

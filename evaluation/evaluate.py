@@ -14,6 +14,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
+from curation.base.devices import to_device, to_host
 from curation.base.errors import CocuError
 from curation.base.lookahead import look_ahead
 from evaluation import inference, metric, threshold
@@ -129,7 +130,7 @@ def evaluate(
         images = look_ahead(pool, read, chosen[share.rank :: share.size], 2 * READERS)
         for item, segmentation in inference.segment(model, classes, images, view, batch_size, groups_of > 0):
             predicted = inference.resize_labels(segmentation.labels, item.labels.shape)  # (H, W)
-            labels = torch.from_numpy(item.labels).to(device)  # (H, W)
+            labels = to_device(torch.from_numpy(item.labels), device)  # (H, W)
             counts += metric.confusion(labels, predicted, len(counts), benchmark.ignore_index)
             unlabelled[item.index] = int(not holds_class(item.labels, benchmark))
 
@@ -137,13 +138,13 @@ def evaluate(
             on_image(
                 Prediction(
                     **vars(item),
-                    predicted=predicted.cpu().numpy(),
-                    groups=None if groups is None else groups.cpu().numpy(),
+                    predicted=to_host(predicted),
+                    groups=None if groups is None else to_host(groups),
                 )
             )
 
-    counts = metric.sum_over_ranks(counts, share.group).cpu()
-    unlabelled = metric.sum_over_ranks(unlabelled, share.group).cpu()
+    counts = torch.from_numpy(to_host(metric.sum_over_ranks(counts, share.group)))
+    unlabelled = torch.from_numpy(to_host(metric.sum_over_ranks(unlabelled, share.group)))
     if not counts.any():
         raise CocuError(f"{benchmark.name}: nothing to evaluate: every label of {len(chosen)} images is ignored")
     seconds = time.monotonic() - began

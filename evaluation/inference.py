@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from curation.base.devices import to_device
 from evaluation.places import decide_places, place_scores
 from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
 from segmenters.dense import DenseCLIP
@@ -60,7 +61,7 @@ def embed_classes(model: Segmenter, names: Sequence[str], threshold: float | Non
     features = []
     for start in range(0, len(names), TEXTS):
         texts = [PROMPT.format(name) for name in names[start : start + TEXTS]]
-        features.append(model.encode_text(model.tokenize(texts).to(device)))  # (T, D)
+        features.append(model.encode_text(to_device(model.tokenize(texts), device)))  # (T, D)
     return Classes(F.normalize(torch.cat(features).float(), dim=-1), threshold)
 
 
@@ -173,7 +174,7 @@ def encode(
 ) -> Iterator[tuple[Any, Segmentation]]:
     """Encode windows of one shape; yields the images that these complete."""
     pixels = torch.stack([image.window(number) for image, number in windows])  # (B, 3, h, w)
-    pixels = pixels.to(model.logit_scale.device, non_blocking=True)
+    pixels = to_device(pixels, model.logit_scale.device)
     groups: Iterable[Tensor] = ()
     if isinstance(model, DenseCLIP):
         scores = place_scores(model.encode_places(pixels), classes.text, model.scale, classes.threshold)  # (B, C, h, w)

@@ -27,12 +27,10 @@ def confusion(labels: Tensor, predictions: Tensor, classes: int, ignore: int | N
     [[1, 1], [0, 1]]
     """
     labels = labels.flatten().long()  # (P,)
-    predictions = predictions.flatten().long()  # (P,)
-    if ignore is not None:
-        kept = labels != ignore
-        labels = labels[kept]
-        predictions = predictions[kept]
-    return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
+    pairs = labels * classes + predictions.flatten().long() + 1  # (P,)
+    if ignore is not None:  # counted at 0, since selecting the others would make the host wait for a GPU
+        pairs = pairs.masked_fill(labels == ignore, 0)
+    return torch.bincount(pairs, minlength=classes**2 + 1)[1:].view(classes, classes)
 
 
 def sum_over_ranks(matrix: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -52,7 +50,7 @@ def scores(matrix: Tensor) -> SegmentationScores:
     >>> [round(iou, 1) for iou in scores(torch.tensor([[3, 0, 0], [1, 2, 0], [0, 0, 0]])).iou]
     [75.0, 66.7, nan]
     """
-    counts = matrix.double().cpu()
+    counts = matrix.double()  # (C, C)
     hit = counts.diagonal()  # (C,)
     union = counts.sum(0) + counts.sum(1) - hit  # (C,)
     iou = 100 * hit / union  # (C,); 0 / 0 = nan

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from curation.base.configuration import require
-from curation.base.devices import find_device
+from curation.base.devices import find_device, to_device, to_host
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
@@ -78,17 +78,17 @@ def heat(model: Segmenter, classes: Classes, image: Image.Image, view: View) -> 
     pixels, _ = prepare(image, view, model.smallest)  # (3, h, w)
     height, width = pixels.shape[1:]
     windows = boxes(height, width, view.crop, view.stride)
-    total = torch.zeros((len(classes.text), height, width))
-    coverage = torch.zeros((height, width))
+    total = np.zeros((len(classes.text), height, width), np.float32)
+    coverage = np.zeros((height, width), np.float32)
     for start in range(0, len(windows), BATCH):
         batch = windows[start : start + BATCH]
         crops = torch.stack([pixels[:, box.top : box.bottom, box.left : box.right] for box in batch])  # (B, 3, p, q)
-        coarse = coarse_cosines(model, crops.to(model.logit_scale.device), classes)  # (B, C, rows, columns)
-        fine = F.interpolate(coarse, size=crops.shape[2:], mode="bilinear", align_corners=False).cpu()  # (B, C, p, q)
-        for box, values in zip(batch, fine, strict=True):
+        coarse = coarse_cosines(model, to_device(crops, model.logit_scale.device), classes)  # (B, C, rows, columns)
+        fine = F.interpolate(coarse, size=crops.shape[2:], mode="bilinear", align_corners=False)  # (B, C, p, q)
+        for box, values in zip(batch, to_host(fine), strict=True):
             total[:, box.top : box.bottom, box.left : box.right] += values
             coverage[box.top : box.bottom, box.left : box.right] += 1
-    return (total / coverage).numpy()
+    return total / coverage
 
 
 def coarse_cosines(model: Segmenter, pixels: Tensor, classes: Classes) -> Tensor:
@@ -145,7 +145,7 @@ def draw(args: argparse.Namespace) -> Image.Image:
     pixels, size = prepare(image, view, model.smallest)
     ((_, segmentation),) = segment(model, classes, [(None, pixels, size)], view, BATCH)
     names = words if args.threshold is None else ["(unnamed)", *words]
-    return overlay(image, segmentation.labels.cpu().numpy(), names, args.threshold is not None)
+    return overlay(image, to_host(segmentation.labels), names, args.threshold is not None)
 
 
 def main(arguments: list[str] | None = None) -> int:

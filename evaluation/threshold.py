@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from curation.base.devices import to_device, to_host
 from curation.base.errors import CocuError
 from evaluation.inference import Classes, View, group_scores, pixel_groups, prepare
 from evaluation.places import place_cosines
@@ -64,7 +65,7 @@ def score_images(
             crops = torch.stack(
                 [pixels[:, box.top : box.bottom, box.left : box.right] for box in windows[start:][:batch_size]]
             )
-            crops = crops.to(model.logit_scale.device)
+            crops = to_device(crops, model.logit_scale.device)
             if isinstance(model, DenseCLIP):
                 cosines = place_cosines(model.encode_places(crops), classes.text)  # (B, C, h, w)
                 best = (model.scale * cosines).softmax(1).amax(1).flatten(1)  # (B, h·w)
@@ -89,8 +90,8 @@ def _count(areas: Tensor, best: Tensor) -> np.ndarray:
 
     areas (B, G) pixels, best (B, G) in 0..1.
     """
-    pixels = areas.cpu().numpy().ravel()
-    scores = best.double().cpu().numpy()  # (B, G)
+    pixels = to_host(areas).ravel()
+    scores = to_host(best.double())  # (B, G)
     bins = np.minimum((scores * BINS).astype(int), BINS - 1).ravel()
     removable = pixels * (scores < scores.max(1, keepdims=True)).ravel()
     return np.stack([np.bincount(bins, weights, BINS) for weights in (pixels, removable)]).astype(np.int64)

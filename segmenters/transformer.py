@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from curation.base.devices import to_device
 from segmenters import cpu_attention
 
 
@@ -82,7 +83,7 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Te
 
     keep = torch.rand(len(x)) >= rate  # (B,)
     if torch.compiler.is_compiling():
-        factor = (keep.to(x.device, x.dtype) / (1 - rate)).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
+        factor = (to_device(keep, x.device).to(x.dtype) / (1 - rate)).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
         return x + factor * branch(x)
 
     kept = keep.nonzero()[:, 0]  # (K,)
@@ -90,7 +91,8 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Te
         return x.add(branch(x), alpha=1 / (1 - rate))
 
     scale = 1 / (1 - rate) if len(kept) else 0.0
-    rows = (kept if len(kept) else torch.zeros(1, dtype=torch.long)).to(x.device)  # DDP wants a gradient, if only zeros
+    # DDP wants a gradient, if only zeros
+    rows = to_device(kept if len(kept) else torch.zeros(1, dtype=torch.long), x.device)
     added = branch(x.index_select(0, rows))  # (K, ...)
     return x.index_add(0, rows, added.to(x.dtype), alpha=scale)
 

@@ -40,12 +40,13 @@ def total(losses: Losses) -> Tensor:
     return losses.caption if losses.prompts is None else losses.caption + losses.prompts
 
 
-def train_share(rank: int, size: int, folder: str, plain: bool) -> None:
+def train_share(rank: int, size: int, folder: str, plain: bool, backend: str = "gloo") -> None:
     """Losses and averaged gradients of one of ``size`` processes, for its part of ``inputs.pt``, into ``RANK.pt``."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    content = torch.load(f"{folder}/inputs.pt")
-    network = Towers(content["inputs"].shape[-1]).double()
+    device = torch.device(f"cuda:{rank}" if backend == "nccl" else "cpu")
+    dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    content = torch.load(f"{folder}/inputs.pt", map_location=device)
+    network = Towers(content["inputs"].shape[-1]).double().to(device)
     network.load_state_dict(content["weights"])
     parallel = DistributedDataParallel(network, find_unused_parameters=plain)
     concepts = content["concepts"] and Concepts(*(ids.chunk(size)[rank] for ids in content["concepts"]))

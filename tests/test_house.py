@@ -169,5 +169,5 @@ def test_every_configuration_key_of_the_readme_exists():
 
 def test_make_targets_are_listed_by_help():
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("curate", "show", "measure", "eval", "test", "lint", "bench"):
+    for target in ("curate", "show", "measure", "eval", "test", "lint", "bench", "gpu"):
         assert re.search(rf"^  {target}\s+\w", text, re.MULTILINE)

@@ -113,7 +113,8 @@ class GroupViTModule(ZeroShotModule):
         logged = {"train/loss": loss, "train/caption_loss": losses.caption, "train/retrieval_accuracy": losses.accuracy}
         if losses.prompts is not None and self.prompt_scale is not None:
             logged |= {"train/prompt_loss": losses.prompts, "train/prompt_scale": self.prompt_scale}
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        # Filled in on the device, since Lightning would copy a number there and wait.
+        rate = torch.full((), self.trainer.optimizers[0].param_groups[0]["lr"], device=loss.device)
         self.log_dict(logged | {"train/scale": self.model.scale, "train/rate": rate}, batch_size=batch_size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

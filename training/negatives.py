@@ -103,10 +103,13 @@ def excused(held: Tensor, drawn: Tensor) -> Tensor:
     tensor([[ True, False, False],
             [False,  True, False]])
     """
-    concepts, column = drawn.unique(return_inverse=True)  # (U,), (P,)
+    # Equal concepts share the position of the first of them in ascending order. Shapes do not depend on values, as they
+    # would with the distinct concepts: a GPU would have to tell the host how many there are.
+    concepts = drawn.sort().values  # (P,)
+    column = torch.searchsorted(concepts, drawn)  # (P,)
     position = torch.searchsorted(concepts, held).clamp(max=len(concepts) - 1)  # (B, A)
     matches = (concepts[position] == held) & (held != NONE)  # (B, A)
 
-    holds = torch.zeros(len(held), len(concepts), dtype=torch.bool, device=held.device)
-    holds[matches.nonzero()[:, 0], position[matches]] = True  # (B, U)
+    holds = torch.zeros(len(held), len(concepts) + 1, dtype=torch.bool, device=held.device)  # the last: of no match
+    holds.scatter_(1, torch.where(matches, position, len(concepts)), True)  # (B, P + 1)
     return holds.index_select(1, column)  # (B, P)

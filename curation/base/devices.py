@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from curation.base.errors import CocuError, quoted
+
+if TYPE_CHECKING:  # it takes a second to import, and whoever asks for --help never needs it
+    import torch
+    from torch import Tensor
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -54,10 +61,33 @@ def choose_precision(requested: str, device: str, fast_bf16: bool) -> str:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 in hardware (Ampere or newer; AVX512-BF16 or AMX)."""
+    """Whether the device multiplies bf16 in hardware (Ampere or newer; AVX512-BF16 or AMX).
+
+    ``cuda`` is any GPU: all that are visible must, so that the processes of a machine with different ones agree.
+    """
     import torch
 
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        number = device.partition(":")[2]
+        gpus = [int(number)] if number else range(torch.cuda.device_count())
+        return bool(torch.version.hip) or all(torch.cuda.get_device_capability(gpu)[0] >= 8 for gpu in gpus)
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(probe() for probe in probes if probe is not None)
+
+
+# --- between main memory and the device -----------------------------------------------------------------------------------
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on ``device``. For a GPU it is copied through pinned memory, so that the host does not wait for it."""
+    import torch
+
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor, in main memory. The one place where results leave a device: the host waits for them."""
+    values: np.ndarray = tensor.detach().cpu().numpy()
+    return values

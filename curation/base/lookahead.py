@@ -1,10 +1,10 @@
-"""Work done in threads a few items ahead of where it is used, in order."""
+"""Work done in threads, or other processes, a few items ahead of where it is used, in order."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,7 +12,7 @@ Outcome = TypeVar("Outcome")
 
 
 def look_ahead(
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     work: Callable[[Item], Outcome],
     items: Iterable[Item],
     window: int,
@@ -24,6 +24,7 @@ def look_ahead(
     ``weigh`` gives the weight of an item, such as its bytes: items that weigh more than ``heaviest`` together are not under
     way at once, unless there is only one.
 
+    >>> from concurrent.futures import ThreadPoolExecutor
     >>> with ThreadPoolExecutor(2) as pool:
     ...     list(look_ahead(pool, len, ["a", "bc", ""], 2))
     [1, 2, 0]

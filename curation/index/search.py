@@ -10,12 +10,14 @@ cosines in fp32, pair by pair, so that results depend on neither the block nor t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from curation.base.devices import to_device, to_host
 from curation.similarity import sampled_products
 
 QUERY_BLOCK, VECTOR_BLOCK = 1024, 8192  # most queries and vectors of one product: 32 MB of fp32
@@ -27,6 +29,7 @@ MOST_PENDING = 1 << 23  # candidates that may wait to be merged: 200 MB
 SUM_ERROR = (
     1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
 )
+GPU_SUM_ERROR = 2.0**-22  # the same on a GPU, for each dimension, whatever the order: docs/gpus.md
 BF16_ERROR = 2.0**-8  # most that rounding to bf16 takes from a number, relative to it
 
 
@@ -51,15 +54,39 @@ def search_lists(
     ``bf16``: compute the products in bf16, for hardware that is fast at it. Returns cosines (B, L) float32, descending,
     and ids (B, L) int64, -1 with cosine -inf where there are fewer than L.
     """
+    with unrounded_sums():
+        return _search_lists(queries, probes, lists, size, bf16, device)
+
+
+@contextmanager
+def unrounded_sums() -> Iterator[None]:
+    """Matrix products on a GPU as the margin assumes them, within the block: whatever the program has allowed otherwise.
+
+    fp32 is not cut to TF32, and the parts of a sum that cuBLAS computes apart (split-k) are not rounded to bf16.
+    """
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction
+    settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = False, False
+    try:
+        yield
+    finally:
+        settings.allow_tf32, settings.allow_bf16_reduced_precision_reduction = before
+
+
+def _search_lists(
+    queries: np.ndarray, probes: np.ndarray, lists: Lists, size: int, bf16: bool, device: str
+) -> tuple[np.ndarray, np.ndarray]:
     top = TopNeighbours(len(queries), size)
-    products = Products(torch.from_numpy(np.ascontiguousarray(queries, np.float32)).to(device), bf16, lists.roundings)
+    products = Products(
+        to_device(torch.from_numpy(np.ascontiguousarray(queries, np.float32)), device), bf16, lists.roundings
+    )
 
     for first, last in rounds(probes.shape[1]):
         floor = top.cosines[:, -1].copy()
         for number, probing in by_list(probes[:, first:last], lists.count):
             vectors, ids = lists.read(number)
             for start in range(0, vectors.shape[0], VECTOR_BLOCK):  # the len() of a tensor is slow
-                products.load(vectors[start : start + VECTOR_BLOCK].to(device), (number, start))
+                products.load(to_device(vectors[start : start + VECTOR_BLOCK], device), (number, start))
                 for rows in np.split(probing, range(QUERY_BLOCK, len(probing), QUERY_BLOCK)):
                     row, column, cosines = candidates(products, rows, floor[rows], size)
                     top.add(row, ids[column + start], cosines)
@@ -102,23 +129,24 @@ def candidates(
 
     unbounded = np.isneginf(floor)
     if unbounded.any() and count > size:  # nothing to beat yet: the best of this list will do
-        lowest = coarse[torch.from_numpy(unbounded)].topk(size).values[:, -1].float().cpu().numpy()
+        chosen = to_device(torch.from_numpy(np.flatnonzero(unbounded)), coarse.device)
+        lowest = to_host(coarse.index_select(0, chosen).topk(size).values[:, -1].float())
         last_rounding = BF16_ERROR * np.abs(lowest) if coarse.dtype == torch.bfloat16 else 0
         floor = floor.copy()
         floor[unbounded] = lowest - margin[unbounded] - last_rounding
     positions = _positions_reaching(coarse, floor - margin)
 
     if len(positions) > CROWD * len(rows) and count > size:  # many near-duplicates
-        columns = products.exact(rows).topk(size, sorted=False).indices.cpu().numpy()  # (R, L)
+        columns = to_host(products.exact(rows).topk(size, sorted=False).indices)  # (R, L)
         positions = (np.arange(len(rows))[:, None] * count + columns).reshape(-1)
 
     row, column = np.divmod(positions, count)
     candidates_of_row = np.bincount(row, minlength=len(rows))
     used = np.flatnonzero(candidates_of_row)
     offsets = np.concatenate([[0], np.cumsum(candidates_of_row[used])])
-    pattern = (torch.from_numpy(array).to(vectors.device) for array in (offsets, column))
+    pattern = (to_device(torch.from_numpy(array), vectors.device) for array in (offsets, column))
     cosines = sampled_products(select(products.queries, rows[used]), vectors.float(), *pattern)
-    return rows[row], column, cosines.cpu().numpy()
+    return rows[row], column, to_host(cosines)
 
 
 class Products:
@@ -135,8 +163,9 @@ class Products:
         self._bf16_vectors: Tensor | None = None  # made when the first product needs it
         self._query_roundings = np.zeros(len(queries), np.float32)
         if self._bf16_queries is not None:
-            self._query_roundings = rounding(queries, self._bf16_queries).cpu().numpy()
+            self._query_roundings = to_host(rounding(queries, self._bf16_queries))
         self._largest_roundings = roundings
+        self._sum_error = max(SUM_ERROR, GPU_SUM_ERROR * queries.shape[1]) if queries.is_cuda else SUM_ERROR
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def load(self, vectors: Tensor, part: tuple[int, int]) -> None:
@@ -151,7 +180,7 @@ class Products:
         Where they are bf16, that margin is before the last rounding of each product.
         """
         if self._bf16_queries is None or len(rows) < BF16_QUERIES:
-            return self.exact(rows), np.full(len(rows), SUM_ERROR, np.float32)
+            return self.exact(rows), np.full(len(rows), self._sum_error, np.float32)
         if self._bf16_vectors is None:
             self._bf16_vectors = self._round_vectors()
         right = self._bf16_vectors  # (n', D)
@@ -164,7 +193,7 @@ class Products:
 
         # q v - q' v' = (q - q') v' + q (v - v'), and |v'| < 1.01
         of_queries = np.float32(1.01) * self._query_roundings[rows]
-        of_vectors = np.float32(self._largest_roundings[self._part] + SUM_ERROR)
+        of_vectors = np.float32(self._largest_roundings[self._part] + self._sum_error)
         return out[: len(rows), : self.vectors.shape[0]], of_queries + of_vectors
 
     def _round_vectors(self) -> Tensor:
@@ -213,14 +242,14 @@ def select(queries: Tensor, rows: np.ndarray, out: Tensor | None = None) -> Tens
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
         part = queries[rows[0] : rows[-1] + 1]
         return part if out is None or out.dtype == torch.float32 else out.copy_(part)
-    return torch.index_select(queries, 0, torch.from_numpy(rows).to(queries.device), out=out)
+    return torch.index_select(queries, 0, to_device(torch.from_numpy(rows), queries.device), out=out)
 
 
 def _positions_reaching(products: Tensor, floor: np.ndarray) -> np.ndarray:
     """Flat positions of the products (R, n) that are at least ``floor`` (R,), or of bf16 ones the floor rounded."""
     if products.is_cuda:
-        reached = products >= torch.from_numpy(floor).to(products.device, products.dtype)[:, None]
-        return reached.flatten().nonzero()[:, 0].cpu().numpy()
+        least = to_device(torch.from_numpy(floor).to(products.dtype), products.device)  # (R,)
+        return to_host((products >= least[:, None]).flatten().nonzero()[:, 0])
     if products.dtype == torch.bfloat16:
         # Positive floats order as their bits do; cutting bits off rounds down. A floor that is not positive lets all pass.
         bits = np.where(floor > 0, floor.view(np.int32) >> 16, np.iinfo(np.int16).min).astype(np.int16)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.base import files
+from curation.base import files, gpus
 from curation.base.devices import find_device
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError, quoted
@@ -76,7 +76,7 @@ def open_searched(run: Run) -> SearchIndex:
     merged, search = searched_index(run)
     path = files.join(run.indexed, "index", "index.json")
     size, *shape = (whole_number(merged, name, path) for name in ("bytes", "rows", "dimension"))
-    return open_index(run.index(kind.name), search, size, search_device(run.config.retrieval), (shape[0], shape[1]))
+    return open_index(run.index(kind.name), search, size, own_search_device(run.config.retrieval), (shape[0], shape[1]))
 
 
 def whole_number(record: Record, name: str, path: str) -> int:
@@ -140,3 +140,10 @@ def first_row(run: Run, shard: Shard) -> int | None:
 def search_device(config: RetrievalConfig) -> str:
     """The device to search on. Raises CocuError for a GPU that is asked for and absent."""
     return find_device(config.device, "retrieval.device")
+
+
+def own_search_device(config: RetrievalConfig) -> str:
+    """The device that this process searches on: of several GPUs its own. Raises CocuError as search_device does."""
+    if config.device in ("auto", "cuda"):
+        gpus.take_instance()
+    return gpus.own_device(search_device(config))

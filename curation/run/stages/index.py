@@ -20,7 +20,7 @@ from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index
 from curation.index.open import SearchIndex, effort, open_index, set_search
 from curation.index.recall import exact_neighbours, recall, tune
-from curation.run.indexes import INDEXES, VectorIndex, search_device
+from curation.run.indexes import INDEXES, VectorIndex, own_search_device
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
 from curation.run.run import Run
@@ -193,7 +193,7 @@ def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> 
     """Find the search parameters that reach the recall, measured on held-out images, and note both in ``index.json``."""
     config = run.config.retrieval
     merged = recorded(run.index_json, kind.stage(""))
-    opened = open_index(run.index(kind.name), config.search, merged["bytes"], search_device(config))
+    opened = open_index(run.index(kind.name), config.search, merged["bytes"], own_search_device(config))
     search, reached = (config.search, 1.0) if _is_exact(merged) else _least_search(run, kind, opened)
     note(run, kind.stage("tune"), expected | {"search": search, "recall": round(reached, 4), "queries": QUERIES})
 
