@@ -14,7 +14,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import listed
 from curation.base.parquet import blocks, open_parquet, row_count
 from curation.concepts import concept_key, singular, tokens
-from curation.run.captions import caption_column, block_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.records import read_record
 from curation.run.run import Run
 from curation.vocabulary import read_vocabulary

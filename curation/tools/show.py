@@ -19,7 +19,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import read_columns, row_count
 from curation.base.terminal import add_remote_option, printable, run_command
-from curation.run.captions import caption_column, block_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import check_retrieved, first_row
 from curation.run.run import Run, open_run

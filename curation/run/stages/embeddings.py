@@ -28,7 +28,7 @@ from curation.base.parquet import (
 from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.diagnosis import HEAD, HEAD_BYTES, check_head, check_shard
-from curation.run.captions import caption_array, caption_column, block_captions
+from curation.run.captions import block_captions, caption_array, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run

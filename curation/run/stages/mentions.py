@@ -9,7 +9,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, row_count
 from curation.base.ragged import Ragged
 from curation.mentions import Mentions, write_mentions
-from curation.run.captions import caption_column, block_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import (
     Reader,

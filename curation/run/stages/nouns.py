@@ -13,7 +13,7 @@ from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, parquet_writer, read_columns, write_table
 from curation.nouns import Candidate, Fact, candidates, facts, tag
-from curation.run.captions import caption_column, block_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record
 from curation.run.run import Run

@@ -16,7 +16,7 @@ from curation.choice import NounFacts, listed, reasons_to_drop
 from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS
 from curation.nouns import Candidate
-from curation.run.captions import caption_column, block_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.rejects import check_rejects, read_rejects
