@@ -42,9 +42,7 @@ class Expansion:
     reference_total: np.ndarray  # (P,) float64: sum of s_cj over the references
     reference_maximum: np.ndarray  # (P,) float32: largest s_cj over the references, 0 where there are none
     anchor_mentions: np.ndarray  # (P,) bool: the anchor was retrieved and its own caption mentions the concept
-    sources: np.ndarray | None = (
-        None  # (P,) int32: of the captions that count as support, as bits, where these are known
-    )
+    sources: np.ndarray | None = None  # (P,) int32: fields of the captions that count as support, as bits, where known
 
 
 # --- the expansions -----------------------------------------------------------------------------------------------------
@@ -68,11 +66,8 @@ def expand_retrieved(anchors: Anchors, mentions: Mentions, texts: np.ndarray, si
     pair, similarity, own = pair[order], similarity[order], own[order]
     starts = np.flatnonzero(np.diff(pair, prepend=-1))
     if not len(starts):
-        return listed(
-            Ragged.from_lists([[]] * len(anchors.rows), np.int32),
-            0,
-            None if mentions.sources is None else mentions.sources[:0],
-        )
+        nothing = None if mentions.sources is None else mentions.sources[:0]
+        return listed(Ragged.from_lists([[]] * len(anchors.rows), np.int32), support=0, sources=nothing)
 
     sources = None
     if mentions.sources is not None:

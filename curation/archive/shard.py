@@ -115,7 +115,7 @@ def _texts(table: pa.Table) -> Ragged | None:
         return None
     column = one_chunk(table["captions"])
     texts = np.array(column.flatten().field("text").to_pylist(), object)
-    return Ragged.from_arrow(column).with_values(texts) if len(column) else Ragged(np.zeros(1, np.int64), texts)
+    return Ragged.from_lengths(column.value_lengths().to_numpy(zero_copy_only=False), texts)
 
 
 def read_shard(path: str) -> ShardArchives:

@@ -5,6 +5,7 @@ records.py     what an output was computed from: is it still good?
 stages/        functions from files to files, one for each step
 forecast.py    what a run would do
 settings.py    what this machine and this data cannot do, found before the work begins
+captions.py    the captions of a block of rows, one a row or several
 texts.py       text embeddings: the encoder's, or given ones
 unmentioned.py concepts that no caption mentions, and the words nearest to them
 lock.py        one run at a time in a folder

@@ -21,9 +21,8 @@ from curation.base.ragged import Ragged
 from curation.concepts import Matcher, unite
 from curation.config import CurationConfig
 
-Mentioned = tuple[
-    Ragged, np.ndarray | None
-]  # N lists of concept ids; and (P,) int32, their sources where these are known
+# N lists of concept ids; and (P,) int32: the sources of each, where these are known.
+Mentioned = tuple[Ragged, np.ndarray | None]
 
 
 def caption_column(config: CurationConfig) -> str:
@@ -55,7 +54,7 @@ class BlockCaptions:
         return unite(matcher.match_all(self.texts, flat), self.rows, self.sources, len(self.lengths))
 
 
-def read_captions(block: pa.RecordBatch | pa.Table, config: CurationConfig) -> BlockCaptions:
+def block_captions(block: pa.RecordBatch | pa.Table, config: CurationConfig) -> BlockCaptions:
     """The captions of rows of an embeddings file, by the configuration of the run that wrote it."""
     if not config.captions:
         texts = block["caption"].to_pylist()

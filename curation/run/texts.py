@@ -14,7 +14,7 @@ from curation.base.errors import CocuError, InputError, listed, one_line
 from curation.base.parquet import read_metadata
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
-from curation.run.captions import read_captions
+from curation.run.captions import block_captions
 from curation.run.run import Run, relative_paths
 from curation.samples import Shard, read_import
 from curation.wordlists import read_concepts, read_embeddings
@@ -100,7 +100,7 @@ def embed_captions(config: CurationConfig, shard: Shard, block: pa.RecordBatch |
     """
     if gives_captions(config):
         return given_captions(shard, block["key"].to_pylist())
-    captions = read_captions(block, config)
+    captions = block_captions(block, config)
     embeddings = encoder.load(config.encoder).encode_texts(captions.texts)
     if captions.sources is None:
         return embeddings

@@ -14,7 +14,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import listed
 from curation.base.parquet import blocks, open_parquet, row_count
 from curation.concepts import concept_key, singular, tokens
-from curation.run.captions import caption_column, read_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.records import read_record
 from curation.run.run import Run
 from curation.vocabulary import read_vocabulary
@@ -60,7 +60,7 @@ def _captions(run: Run) -> Iterator[str]:
     share = -(-CAPTIONS // len(run.shards))
     for path in run.of_shards("embeddings"):
         block = next(blocks(path, [caption_column(run.config)], share), None)
-        yield from read_captions(block, run.config).texts if block is not None else []
+        yield from block_captions(block, run.config).texts if block is not None else []
 
 
 def _spellings(run: Run) -> dict[str, str]:

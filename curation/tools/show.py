@@ -19,7 +19,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import read_columns, row_count
 from curation.base.terminal import add_remote_option, printable, run_command
-from curation.run.captions import caption_column, read_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import check_retrieved, first_row
 from curation.run.run import Run, open_run
@@ -102,7 +102,7 @@ def caption_of(source: Run, row: int) -> str:
         rows = row_count(path)
         if row < rows:
             table = read_columns(path, {caption_column(source.config): None}).slice(row, 1)
-            return " | ".join(read_captions(table, source.config).texts)
+            return " | ".join(block_captions(table, source.config).texts)
         row -= rows
     raise CocuError(f"{source.folder}: the index has more rows than the shards; run make curate again")
 

@@ -28,7 +28,7 @@ from curation.base.parquet import (
 from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.diagnosis import HEAD, HEAD_BYTES, check_head, check_shard
-from curation.run.captions import caption_array, caption_column, read_captions
+from curation.run.captions import block_captions, caption_array, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
@@ -322,7 +322,7 @@ def _concepts(run: Run, shard: Shard, expected: Record, progress: Progress) -> d
     with open_parquet(path) as file, parquet_writer(path, file.schema_arrow, metadata, ending) as writer:
         for block in file.iter_batches(batch_size=ROW_GROUP):
             stop = start + len(block)
-            captions = read_captions(block, run.config)
+            captions = block_captions(block, run.config)
             mentioned, sources = captions.mentioned(matcher, nouns[start:stop] if nouns is not None else None)
             start = stop
             writer.write_batch(_with_concepts(block, file.schema_arrow, mentioned, sources))

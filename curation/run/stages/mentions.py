@@ -9,7 +9,7 @@ from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, row_count
 from curation.base.ragged import Ragged
 from curation.mentions import Mentions, write_mentions
-from curation.run.captions import caption_column, read_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import (
     Reader,
@@ -58,7 +58,7 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
             if matcher:
                 stop = start + len(block)
                 known = nouns[start:stop] if nouns is not None else None
-                lists, bits = read_captions(block, source.config).mentioned(matcher, known)
+                lists, bits = block_captions(block, source.config).mentioned(matcher, known)
                 start = stop
             else:
                 lists = Ragged.from_arrow(block["concepts"])

@@ -13,7 +13,7 @@ from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, parquet_writer, read_columns, write_table
 from curation.nouns import Candidate, Fact, candidates, facts, tag
-from curation.run.captions import caption_column, read_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record
 from curation.run.run import Run
@@ -35,7 +35,7 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> None
     tags = _tags(run)
     with parquet_writer(run.of_shard("tags", shard), tags, {"nouns": expected}) as writer:
         for block in blocks(run.of_shard("embeddings", shard), [caption_column(run.config)]):
-            captions = read_captions(block, run.config)
+            captions = block_captions(block, run.config)
             tagged = tag(captions.texts, run.config.vocabulary.tagger)
             positions: list[Any] = []
             for length in captions.lengths.tolist():

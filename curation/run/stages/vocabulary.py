@@ -16,7 +16,7 @@ from curation.choice import NounFacts, listed, reasons_to_drop
 from curation.concepts import Matcher
 from curation.expansion import EXPANSIONS
 from curation.nouns import Candidate
-from curation.run.captions import caption_column, read_captions
+from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
 from curation.run.rejects import check_rejects, read_rejects
@@ -116,7 +116,7 @@ def _visualness(run: Run, shard: Shard, expected: Record, progress: Progress) ->
     written = np.zeros(len(names), np.int64)  # images whose captions hold the words of a concept, noun or not
     start = 0
     for block in blocks(source, [caption_column(run.config), "embedding"]):
-        captions, stop = read_captions(block, run.config), start + len(block)
+        captions, stop = block_captions(block, run.config), start + len(block)
         mentioned, _ = captions.mentioned(matcher, nouns[start:stop] if nouns is not None else None)
         if nouns is not None:
             written += np.bincount(captions.mentioned(matcher)[0].values, minlength=len(names))
