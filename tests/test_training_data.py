@@ -285,14 +285,12 @@ def test_draws_and_augmentation_do_not_depend_on_workers_or_order(shards):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_where_the_run_stopped(shards, workers):
     whole = batches(shards, workers=max(workers, 1), plain=False)
-    expected = [
-        batch for epoch in (0, 1) for batch in Loader(whole, workers, lambda epoch=epoch: epoch * whole.plan.steps)
-    ]
     steps = whole.plan.steps
+    expected = [batch for epoch in (0, 1) for batch in Loader(whole, workers, lambda epoch=epoch: epoch * steps, steps)]
     assert len(expected) == 2 * steps
     assert not same(expected[0], expected[steps])
     for done in (0, 1, steps - 1, steps, steps + 2):
-        rest = list(Loader(whole, workers, lambda done=done: done))
+        rest = list(Loader(whole, workers, lambda done=done: done, steps))
         assert len(rest) == steps - done % steps
         assert all(same(one, other) for one, other in zip(rest, expected[done:], strict=False))
 
