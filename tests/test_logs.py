@@ -13,7 +13,7 @@ from benchmark_worlds import own as own_benchmark
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-from training_runs import fit, with_callback
+from training_runs import fit, losses, with_callback
 
 from curation.archive import ConceptArchive
 from training.logs import Board, newest_board
@@ -102,6 +102,7 @@ def test_a_run_that_goes_on_stays_one_run(tiny_training, tmp_path):
     board = events(output)
     assert [event.step for event in board.Scalars("train/loss")] == list(range(6))
     assert newest_board(str(output)) == 0
+    assert (sorted(losses(output)), sorted(losses(output, 1))) == ([0, 1, 2], [2, 3, 4, 5])  # CSV: a file for each part
     assert fit(tiny_training, output, *options, "--trainer.max_steps", "2", "--resume", "no") == 0
     assert newest_board(str(output)) == len(list((output / "logs").glob("version_*"))) - 1 > 0  # another run
 
