@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, make_tiny_clip, scene, write_tar, write_world
 
 from curation.base.embeddings import normalise
+
+settings.register_profile("without clocks", deadline=None)  # a busy machine is no failure
+settings.load_profile("without clocks")
 
 
 @pytest.fixture(scope="session")
