@@ -130,12 +130,14 @@ def test_verify_finds_a_source_that_is_wrong(out):
     path = copied / "archives" / "00000.parquet"
     metadata = pq.read_metadata(path).metadata
     rows = read_archive(str(path)).to_pylist()
-    entry = rows[0]["concepts"][0]
-    entry["sources"] = [next(field for field in FIELDS if [field] != entry["sources"])]
+    for row in rows:
+        entry = row["concepts"][0]
+        entry["sources"] = [next(field for field in FIELDS if [field] != entry["sources"])]
     schema = SEVERAL.with_metadata({key: value for key, value in metadata.items() if key.startswith(b"cocu")})
     pq.write_table(pa.Table.from_pylist(rows, schema), path)
-    (problem,) = [problem for problem in verify(open_run(str(copied)), 100) if "mentioned by" in problem.what]
-    assert f"key {rows[0]['key']}: {entry['concept']} is mentioned by " in problem.what
+    problems = verify(open_run(str(copied)), 100)
+    assert problems  # of archives whose neighbours are certain
+    assert all(" is mentioned by [" in problem.what for problem in problems), problems
 
 
 def test_rejects_say_why_no_caption_could_be_used(out):
