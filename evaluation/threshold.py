@@ -54,7 +54,7 @@ def score_images(
     counts = np.zeros((2, BINS), np.int64)
     for image in images:
         pixels, _ = prepare(image, view, model.config.patch_size)  # (3, H, W)
-        windows = boxes(*pixels.shape[1:], view.crop, view.stride)
+        windows = boxes(pixels.shape[1], pixels.shape[2], view.crop, view.stride)
         for start in range(0, len(windows), batch_size):
             crops = torch.stack(
                 [pixels[:, box.top : box.bottom, box.left : box.right] for box in windows[start:][:batch_size]]
