@@ -76,10 +76,11 @@ def test_two_processes_fill_one_folder(world, finished, tmp_path):
 def test_a_process_that_was_killed_is_started_again(world, finished, tmp_path):
     out = tmp_path / "out"
     waiting, victim = start(world, out, "0:1"), start(world, out, "1:3")
-    wait_for(lambda: any((out / "rejects").glob("0000[12].parquet")) or victim.poll() is not None)
+    wait_for(lambda: any((out / "embeddings").glob("0000[12].parquet")) or victim.poll() is not None)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    done = {path: path.stat().st_ino for path in (out / "rejects").glob("0*.parquet")}
+    embedded = {path.name for path in (out / "embeddings").glob("0*.parquet")}  # written after the rejects
+    done = {path: path.stat().st_ino for path in (out / "rejects").glob("0*.parquet") if path.name in embedded}
     again = start(world, out, "1:3")
     outputs = [process.communicate(timeout=240)[0] for process in (waiting, again)]
     assert waiting.returncode == again.returncode == 0, outputs

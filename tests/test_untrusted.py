@@ -17,7 +17,7 @@ from curated import NAMES, curate
 from fsspec.implementations.memory import MemoryFileSystem
 from tiny_world import write_world
 
-from curation import samples
+from curation import encoder, samples
 from curation.archive import ConceptArchive
 from curation.base import files, parquet
 from curation.base.errors import CocuError
@@ -101,10 +101,10 @@ def test_weights_on_a_hub_are_not_fetched_unasked(copy, world, capsys, monkeypat
     def refuse(config):
         raise AssertionError("it was loaded")
 
-    monkeypatch.setattr(measure.encoder, "load", refuse)
+    monkeypatch.setattr(encoder, "load", refuse)
     manifest = json.loads((copy / "manifest.json").read_text())
-    encoder = manifest["config"]["encoder"] | {"model": "hf-hub:evil/model"}
-    forge(copy, config={"encoder": encoder}, paths=[str(world.parent / f"{name}.tar") for name in NAMES])
+    named = manifest["config"]["encoder"] | {"model": "hf-hub:evil/model"}
+    forge(copy, config={"encoder": named}, paths=[str(world.parent / f"{name}.tar") for name in NAMES])
     assert measure.main([str(copy)]) == 1
     error = capsys.readouterr().err
     assert "hf://evil/model" in error

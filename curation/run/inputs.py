@@ -72,7 +72,7 @@ def request(run: Run, versions: dict[str, Version | None] | None = None) -> str:
     versions = versions_of(run) if versions is None else versions
     config = portable(run.config, run.folder)
     config.pop("max_rejects", None)  # it stops runs, and changes no archive
-    config["encoder"].pop("decoders", None)  # who decodes changes none either
+    config.get("encoder", {}).pop("decoders", None)  # who decodes changes none either
     return files.digest(FORMAT, config, list(versions.values()))
 
 
