@@ -81,7 +81,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
     ]),
     ("segmenters/transformer.py", "test_groupvit.py", [
         ("return x.add(branch(x), alpha=1 / (1 - rate))", "return x + branch(x)"),
-        ("factor = (keep.to(x.device, x.dtype) / (1 - rate))", "factor = keep.to(x.device, x.dtype)"),
+        ("factor = (to_device(keep, x.device).to(x.dtype) / (1 - rate))", "factor = to_device(keep, x.device).to(x.dtype)"),
         ("scale = 1 / (1 - rate) if len(kept) else 0.0", "scale = 1.0 if len(kept) else 0.0"),
         ("keep = torch.rand(len(x)) >= rate", "keep = torch.rand(len(x)) > 1 - rate"),
         ("torch.arange(x.shape[1], device=x.device) <= positions",
@@ -125,7 +125,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], self.seed, 0)"),
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], 0, epoch)"),
         ("seed = int(drawn.draw.seeds[pair.row])", "seed = pair.row"),
-        ("pair.caption, drawn.draw.prompts[pair.row]", "pair.caption, drawn.draw.prompts[0]"),
+        ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
     ]),
     ("training/stream.py", "test_training_data.py", [
         ("rng.randint(0, len(buffer) - 1)", "rng.randint(0, max(len(buffer) - 2, 0))"),

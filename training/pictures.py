@@ -14,13 +14,14 @@ from PIL import Image
 from curation.archive import NO_ARCHIVE
 from curation.base import images
 from curation.base.configuration import require
+from curation.base.devices import to_host
 from curation.base.errors import CocuError
 from evaluation.evaluate import Prediction, evaluate
 from evaluation.inference import embed_classes, prepare, segment
 from evaluation.panels import Panel, side_by_side
 from evaluation.pictures import comparison, groups_panel, heat_panel, shown_size
 from evaluation.segment import heat, view_for
-from segmenters.groupvit import GroupViT
+from segmenters.opening import Segmenter
 from training.batches import SHORT
 from training.datamodule import ArchiveDataModule
 from training.logs import log_picture
@@ -55,7 +56,7 @@ class ValidationPictures(Callback):
         if self._samples is None:
             self._samples = list(omitted_samples(self._data.shards, self._count))
 
-        model: GroupViT = pl_module.model  # type: ignore[assignment]  # a module may hold anything
+        model: Segmenter = pl_module.model  # type: ignore[assignment]  # a module may hold anything
         if model.logit_scale.dtype != torch.float32:  # bf16-true and 64-true
             model = copy.deepcopy(model).float()
         training = model.training
@@ -95,7 +96,7 @@ def omitted_samples(shards: Sequence[TrainingShard], count: int) -> Iterator[Omi
 
 
 def draw(
-    model: GroupViT, benchmark: Any, samples: Sequence[OmittedSample], count: int
+    model: Segmenter, benchmark: Any, samples: Sequence[OmittedSample], count: int
 ) -> Iterator[tuple[str, Image.Image]]:
     """Names and pictures; ``benchmark`` may be None."""
     if benchmark is not None:
@@ -111,18 +112,18 @@ def draw(
         yield f"omitted/{sample.key}", omitted_picture(model, sample)
 
 
-def omitted_picture(model: GroupViT, sample: OmittedSample) -> Image.Image:
+def omitted_picture(model: Segmenter, sample: OmittedSample) -> Image.Image:
     """The picture, its groups, and the heat of each concept on a scale of its own."""
     native = model.config.image_size
     view = view_for(native, native)
     classes = embed_classes(model, sample.concepts, None)
     small = sample.image.resize(shown_size(sample.image.size), Image.Resampling.BICUBIC)
-    pixels, size = prepare(sample.image, view, model.config.patch_size)
+    pixels, size = prepare(sample.image, view, model.smallest)
     ((_, segmentation),) = segment(model, classes, [(None, pixels, size)], view, 16, with_groups=True)
 
     panels = [Panel(sample.key, small, [])]
     if segmentation.groups is not None:
-        panels.append(groups_panel(small, segmentation.groups.cpu().numpy()))
+        panels.append(groups_panel(small, to_host(segmentation.groups)))
     for word, values in zip(sample.concepts, heat(model, classes, sample.image, view), strict=True):
         panels.append(heat_panel(small, values, (float(values.min()), float(values.max())), word))
     return side_by_side(panels, columns=len(panels))
