@@ -12,7 +12,7 @@ from itertools import islice
 from curation.archive.captions import members_of, names_in
 from curation.archive.members import read_members, tar_errors
 from curation.base import files
-from curation.base.errors import CocuError, InputError
+from curation.base.errors import InputError
 from curation.samples import NOT_ADJACENT, Reject, Sample, dotted_images, hidden_images
 
 HEAD = 256  # samples of a shard that are looked at before the encoder is loaded
@@ -214,12 +214,6 @@ def check_shard(path: str, rejects: Sequence[Reject], rows: int, max_rejects: fl
             )
     if total >= LEAST and len(rejects) > max_rejects * (total + unseen):
         raise InputError(f"{path}: {too_many(len(rejects), total, max_rejects)}: {_most_often(rejects)}")
-
-
-def check_run(folder: str, rejects: int, samples: int, max_rejects: float, reasons: str) -> None:
-    """Look at a run when all shards are embedded. Raises CocuError where more than ``max_rejects`` cannot be used."""
-    if samples >= LEAST and rejects > max_rejects * samples:
-        raise CocuError(f"{folder}: {too_many(rejects, samples, max_rejects)}: {reasons}")
 
 
 def too_many(rejects: int, samples: int, max_rejects: float, of: str = "of ") -> str:

@@ -137,6 +137,12 @@ OFFICIAL = {
 }
 
 
+def evaluated(checkpoint: object, path: Path, output: Path) -> list[str]:
+    """The arguments that evaluate a checkpoint on a benchmark of one's own."""
+    paths = ["--checkpoint", str(checkpoint), "--benchmarks", str(path), "--output", str(output)]
+    return [*paths, "--device", "cpu"]
+
+
 def own(folder: Path, images: int = 5, **changes: object) -> Path:
     """A user's benchmark, small images of several sizes; returns its YAML file. ``changes`` replace keys."""
     import yaml

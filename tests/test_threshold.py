@@ -83,16 +83,7 @@ def test_auto_chooses_reports_the_curve_and_keeps_the_result_of_the_description(
 ):
     path = worlds.own(tmp_path, 4)
     output = tmp_path / "results.json"
-    arguments = [
-        "--checkpoint",
-        str(huggingface[1]),
-        "--benchmarks",
-        str(path),
-        "--output",
-        str(output),
-        "--device",
-        "cpu",
-    ]
+    arguments = worlds.evaluated(huggingface[1], path, output)
     assert main(arguments) == 0
     assert main([*arguments, "--bg-threshold", "auto"]) == 0
     said = capsys.readouterr().out

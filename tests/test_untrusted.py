@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -20,12 +21,13 @@ from tiny_world import write_world
 from curation import encoder, samples
 from curation.archive import ConceptArchive
 from curation.base import files, parquet
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, InputError
 from curation.base.ragged import Ragged
 from curation.config import load
 from curation.mentions import Mentions, open_mentions, write_mentions
 from curation.run import inputs
 from curation.run.run import Run, open_run
+from curation.run.texts import caption_part, given_captions
 from curation.samples import Shard
 from curation.tools import export, measure, report, show, verify
 from training.datamodule import ArchiveDataModule
@@ -95,6 +97,17 @@ def test_a_remote_run_to_retrieve_from_is_not_opened_unasked(copy, offline, caps
     assert show.main([str(copy)]) == 1
     assert "--allow-remote" in capsys.readouterr().err
     assert not offline
+
+
+def test_embeddings_of_captions_elsewhere_are_not_looked_for_unasked(copy, offline):
+    part = Shard(0, "0", "memory://evil/img_emb/img_emb_0.npy")
+    opened = dataclasses.replace(open_run(str(copy)), shards=(part,))
+    for look in (lambda: caption_part(opened, part), lambda: given_captions(opened, part, ["a"])):
+        with pytest.raises(InputError, match=r"memory://evil/img_emb/img_emb_0\.npy: .* add --allow-remote"):
+            look()
+    assert not offline
+    asked = dataclasses.replace(opened, allow_remote=True)
+    assert caption_part(asked, part) == "memory://evil/text_emb/text_emb_0.npy"
 
 
 def test_weights_on_a_hub_are_not_fetched_unasked(copy, world, capsys, monkeypatch):

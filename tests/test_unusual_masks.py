@@ -31,16 +31,7 @@ def test_classes_without_a_pixel_and_masks_without_a_class_are_named(huggingface
     for number, values in enumerate([[255], [0, 255], [1, 255], [0, 1], [1]]):
         spoil(tmp_path, number, values)
     output = tmp_path / "results.json"
-    arguments = [
-        "--checkpoint",
-        str(huggingface[1]),
-        "--benchmarks",
-        str(path),
-        "--output",
-        str(output),
-        "--device",
-        "cpu",
-    ]
+    arguments = worlds.evaluated(huggingface[1], path, output)
     assert main(arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (

@@ -75,8 +75,9 @@ def finish(run: Run) -> None:
             if note.part == WHOLE:
                 seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
+    archives = run.of_shards("archives")
     counts["repeated_keys"], repeated = repeated_keys(
-        read_footers(run.of_shards("archives")), lambda number: read_keys(run.of_shards("archives")[number])
+        read_footers(archives), lambda number: read_keys(archives[number])
     )
     index = files.read_note(run.index_json)
     manifest = {

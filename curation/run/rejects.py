@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from curation.base import files
+from curation.base.errors import CocuError
 from curation.base.parquet import blocks
 from curation.base.terminal import printable
-from curation.diagnosis import check_run, kind_of
+from curation.diagnosis import LEAST, kind_of, too_many
 from curation.run.records import recorded
 from curation.run.run import Run
 from curation.samples import NO_KEY, Shard
@@ -50,6 +51,11 @@ def read_rejects(run: Run) -> list[RejectGroup]:
     return sorted(groups.values(), key=lambda group: (-group.count, group.kind))
 
 
+def main_reasons(run: Run) -> str:
+    """The most frequent reasons, for a message."""
+    return "; ".join(group.line() for group in read_rejects(run)[:3])
+
+
 def is_notable(counts: dict[str, int]) -> bool:
     """Whether so many samples of a run are rejects that somebody should look at them."""
     return counts["rejects"] > NOTABLE * counts["samples"]
@@ -60,6 +66,6 @@ def check_rejects(run: Run) -> None:
     counts = [recorded(path, "embed").get("counts", {}) for path in run.of_shards("embeddings")]
     rejects = sum(count.get("rejects", 0) for count in counts)
     samples = sum(count.get("samples", 0) for count in counts)
-    if samples and rejects > run.config.max_rejects * samples:
-        reasons = "; ".join(group.line() for group in read_rejects(run)[:3])
-        check_run(run.path("rejects"), rejects, samples, run.config.max_rejects, reasons)
+    if samples >= LEAST and rejects > run.config.max_rejects * samples:
+        share = too_many(rejects, samples, run.config.max_rejects)
+        raise CocuError(f"{run.path('rejects')}: {share}: {main_reasons(run)}")

@@ -135,7 +135,10 @@ def indexed_run(run: Run) -> Run:
 
 
 def tar_of(run: Run, shard: Shard) -> str:
-    """The address of a shard's tar, to be read. Raises InputError for one that must not be opened unasked."""
+    """The address of a shard's tar, or part of an import, to be read.
+
+    Raises InputError for one that must not be opened unasked.
+    """
     check_openable(shard.path, run.folder, run.allow_remote)
     return shard.path
 

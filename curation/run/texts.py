@@ -15,7 +15,7 @@ from curation.base.parquet import read_metadata
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
 from curation.run.captions import block_captions
-from curation.run.run import Run, relative_paths
+from curation.run.run import Run, encoder_of, relative_paths, tar_of
 from curation.samples import Shard, read_import
 from curation.wordlists import read_concepts, read_embeddings
 
@@ -66,9 +66,12 @@ def check_width(config: CurationConfig, width: int, where: str) -> None:
 # --- of captions --------------------------------------------------------------------------------------------------------
 
 
-def caption_part(shard: Shard) -> str:
-    """The ``text_emb/text_emb_N.npy`` of a clip-retrieval folder that belongs to a part of it."""
-    folder, _, name = shard.path.rpartition("/img_emb/")
+def caption_part(run: Run, shard: Shard) -> str:
+    """The ``text_emb/text_emb_N.npy`` of a clip-retrieval folder that belongs to a part of it.
+
+    Raises InputError for an address that must not be opened unasked.
+    """
+    folder, _, name = tar_of(run, shard).rpartition("/img_emb/")
     return f"{folder}/text_emb/{name.replace('img_emb_', 'text_emb_')}"
 
 
@@ -84,7 +87,7 @@ def caption_parts(run: Run) -> list[str]:
             "archive.expansion: text needs embeddings of all captions, and text_emb has those of one; name the encoder, or "
             "leave out captions"
         )
-    paths = [caption_part(shard) for shard in run.shards]
+    paths = [caption_part(run, shard) for shard in run.shards]
     absent = next((path for path in paths if not files.exists(path)), None)
     if absent:
         raise CocuError(
@@ -93,15 +96,16 @@ def caption_parts(run: Run) -> list[str]:
     return paths
 
 
-def embed_captions(config: CurationConfig, shard: Shard, block: pa.RecordBatch | pa.Table) -> np.ndarray:
+def embed_captions(run: Run, shard: Shard, block: pa.RecordBatch | pa.Table) -> np.ndarray:
     """Embeddings (B, D), unit rows, of the captions of rows of an embeddings file: the encoder's, or those of an import.
 
     An image with several captions has one embedding, the direction of their mean, because the index has a row an image.
+    Raises InputError for an address, or weights on a hub, that must not be opened unasked.
     """
-    if gives_captions(config):
-        return given_captions(shard, block["key"].to_pylist())
-    captions = block_captions(block, config)
-    embeddings = encoder.load(config.encoder).encode_texts(captions.texts)
+    if gives_captions(run.config):
+        return given_captions(run, shard, block["key"].to_pylist())
+    captions = block_captions(block, run.config)
+    embeddings = encoder.load(encoder_of(run)).encode_texts(captions.texts)
     if captions.sources is None:
         return embeddings
     starts = np.cumsum(captions.lengths) - captions.lengths
@@ -109,12 +113,12 @@ def embed_captions(config: CurationConfig, shard: Shard, block: pa.RecordBatch |
     return normalise(sums.astype(np.float32))
 
 
-def given_captions(shard: Shard, keys: list[str]) -> np.ndarray:
+def given_captions(run: Run, shard: Shard, keys: list[str]) -> np.ndarray:
     """Embeddings (N, D), unit rows, of the captions of an imported part, for the rows with these keys.
 
     Raises InputError when the file is missing or damaged, does not fit the part, or has a vector without direction.
     """
-    path = caption_part(shard)
+    path = caption_part(run, shard)
     known, _, images = read_import(shard.path)
     try:
         with files.open_file(path) as stream:

@@ -28,7 +28,7 @@ from curation.ranking import RANKINGS
 from curation.run.captions import caption_column
 from curation.run.curator import Curator, read_calibration
 from curation.run.indexes import check_retrieved, open_searched
-from curation.run.run import Run, encoder_of, open_run, tar_of
+from curation.run.run import Run, open_run
 from curation.run.texts import caption_part, embed_captions, gives_captions
 from curation.tools.quality import CUTS, LabelledData, Quality, quality, without
 from curation.tools.truth import read_labelled, read_labelled_by
@@ -72,11 +72,7 @@ def _caption_embeddings(run: Run) -> np.ndarray:
     for shard in run.shards:
         with open_parquet(run.of_shard("embeddings", shard)) as file:
             table = file.read(["key", caption_column(run.config)])
-        if gives_captions(run.config):
-            tar_of(run, shard)  # is it to be opened?
-        else:
-            encoder_of(run)
-        parts.append(embed_captions(run.config, shard, table))
+        parts.append(embed_captions(run, shard, table))
     return np.concatenate(parts)
 
 
@@ -109,7 +105,7 @@ def _can_embed_captions(run: Run) -> bool:
         return False
     if gives_captions(run.config) and run.config.captions:
         return False  # the import has embeddings of one caption an image
-    return not gives_captions(run.config) or all(files.exists(caption_part(shard)) for shard in run.shards)
+    return not gives_captions(run.config) or all(files.exists(caption_part(run, shard)) for shard in run.shards)
 
 
 def measure(archives: dict[Pair, Ragged], data: LabelledData, left_out: Sequence[int] = ()) -> dict[Pair, Quality]:

@@ -350,7 +350,7 @@ def _with_concepts(
 def _captions_expected(run: Run, shard: Shard, read: Reader) -> Record:
     embedded = read(_embeddings(run, shard), "embed")
     if gives_captions(run.config):
-        return record({}, [embedded["fingerprint"], files.file_digest(caption_part(shard))])
+        return record({}, [embedded["fingerprint"], files.file_digest(caption_part(run, shard))])
     return record({"encoder": encoder.identity(run.config.encoder)}, embedded["fingerprint"])
 
 
@@ -359,7 +359,7 @@ def _captions(run: Run, shard: Shard, expected: Record, progress: Progress) -> N
     columns = pa.schema([("key", pa.string()), ("embedding", pa.list_(pa.float16(), _expected_width(run.config)))])
     with parquet_writer(run.of_shard("captions", shard), columns, {"captions": expected}) as writer:
         for block in blocks(_embeddings(run, shard), ["key", caption_column(run.config)]):
-            embeddings = embed_captions(run.config, shard, block)
+            embeddings = embed_captions(run, shard, block)
             writer.write_batch(pa.record_batch([block["key"], embedding_array(embeddings)], schema=columns))
             progress.advance(len(block))
 

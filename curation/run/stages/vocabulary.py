@@ -19,7 +19,7 @@ from curation.nouns import Candidate
 from curation.run.captions import block_captions, caption_column
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, record
-from curation.run.rejects import check_rejects, read_rejects
+from curation.run.rejects import check_rejects, main_reasons
 from curation.run.run import Run
 from curation.run.stages.nouns import RULES, frequent_nouns, noun_positions
 from curation.run.stages.stage import Stage
@@ -67,7 +67,7 @@ def _candidates(run: Run, expected: Record, progress: Progress) -> None:
 def _require_samples(run: Run) -> None:
     """Raises CocuError when not one sample can be used, or fewer than ``max_rejects`` asks for."""
     if not any(map(row_count, run.of_shards("embeddings"))):
-        reasons = "; ".join(group.line() for group in read_rejects(run)[:3])
+        reasons = main_reasons(run)
         raise CocuError(
             f"shards: not one usable sample in {len(run.shards)} shards; {run.path('rejects')} says why"
             + (f": {reasons}" if reasons else "")

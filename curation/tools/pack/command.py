@@ -19,13 +19,13 @@ from curation.base import files
 from curation.base.configuration import parse_bytes, require
 from curation.base.errors import CocuError
 from curation.base.terminal import RESUMABLE, run_command
+from curation.run.rejects import is_notable
 from curation.tools.pack.shards import NOTE, Packer, Pattern, Tally, identify
 from curation.tools.pack.sources import open_source
 from curation.tools.pack.tables import Columns
 
 HEAD = b"# Written by cocu pack"
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
-NOTABLE = 0.01  # share of rejects that is shown in red
 
 EPILOG = """\
 sources:
@@ -183,7 +183,8 @@ def print_tally(tally: Tally, pattern: Pattern, console: Console) -> None:
     rejects = tally.reasons.total()
     if not rejects:
         return
-    colour = "red" if rejects > NOTABLE * (rejects + tally.samples) else "yellow"
+    counts = {"rejects": rejects, "samples": rejects + tally.samples}
+    colour = "red" if is_notable(counts) else "yellow"
     console.print(f"[{colour}]{rejects:,} could not be packed:[/]", highlight=False)
     for reason, count in tally.reasons.most_common():
         names = ", ".join(name if name.isprintable() else repr(name) for name in tally.examples[reason])
