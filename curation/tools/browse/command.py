@@ -147,6 +147,7 @@ def listen(port: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((HOST, candidate))
+            listening.listen(128)  # so that the address can be asked as soon as it is printed
             return listening
         except (OSError, OverflowError):
             listening.close()

@@ -42,7 +42,9 @@ def where(path: str, edited: int) -> str:
 
 def row(site: Site, entry: Entry, asked: dict[str, object]) -> str:
     """One concept with its forms."""
-    cells = "".join(f'<td class="number">{text(entry.columns.get(name) or "–", 20)}</td>' for name in NUMBERS)
+    cells = "".join(f'<td class="number" data-label="{label}">{text(entry.columns.get(name) or "–", 20)}</td>'
+        for name, label in NUMBERS.items()
+    )
     reason = text(entry.columns.get("reason", ""), 80)
     state = "kept" if entry.kept else f"left out{': ' + reason if reason and not entry.was_kept else ''}"
     was = f' <span class="quiet">was {text(entry.name, 60)}</span>' if entry.concept != entry.name else ""
