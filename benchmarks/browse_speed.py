@@ -33,7 +33,9 @@ def addresses(rows: int, time_: int) -> dict[str, str]:
     concepts = names(5000)
     concept = concepts[time_ and int(random.integers(200))]
     row = int(random.integers(rows))
-    of_concept = {view: {"name": concept, "view": view} for view in ("surest", "doubtful", "omitted", "named", "clusters")}
+    of_concept = {
+        view: {"name": concept, "view": view} for view in ("surest", "doubtful", "omitted", "named", "clusters")
+    }
     said = "a picture of" if not time_ else f"picture {concept}"
     asked = {
         "home": ("", {"draw": time_}),
@@ -135,7 +137,9 @@ def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     parser = arguments(__file__, "How long cocu browse takes to answer.")
     parser.add_argument("--rows", type=int, help="archives, in place of those of the size")
-    parser.add_argument("--folder", type=Path, help="where the run is kept for the next time (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the run is kept for the next time (default: a temporary folder)"
+    )
     args = parser.parse_args()
     rows = args.rows or (FULL if args.full else QUICK)
 

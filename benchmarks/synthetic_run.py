@@ -86,7 +86,9 @@ def write_run(folder: Path, rows: int, memory: int = 4 << 30) -> Path:
             write_tar(folder / "data" / f"{name}.tar", keys, captions, mentioned, concepts)
 
     mentions = Ragged.concatenate(parts)
-    write_mentions(Mentions(mentions, np.full(len(mentions.values), 0.3, np.float32)), str(out / "index/mentions.arrow"))
+    write_mentions(
+        Mentions(mentions, np.full(len(mentions.values), 0.3, np.float32)), str(out / "index/mentions.arrow")
+    )
     write_index(out, index, shards, [len(part) for part in parts])
     write_vocabulary(out, concepts, world.texts, counts)
     write_manifest(out, config, shards, rows, len(mentions.values))
@@ -103,9 +105,7 @@ def untrained_index(world: SyntheticWorld, factory: str) -> faiss.Index:
     return index
 
 
-def write_embeddings(
-    path: Path, keys: list[str], captions: list[str], mentioned: Ragged, vectors: np.ndarray
-) -> None:
+def write_embeddings(path: Path, keys: list[str], captions: list[str], mentioned: Ragged, vectors: np.ndarray) -> None:
     """The embeddings of a shard."""
     lists = pa.ListArray.from_arrays(pa.array(mentioned.offsets, pa.int32()), pa.array(mentioned.values, pa.int32()))
     arrays = [pa.array(keys), pa.array(captions), lists, embedding_array(vectors)]
@@ -126,9 +126,7 @@ def write_archives(path: Path, keys: list[str], captions: list[str], concepts: p
     cluster = random.integers(0, 8, size)
     columns = {"score": score[order], "global": score[order] / 2, "local": score[order] / 2, "cluster": cluster}
     columns["support"] = random.integers(1, 17, size)
-    batch = archive_batch(
-        pa.array(keys), pa.array(captions), concepts, lists.offsets, lists.values[order], **columns
-    )
+    batch = archive_batch(pa.array(keys), pa.array(captions), concepts, lists.offsets, lists.values[order], **columns)
     with parquet_writer(str(path), SCHEMA, {}) as writer:
         write_whole(writer, [batch])
 

@@ -38,10 +38,10 @@ VOID = {"meta", "img", "br", "link", "input", "rect"}
 TOKEN = "token-of-tests"
 HOST = "http://127.0.0.1:8642"
 EVIL = "<script>alert(1)</script> \"apple\" & 'leaf' <img src=x onerror=alert(2)> boat"
-PAGES = ("", "search?q=apple", "search?q=photo&by=caption", "search?q=00&by=key", "search?q=a&by=concept", "concept?name=apple",
-         "concept?name=apple&view=doubtful", "concept?name=apple&view=omitted", "concept?name=apple&view=named",
-         "concept?name=apple&view=clusters", "image/0", "image/71", "like/3", "vocabulary", "vocabulary?sort=concept&show=kept",
-         "rejects", "rejects?kind=caption+is+empty")  # fmt: skip
+PAGES = ("", "search?q=apple", "search?q=photo&by=caption", "search?q=00&by=key", "search?q=a&by=concept",
+         "concept?name=apple", "concept?name=apple&view=doubtful", "concept?name=apple&view=omitted", "concept?name=apple&view=named",
+         "concept?name=apple&view=clusters", "image/0", "image/71", "like/3", "vocabulary",
+         "vocabulary?sort=concept&show=kept", "rejects", "rejects?kind=caption+is+empty")  # fmt: skip
 
 
 def open_client(folder, cache, edits):
@@ -77,6 +77,7 @@ def rows_of(text):
 
 def assert_nested(text):
     """Tags nest, ids are unique, and nothing runs that is not ours."""
+
     class Page(HTMLParser):
         open, ids = [], []
 
@@ -162,7 +163,9 @@ def test_an_image_says_why_each_concept_is_there(client, archives, views):
     assert len(items) == len(archives[row]["concepts"])
     for item, entry in zip(items, archives[row]["concepts"], strict=True):
         numbers = [int(number) for number in re.findall(r'href="#n(\d+)"', item)]
-        expected = [n for n, neighbour in enumerate(neighbours) if re.search(rf"\b{entry['concept']}s?\b", neighbour.caption)]
+        expected = [
+            n for n, neighbour in enumerate(neighbours) if re.search(rf"\b{entry['concept']}s?\b", neighbour.caption)
+        ]
         assert numbers == expected
         assert len(numbers) == entry["support"]
         assert f">{entry['concept']}</a>" in item
@@ -266,8 +269,8 @@ def test_every_answer_forbids_what_is_not_needed(client):
 
 @pytest.mark.parametrize(
     "path",
-    ["picture/72", "picture/-1", "picture/..%2f..%2fmanifest.json", "reject/3", "retrieved/72", "image/72", "like/99999999999",
-     "..%2fmanifest.json", "manifest.json", "%2e%2e/manifest.json", "concept?name=nothing", "concept?name=apple&view=x",
+    ["picture/72", "picture/-1", "picture/..%2f..%2fmanifest.json", "reject/3", "retrieved/72", "image/72",
+     "like/99999999999", "..%2fmanifest.json", "manifest.json", "%2e%2e/manifest.json", "concept?name=nothing", "concept?name=apple&view=x",
      "concept?name=apple&companion=nothing", "search?q=a&by=x", "search?q=a&page=0", "search?q=a&page=9999",
      "search?q=" + "a" * 201, "vocabulary?sort=x", "rejects?kind=x", "concept?name=apple&page=1e3"],
 )  # fmt: skip
@@ -279,15 +282,24 @@ def test_what_is_not_there_is_an_answer_of_one_line(path, client):
 
 def test_nothing_in_the_data_becomes_markup(tiny_clip, tmp_path):
     rows = [(f"{row:02d}{'<b>' if row % 2 else ''}", EVIL if row % 2 else "an apple") for row in range(12)]
-    members = [m for key, caption in rows for m in ((f"{key}.jpg", jpeg(apple="red")), (f"{key}.txt", caption.encode()))]
+    members = [
+        m for key, caption in rows for m in ((f"{key}.jpg", jpeg(apple="red")), (f"{key}.txt", caption.encode()))
+    ]
     write_tar(tmp_path / "00000.tar", [*members, ("x<script>.jpg", b"no"), ("x<script>.txt", EVIL.encode())])
     (tmp_path / "concepts.txt").write_text("apple\nleaf\nboat\n<i>img</i>\n")
     write_world(tmp_path / "world.yaml", tiny_clip, shards="00000.tar", max_rejects=1)
-    assert main(["--data", str(tmp_path / "world.yaml"), "--output", str(tmp_path / "out"), "--runner", "inprocess"]) == 0
+    assert (
+        main(["--data", str(tmp_path / "world.yaml"), "--output", str(tmp_path / "out"), "--runner", "inprocess"]) == 0
+    )
 
     client, _ = open_client(tmp_path / "out", tmp_path / "cache", tmp_path / "edited.csv")
     paths = [path.replace("71", "1").replace("name=apple", "name=boat") for path in PAGES[:-1]]
-    for path in [*paths, f"search?q={quote(EVIL)}&by=caption", f"search?q={quote(EVIL)}&by=concept", "search?q=01<b>&by=key"]:
+    for path in [
+        *paths,
+        f"search?q={quote(EVIL)}&by=caption",
+        f"search?q={quote(EVIL)}&by=concept",
+        "search?q=01<b>&by=key",
+    ]:
         text = client.get(path).text
         assert_nested(text)
         assert not re.search(r"<(b|i|img src=x)>|<img src=x", text)

@@ -66,7 +66,10 @@ def page(request, browser, served):
 def fits(page):
     """No page scrolls sideways, and every picture that is in view has been loaded."""
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-    page.wait_for_function("[...document.images].filter((i) => i.getBoundingClientRect().top < innerHeight).every((i) => i.complete && i.naturalWidth)")  # fmt: skip
+    page.wait_for_function(
+        "[...document.images].filter((image) => image.getBoundingClientRect().top < innerHeight)"
+        ".every((image) => image.complete && image.naturalWidth)"
+    )
     return True
 
 

@@ -71,7 +71,9 @@ def test_companions_share_a_cluster(opened, archives, names):
             assert (names[companion] if companion >= 0 else None) == (mates[0] if mates else None)
 
 
-@pytest.mark.parametrize("query", ["apple", "photo of", "A PHOTO, of... sand", "apple sand snow", "appl", "", "apples night"])
+@pytest.mark.parametrize(
+    "query", ["apple", "photo of", "A PHOTO, of... sand", "apple sand snow", "appl", "", "apples night"]
+)
 def test_captions_are_found_by_all_of_their_words(query, opened, archives):
     wanted = set(query.lower().replace(",", " ").replace(".", " ").split())
     expected = [row for row, a in enumerate(archives) if wanted and wanted <= set(a["caption"].lower().split())]

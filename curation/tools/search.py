@@ -31,7 +31,9 @@ def show(folder: str, allow_remote: bool, words: str, image: str, count: int, co
     shards = np.searchsorted(starts, rows, side="right") - 1
     paths = [run.of_shard("archives", run.shards[number]) for number in shards]
     archives = read_rows(paths, rows - starts[shards])
-    table = plain_table(("cosine", "shard", "key", "caption", "concepts"), ("shard", "key", "caption", "concepts"), gap=2)
+    table = plain_table(
+        ("cosine", "shard", "key", "caption", "concepts"), ("shard", "key", "caption", "concepts"), gap=2
+    )
     for column in table.columns[3:]:
         column.no_wrap = False
     for cosine, number, archive in zip(cosines.tolist(), shards.tolist(), archives, strict=True):

@@ -110,7 +110,9 @@ class Catalogue:
 
     @cached_property
     def _words(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-        return self._batches("words").read_all()["word"].combine_chunks(), *map(self._array, ("word-starts", "word-row"))
+        return self._batches("words").read_all()["word"].combine_chunks(), *map(
+            self._array, ("word-starts", "word-row")
+        )
 
     def rows_saying(self, query: str) -> np.ndarray:
         """The rows whose captions hold every word of a query, ascending."""

@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help=f"where to listen (default: {PORT}, or the next that is free)")
     parser.add_argument("--open", action="store_true", help="open the first page in the browser of this machine")
     parser.add_argument(
-        "--edits", metavar="FILE", help="the csv that edits of the vocabulary go to (default: OUT/vocabulary.edited.csv)"
+        "--edits",
+        metavar="FILE",
+        help="the csv that edits of the vocabulary go to (default: OUT/vocabulary.edited.csv)",
     )
     parser.add_argument(
         "--cache", metavar="FOLDER", help="where catalogues of runs are kept (default: ~/.cache/cocu/browse)"

@@ -84,12 +84,13 @@ def renamed(entry: Entry, to: str) -> Entry:
 
 def shown(entries: Iterable[Entry], show: str, sort: str, query: str) -> list[Entry]:
     """The entries of a view, in its order: the largest first, what could not be measured last, names from a to z."""
-    chosen = [
-        entry
-        for entry in entries
-        if query.casefold() in entry.concept.casefold()
-        and (show == "all" or entry.kept == (show == "kept") and show != "edited" or entry.is_edited and show == "edited")
-    ]
+    is_shown = {
+        "all": lambda entry: True,
+        "kept": lambda entry: entry.kept,
+        "left out": lambda entry: not entry.kept,
+        "edited": lambda entry: entry.is_edited,
+    }[show]
+    chosen = [entry for entry in entries if query.casefold() in entry.concept.casefold() and is_shown(entry)]
     if sort == "concept":
         return sorted(chosen, key=lambda entry: entry.concept.casefold())
 

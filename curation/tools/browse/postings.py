@@ -1,4 +1,4 @@
-"""An inverted index as arrays: for every concept, or word, the rows that hold it. Pure functions, for one shard at a time."""
+"""An inverted index as arrays: for every concept, or word, the rows that hold it. Pure functions, a shard at a time."""
 
 from __future__ import annotations
 

@@ -114,7 +114,10 @@ class Views:
             rows, cosines = self.finder.nearest(self.finder.embed_words(query), page * PAGE)
             total = NEAREST_PAGES * PAGE if len(rows) == page * PAGE < len(self.catalogue) else len(rows)
             total = min(total, len(self.catalogue))
-            part, lines = rows[slice_of(page)].tolist(), [f"{cosine:.3f}" for cosine in cosines[slice_of(page)].tolist()]
+            part, lines = (
+                rows[slice_of(page)].tolist(),
+                [f"{cosine:.3f}" for cosine in cosines[slice_of(page)].tolist()],
+            )
         else:
             rows = self.catalogue.rows_saying(query) if by == "caption" else self.catalogue.rows_of_key(query.strip())
             total, part = len(rows), rows[slice_of(page)].tolist()
@@ -156,7 +159,9 @@ class Views:
         )
         if view == "clusters":
             clusters = [
-                concept_pages.Cluster(self._name(group.companion), group.count, self._entries(postings, group.entries, number))
+                concept_pages.Cluster(
+                    self._name(group.companion), group.count, self._entries(postings, group.entries, number)
+                )
                 for group in gallery.groups(postings)
             ]
             return concept_pages.clusters(site, facts, clusters)
@@ -220,7 +225,9 @@ class Views:
         (sample,) = rows_of(self.run.of_shard("embeddings", self.run.shards[shard]), [at], ["concepts"])
         said = np.isin(ids, sample["concepts"] or []).tolist()
         return [
-            image.Concept(entry, is_said, None if visible is None else concept_key(entry["concept"]) in visible, reasons)
+            image.Concept(
+                entry, is_said, None if visible is None else concept_key(entry["concept"]) in visible, reasons
+            )
             for entry, is_said, reasons in zip(entries, said, because, strict=True)
         ]
 

@@ -47,9 +47,7 @@ def gallery(
     known = [card.is_shown for card in cards if card.is_shown is not None]
     truth = f" Of {len(known)} whose truth is known, {sum(known)} show it." if known else ""
     beside = "" if companion is None else f" Clustered with {text(companion) if companion != '-' else 'nothing else'}."
-    links = pager(
-        site, "concept", {"name": facts.name, "view": view, "companion": companion}, page, total
-    )
+    links = pager(site, "concept", {"name": facts.name, "view": view, "companion": companion}, page, total)
     body = f'{head(site, facts, view)}<p class="quiet">{total:,} images.{beside}{truth}</p>{grid(site, cards)}{links}'
     return site.page(facts.name, body, facts.name, "concept")
 

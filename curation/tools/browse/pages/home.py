@@ -10,11 +10,14 @@ from curation.tools.report.markup import text
 TILES = {"rows": "images", "concepts": "concepts", "gained": "images with candidates", "rejects": "rejects"}
 
 
-def home(site: Site, counts: Mapping[str, int], concepts: Iterable[tuple[str, int]], cards: list[Card], draw: int) -> str:
+def home(
+    site: Site, counts: Mapping[str, int], concepts: Iterable[tuple[str, int]], cards: list[Card], draw: int
+) -> str:
     """The page. concepts: the most frequent with their archives; draw: which random images these are."""
     tiles = "".join(f"<div><dd>{counts.get(name, 0):,}</dd><dt>{label}</dt></div>" for name, label in TILES.items())
     chips = "".join(
-        f'<li><a href="{site.url("concept", {"name": name})}">{text(name, 60)} <span class="quiet">{count:,}</span></a></li>'
+        f'<li><a href="{site.url("concept", {"name": name})}">{text(name, 60)} '
+        f'<span class="quiet">{count:,}</span></a></li>'
         for name, count in concepts
     )
     body = f"""<dl class="tiles">{tiles}</dl>

@@ -69,9 +69,7 @@ def image(
     return site.page(sample.key, body)
 
 
-def archive(
-    site: Site, concepts: Sequence[Concept], neighbours: Sequence[Neighbour], retrieves: bool
-) -> str:
+def archive(site: Site, concepts: Sequence[Concept], neighbours: Sequence[Neighbour], retrieves: bool) -> str:
     """The concepts as bars, with the reason of each."""
     if not concepts:
         return '<p class="quiet">The archive is empty.</p>'
@@ -79,9 +77,7 @@ def archive(
     return f'<ol class="archive">{"".join(bar(site, concept, largest, neighbours, retrieves) for concept in concepts)}</ol>'
 
 
-def bar(
-    site: Site, concept: Concept, largest: float, neighbours: Sequence[Neighbour], retrieves: bool
-) -> str:
+def bar(site: Site, concept: Concept, largest: float, neighbours: Sequence[Neighbour], retrieves: bool) -> str:
     """One concept: its score, and which captions it comes from."""
     entry = concept.entry
     share = max(0.0, min(1.0, entry["score"] / largest)) if largest > 0 and math.isfinite(entry["score"]) else 0.0
@@ -111,9 +107,7 @@ def because(concept: Concept, neighbours: Sequence[Neighbour], retrieves: bool) 
     return f"mentioned by {links}" if links else "mentioned by none that is retrieved now"
 
 
-def retrieved(
-    site: Site, neighbours: Sequence[Neighbour], retrieves: bool, is_own: bool, problem: str
-) -> str:
+def retrieved(site: Site, neighbours: Sequence[Neighbour], retrieves: bool, is_own: bool, problem: str) -> str:
     """What was retrieved, with captions."""
     if not retrieves:
         return ""

@@ -24,7 +24,8 @@ def alike(site: Site, row: int, cards: list[Card]) -> str:
 def concepts(site: Site, query: str, matches: Sequence[tuple[str, int]], near: str) -> str:
     """Concepts of a vocabulary whose names hold the query; near: a hint where there are none."""
     items = "".join(
-        f'<li><a href="{site.url("concept", {"name": name})}">{text(name, 60)} <span class="quiet">{count:,}</span></a></li>'
+        f'<li><a href="{site.url("concept", {"name": name})}">{text(name, 60)} '
+        f'<span class="quiet">{count:,}</span></a></li>'
         for name, count in matches
     )
     body = f'<ul class="chips">{items}</ul>' if items else f'<p class="quiet">No concept has this name{text(near)}.</p>'

@@ -19,7 +19,8 @@ def vocabulary(
     asked: dict[str, object] = {"show": show, "sort": sort, "q": query}
     filters = f"""<form class="filter" action="{site.url("vocabulary")}">
 <label for="filter">Filter</label> <input id="filter" name="q" value="{text(query)}" maxlength="100">
-<input type="hidden" name="show" value="{show}"><input type="hidden" name="sort" value="{sort}"><button>Filter</button></form>"""
+<input type="hidden" name="show" value="{show}"><input type="hidden" name="sort" value="{sort}">
+<button>Filter</button></form>"""
     rows = "".join(row(site, entry, {**asked, "page": page}) for entry in entries[slice_of(page, ROWS)])
     heads = "".join(f'<th scope="col" class="number">{label}</th>' for label in NUMBERS.values())
     body = f"""{tabs(site, "vocabulary", asked, "show", SHOWS)}
@@ -42,7 +43,8 @@ def where(path: str, edited: int) -> str:
 
 def row(site: Site, entry: Entry, asked: dict[str, object]) -> str:
     """One concept with its forms."""
-    cells = "".join(f'<td class="number" data-label="{label}">{text(entry.columns.get(name) or "–", 20)}</td>'
+    cells = "".join(
+        f'<td class="number" data-label="{label}">{text(entry.columns.get(name) or "–", 20)}</td>'
         for name, label in NUMBERS.items()
     )
     reason = text(entry.columns.get("reason", ""), 80)
@@ -54,10 +56,14 @@ def row(site: Site, entry: Entry, asked: dict[str, object]) -> str:
         for name, value in {"name": entry.name, **asked}.items()
     )
     name = text(entry.concept, 60)
-    change = f'<button name="action" value="{"drop" if entry.kept else "keep"}">{"drop" if entry.kept else "keep"}</button>'
+    change = (
+        f'<button name="action" value="{"drop" if entry.kept else "keep"}">{"drop" if entry.kept else "keep"}</button>'
+    )
     undo = '<button name="action" value="undo">undo</button>' if entry.is_edited else ""
     begin = f'<form method="post" action="{site.url("vocabulary")}">{hidden}'
-    return f"""<tr class="{"kept" if entry.kept else "dropped"}" tabindex="0" data-name="{text(entry.name, 400)}"><th scope="row">
+    kind = "kept" if entry.kept else "dropped"
+    return f"""<tr class="{kind}" tabindex="0" data-name="{text(entry.name, 400)}"><th scope="row">
 <a href="{site.url("concept", {"name": entry.name})}">{name}</a>{was}{edited}</th>{cells}<td>{state}</td>
-<td>{begin}{change}{undo}</form>{begin}<input name="to" aria-label="new name of {name}" placeholder="new name" maxlength="80">
+<td>{begin}{change}{undo}</form>
+{begin}<input name="to" aria-label="new name of {name}" placeholder="new name" maxlength="80">
 <button name="action" value="rename">rename</button></form></td></tr>"""
