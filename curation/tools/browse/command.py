@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from curation.base import files
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, one_line
 from curation.base.terminal import add_remote_option, is_interactive, run_command
 
 PORT, TRIES = 8642, 20
@@ -62,7 +62,11 @@ def serve(args: argparse.Namespace) -> None:
     over = threading.Event()
     state = Preparation(views, over)
     config = uvicorn.Config(
-        application(views, token, lambda: state.note), log_level="warning", access_log=False, server_header=False
+        application(views, token, lambda: state.note),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
     )
     address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
     Console(soft_wrap=True).print(f"{address}\n[dim]Ctrl-C stops.[/]", highlight=False)
@@ -122,8 +126,8 @@ class Preparation:
         try:
             self._views.warm()
             self.note = ""
-        except CocuError as error:
-            self.note = f"Searches by looks are not possible: {error}"
+        except Exception as error:  # whatever it is, the other pages work
+            self.note = f"Searches by looks are not possible: {one_line(error)}"
 
 
 def own_token(folder: str) -> str:
@@ -138,6 +142,7 @@ def own_token(folder: str) -> str:
         pass
     token = secrets.token_urlsafe(18)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as stream:
+        os.fchmod(stream.fileno(), 0o600)  # of a file that was there
         stream.write(token)
     return token
 

@@ -19,7 +19,7 @@ from curation.tools.report.examples import read_sidecar
 from curation.tools.report.pictures import read_fields, small_jpeg
 
 SIDES = (160, 320, 1024)  # pixels of thumbnails
-KEPT = 1024  # thumbnails in memory, of some 20 kB each
+KEPT = 512  # thumbnails in memory, of some 20 kB each
 KEPT_PLACES = 64  # shards whose places are in memory, of some 400 kB each
 
 
