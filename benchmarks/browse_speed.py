@@ -37,14 +37,14 @@ def addresses(rows: int, time_: int) -> dict[str, str]:
         view: {"name": concept, "view": view} for view in ("surest", "doubtful", "omitted", "named", "clusters")
     }
     said = "a picture of" if not time_ else f"picture {concept}"
-    asked = {
+    asked: dict[str, tuple[str, dict[str, object]]] = {
         "home": ("", {"draw": time_}),
         "search by looks": ("search", {"q": f"a red {concept}", "by": "words"}),
         "the last page of these": ("search", {"q": concept, "by": "words", "page": 20}),
         "search captions": ("search", {"q": said, "by": "caption"}),
         "search keys": ("search", {"q": f"{row:09d}"[:7], "by": "key"}),
         "search concepts": ("search", {"q": concept[:2], "by": "concept"}),
-        **{f"gallery, {view}": ("concept", query) for view, query in of_concept.items()},
+        **{f"gallery, {view}": ("concept", asked_of) for view, asked_of in of_concept.items()},
         "image": (f"image/{row}", {}),
         "images that look like it": (f"like/{row}", {}),
         "vocabulary": ("vocabulary", {"sort": "visualness", "page": time_ + 1}),

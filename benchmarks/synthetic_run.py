@@ -124,7 +124,12 @@ def write_archives(path: Path, keys: list[str], captions: list[str], concepts: p
     score = random.random(size, np.float32) * 2
     order = np.lexsort((-score, lists.owners))
     cluster = random.integers(0, 8, size)
-    columns = {"score": score[order], "global": score[order] / 2, "local": score[order] / 2, "cluster": cluster}
+    columns: dict[str, np.ndarray] = {
+        "score": score[order],
+        "global": score[order] / 2,
+        "local": score[order] / 2,
+        "cluster": cluster,
+    }
     columns["support"] = random.integers(1, 17, size)
     batch = archive_batch(pa.array(keys), pa.array(captions), concepts, lists.offsets, lists.values[order], **columns)
     with parquet_writer(str(path), SCHEMA, {}) as writer:

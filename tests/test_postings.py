@@ -74,7 +74,7 @@ def test_views_of_a_concept():
         "named": [7, 1],
     }
     assert postings.row[ordered(postings, "omitted", companion=2)].tolist() == [9]
-    assert [(group.companion, group.count, group.entries.tolist()) for group in groups(postings, most=2, each=1)] == [
+    assert [(group.companion, group.size, group.entries.tolist()) for group in groups(postings, most=2, each=1)] == [
         (-1, 2, [1]),
         (2, 2, [0]),
     ]

@@ -133,7 +133,7 @@ def application(views: Views, token: str, note: Callable[[], str] = str) -> Any:
         )
 
     def vocabulary(request: Request, site: Site) -> str:
-        return views.vocabulary_page(
+        return views.edited_vocabulary(
             site,
             words(request, "show", "all"),
             words(request, "sort", "count"),

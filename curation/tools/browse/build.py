@@ -25,7 +25,9 @@ from curation.run.run import Run
 from curation.samples import NO_KEY
 from curation.tools.browse.postings import companions, slots, starts_of, words_of
 
-POSTINGS = {  # of an entry of an archive: what stands beside its row in the list of its concept
+POSTINGS: dict[
+    str, np.dtype[Any]
+] = {  # of an entry of an archive: what stands beside its row in the list of its concept
     "row": np.dtype(np.int32),
     "score": np.dtype(np.float32),
     "support": np.dtype(np.int16),
@@ -56,7 +58,8 @@ def build(run: Run, folder: str, advance: Advance = lambda shards: None) -> dict
             writer.write_batch(batch)
             entry = shard_postings(table, concepts, captions_of(run, number, batch["key"]), sum(rows))
             word, row = shard_words(batch["caption"], words, sum(rows))
-            np.savez(os.path.join(parts, f"{number}.npz"), word=word, at=row, **entry)
+            columns: dict[str, Any] = {"word": word, "at": row, **entry}
+            np.savez(os.path.join(parts, f"{number}.npz"), **columns)
 
             rows.append(len(table))
             concept_counts += np.bincount(entry["concept"], minlength=len(concepts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from curation.base import files
@@ -84,13 +84,13 @@ def renamed(entry: Entry, to: str) -> Entry:
 
 def shown(entries: Iterable[Entry], show: str, sort: str, query: str) -> list[Entry]:
     """The entries of a view, in its order: the largest first, what could not be measured last, names from a to z."""
-    is_shown = {
+    is_shown: dict[str, Callable[[Entry], bool]] = {
         "all": lambda entry: True,
         "kept": lambda entry: entry.kept,
         "left out": lambda entry: not entry.kept,
         "edited": lambda entry: entry.is_edited,
-    }[show]
-    chosen = [entry for entry in entries if query.casefold() in entry.concept.casefold() and is_shown(entry)]
+    }
+    chosen = [entry for entry in entries if query.casefold() in entry.concept.casefold() and is_shown[show](entry)]
     if sort == "concept":
         return sorted(chosen, key=lambda entry: entry.concept.casefold())
 

@@ -23,7 +23,7 @@ class Group(NamedTuple):
     """The archives in which a concept is clustered with the same other concept."""
 
     companion: int  # id, -1 where the concept has a cluster of its own
-    count: int
+    size: int
     entries: np.ndarray  # positions in the postings of the first few, the best score first
 
 

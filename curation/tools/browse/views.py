@@ -21,7 +21,11 @@ from curation.tools.browse.catalogue import Catalogue, Postings
 from curation.tools.browse.edits import SHOWS, SORTS, VocabularyTable, shown
 from curation.tools.browse.evidence import Evidence, Neighbour, archive_of, mentioning
 from curation.tools.browse.pages import concept as concept_pages
-from curation.tools.browse.pages import home, image, rejects, results, vocabulary
+from curation.tools.browse.pages import home as home_page
+from curation.tools.browse.pages import image as image_page
+from curation.tools.browse.pages import rejects as reject_pages
+from curation.tools.browse.pages import results
+from curation.tools.browse.pages import vocabulary as vocabulary_page
 from curation.tools.browse.pages.layout import PAGE, SEARCHES, Card, Site, slice_of
 from curation.tools.browse.pictures import Pictures
 from curation.tools.finder import Finder, image_embedding
@@ -96,7 +100,7 @@ class Views:
         concepts = [(self.vocabulary.concepts[number], int(counts[number])) for number in frequent if counts[number]]
         size = len(self.catalogue)
         rows = np.random.default_rng(draw).choice(size, min(PAGE // 2, size), replace=False).tolist()
-        return home.home(site, self._counts, concepts, self._cards(rows, [""] * len(rows)), draw)
+        return home_page.home(site, self._counts, concepts, self._cards(rows, [""] * len(rows)), draw)
 
     def concept_named(self, name: str) -> int | None:
         """The id of a concept, by its name or what it is matched by; None for no concept of the vocabulary."""
@@ -160,7 +164,7 @@ class Views:
         if view == "clusters":
             clusters = [
                 concept_pages.Cluster(
-                    self._name(group.companion), group.count, self._entries(postings, group.entries, number)
+                    self._name(group.companion), group.size, self._entries(postings, group.entries, number)
                 )
                 for group in gallery.groups(postings)
             ]
@@ -201,14 +205,14 @@ class Views:
             problem = str(error)
 
         names = None if visible is None else sorted(" ".join(name) for name in visible)
-        sample = image.Sample(
+        sample = image_page.Sample(
             row, len(self.catalogue) - 1, self.run.shards[shard].name, at, key, caption,
             str(sidecar.get("attribution", "")), names,
         )  # fmt: skip
         entries = archive_of(self.run, shard, at)
         concepts = self._reasons(entries, shard, at, neighbours, visible)
         evidence = self.evidence
-        return image.image(site, sample, concepts, neighbours, evidence.retrieves, evidence.is_own, problem)
+        return image_page.image(site, sample, concepts, neighbours, evidence.retrieves, evidence.is_own, problem)
 
     def _reasons(
         self,
@@ -217,7 +221,7 @@ class Views:
         at: int,
         neighbours: Sequence[Neighbour],
         visible: set[tuple[str, ...]] | None,
-    ) -> list[image.Concept]:
+    ) -> list[image_page.Concept]:
         """The concepts of an archive with what speaks for them."""
         ids = np.array([self._exact_ids.get(entry["concept"], -1) for entry in entries], np.int64)
         mentioned = Ragged.from_lists([sorted(neighbour.concepts) for neighbour in neighbours])
@@ -225,7 +229,7 @@ class Views:
         (sample,) = rows_of(self.run.of_shard("embeddings", self.run.shards[shard]), [at], ["concepts"])
         said = np.isin(ids, sample["concepts"] or []).tolist()
         return [
-            image.Concept(
+            image_page.Concept(
                 entry, is_said, None if visible is None else concept_key(entry["concept"]) in visible, reasons
             )
             for entry, is_said, reasons in zip(entries, said, because, strict=True)
@@ -233,13 +237,13 @@ class Views:
 
     # --- vocabulary and rejects -----------------------------------------------------------------------------------------
 
-    def vocabulary_page(self, site: Site, show: str, sort: str, query: str, page: int) -> str:
+    def edited_vocabulary(self, site: Site, show: str, sort: str, query: str, page: int) -> str:
         """A view of the vocabulary's table."""
         if show not in SHOWS or sort not in SORTS:
             raise CocuError(f"vocabulary: show is one of {', '.join(SHOWS)}, sort one of {', '.join(SORTS)}")
         entries = self.table.entries.values()
         edited = sum(entry.is_edited for entry in entries)
-        return vocabulary.vocabulary(
+        return vocabulary_page.vocabulary(
             site, shown(entries, show, sort, query), page, show, sort, query, self.table.path, edited
         )
 
@@ -249,22 +253,22 @@ class Views:
         counts = {item["values"]: item["counts"] for item in pc.value_counts(table["kind"]).to_pylist()}
         if kind is None:
             groups = [
-                rejects.Kind(name, count, self._rejects(np.array(self._of_kind(name)[:REJECTS])))
+                reject_pages.Kind(name, count, self._rejects(np.array(self._of_kind(name)[:REJECTS])))
                 for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             ]
-            return rejects.kinds(site, groups, self._counts["samples"])
+            return reject_pages.kinds(site, groups, self._counts["samples"])
         if kind not in counts:
             raise CocuError(f"rejects: no sample was rejected because {kind}")
         numbers = self._of_kind(kind)[slice_of(page)]
-        return rejects.kind_page(site, rejects.Kind(kind, counts[kind], self._rejects(numbers)), page)
+        return reject_pages.kind_page(site, reject_pages.Kind(kind, counts[kind], self._rejects(numbers)), page)
 
     def _of_kind(self, kind: str) -> np.ndarray:
         return np.flatnonzero(pc.equal(self.catalogue.rejects["kind"], kind).to_numpy(zero_copy_only=False))
 
-    def _rejects(self, numbers: np.ndarray) -> list[rejects.Reject]:
+    def _rejects(self, numbers: np.ndarray) -> list[reject_pages.Reject]:
         rows = self.catalogue.rejects.take(numbers).to_pylist()
         return [
-            rejects.Reject(number, self.run.shards[row["shard"]].name, row["key"] or "", row["reason"])
+            reject_pages.Reject(number, self.run.shards[row["shard"]].name, row["key"] or "", row["reason"])
             for number, row in zip(numbers.tolist(), rows, strict=True)
         ]
 

@@ -24,7 +24,7 @@ class Cluster(NamedTuple):
     """Some archives in which the concept is clustered with the same other concept."""
 
     companion: str  # empty where it has a cluster of its own
-    count: int
+    size: int
     cards: list[Card]
 
 
@@ -59,6 +59,6 @@ def clusters(site: Site, facts: Facts, shown: Sequence[Cluster]) -> str:
         title = f"with {text(cluster.companion, 60)}" if cluster.companion else "on its own"
         link = site.url("concept", {"name": facts.name, "view": "surest", "companion": cluster.companion or "-"})
         parts.append(
-            f'<h2>{title} <a class="quiet" href="{link}">{cluster.count:,} images</a></h2>{grid(site, cluster.cards)}'
+            f'<h2>{title} <a class="quiet" href="{link}">{cluster.size:,} images</a></h2>{grid(site, cluster.cards)}'
         )
     return site.page(facts.name, head(site, facts, "clusters") + "".join(parts), facts.name, "concept")

@@ -22,15 +22,15 @@ class Kind(NamedTuple):
     """The rejects of one kind of reason: all of them, or the first."""
 
     name: str
-    count: int
+    size: int
     rejects: Sequence[Reject]
 
 
 def kinds(site: Site, groups: Sequence[Kind], samples: int) -> str:
     """All kinds, with a few rejects of each."""
-    total = sum(kind.count for kind in groups)
+    total = sum(kind.size for kind in groups)
     parts = "".join(
-        f'<h2>{text(kind.name)} <a class="quiet" href="{site.url("rejects", {"kind": kind.name})}">{kind.count:,}</a></h2>'
+        f'<h2>{text(kind.name)} <a class="quiet" href="{site.url("rejects", {"kind": kind.name})}">{kind.size:,}</a></h2>'
         f"{_grid(site, kind.rejects)}"
         for kind in groups
     )
@@ -40,8 +40,8 @@ def kinds(site: Site, groups: Sequence[Kind], samples: int) -> str:
 
 def kind_page(site: Site, kind: Kind, page: int) -> str:
     """A page of the rejects of one kind."""
-    links = pager(site, "rejects", {"kind": kind.name}, page, kind.count)
-    back = f'<p class="quiet">{kind.count:,} rejects. <a href="{site.url("rejects")}">All reasons</a></p>'
+    links = pager(site, "rejects", {"kind": kind.name}, page, kind.size)
+    back = f'<p class="quiet">{kind.size:,} rejects. <a href="{site.url("rejects")}">All reasons</a></p>'
     return site.page(kind.name, back + _grid(site, kind.rejects) + links)
 
 
