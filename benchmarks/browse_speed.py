@@ -33,7 +33,7 @@ def addresses(rows: int, time_: int) -> dict[str, str]:
     concepts = names(5000)
     concept = concepts[time_ and int(random.integers(200))]
     row = int(random.integers(rows))
-    of_concept = {
+    of_concept: dict[str, dict[str, object]] = {
         view: {"name": concept, "view": view} for view in ("surest", "doubtful", "omitted", "named", "clusters")
     }
     said = "a picture of" if not time_ else f"picture {concept}"
