@@ -32,7 +32,8 @@ class Finder:
 
     @cached_property
     def _index(self) -> SearchIndex | None:
-        return open_images(self.run)
+        index = open_images(self.run)
+        return index and index.one_by_one()
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
@@ -99,8 +100,9 @@ class Finder:
                 f"{self._index.faiss.d}"
             )
         cosines, rows = self._index.search(query, min(count, self._index.rows))
-        held = rows[0] >= 0
-        return rows[0][held], cosines[0][held]
+        order = np.lexsort((rows[0], -cosines[0]))  # of equal images the first row
+        order = order[rows[0][order] >= 0]
+        return rows[0][order], cosines[0][order]
 
 
 def scan(run: Run, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -54,8 +54,13 @@ def serve(args: argparse.Namespace) -> None:
         import uvicorn
     except ModuleNotFoundError:
         raise CocuError("cocu browse: uvicorn is not installed; run pip install 'cocu[browse]'") from None
+    import faiss
+    import torch
+
     from curation.tools.browse.app import application
 
+    torch.set_num_threads(1)  # single queries are small: threads would wait for each other, and for other programs
+    faiss.omp_set_num_threads(1)
     views = open_views(args.folder, args.edits, args.cache, args.allow_remote)
     token = own_token(os.path.dirname(views.catalogue.folder))
     listening = listen(args.port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -62,7 +62,8 @@ class Evidence:
 
     @cached_property
     def _curator(self) -> Curator:
-        return open_curator(self.run)
+        curator = open_curator(self.run)
+        return replace(curator, index=curator.index and curator.index.one_by_one())
 
     @cached_property
     def _starts(self) -> np.ndarray:

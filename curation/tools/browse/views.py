@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Views:
 
     def warm(self) -> None:
         """Load what the first search and the first image would wait for."""
+        with contextlib.suppress(CocuError):  # its page says why it cannot be read
+            _ = self.table.entries
         if self.catalogue.starts[-1]:
             self.evidence.neighbours(0)
         if self.finder.has_encoder:
