@@ -52,7 +52,7 @@ def _module(name: str, module: str) -> ModuleType:
                 f"cocu {name}: works in a clone of the project only, it is not part of the package"
             ) from None
         raise CocuError(
-            f"cocu {name}: {error.name} is not installed; run pip install 'cocu[train,dask,demo]'"
+            f"cocu {name}: {error.name} is not installed; run pip install 'cocu[train,dask,demo,browse]'"
         ) from None
 
 

@@ -17,6 +17,8 @@ COMMANDS = {
     "pack": Command("curation.tools.pack.command", "pictures and captions in a folder, table or tar become shards"),
     "curate": Command("pipelines.curate", "shards become concept archives"),
     "show": Command("curation.tools.show", "print archives readably"),
+    "search": Command("curation.tools.search", "print the images that are nearest to words or to a picture"),
+    "browse": Command("curation.tools.browse.command", "look through archives in a browser"),
     "measure": Command("curation.tools.measure", "compare every expansion and ranking with the truth"),
     "verify": Command("curation.tools.verify", "check a finished run, and compute a sample of it again"),
     "report": Command("curation.tools.report.__main__", "write the page of a finished run"),

@@ -30,10 +30,16 @@ class Forward:
         self.budget: int | None = None
         self._ahead = b""  # read already, and given back
         self._position = 0
+        self._source = stream
         self._stream = _decompressed(stream)
         self._can_seek = self._stream is stream and bool(getattr(stream, "seekable", bool)())
         if self._can_seek:
             self._position = cast("Any", stream).tell()
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether positions are those of what has been decompressed, not of the stream."""
+        return not isinstance(self._stream, _Begun) and self._stream is not self._source
 
     def tell(self) -> int:
         """The position in what has been decompressed."""

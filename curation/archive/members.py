@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from curation.archive.forward import Forward, Readable
 from curation.base.errors import CocuError, InputError, one_line
@@ -22,6 +22,9 @@ MAX_KEY = 1000  # bytes
 MAX_FIELDS = 1000  # of a sample; more are photos whose names share all before the first dot, and memory is bounded
 MAX_NAME = 255  # bytes of a part of a key: those that the name of a file may have
 META_FILE = re.compile(r"__[^/]*__($|/)")
+
+
+T = TypeVar("T")
 
 
 class Unread(NamedTuple):
@@ -45,6 +48,13 @@ class _Header(tarfile.TarInfo):
             raise
 
 
+class Place(NamedTuple):
+    """Where the content of a member lies in a tar that is not compressed."""
+
+    offset: int
+    size: int
+
+
 def read_members(
     stream: Readable, wanted: Callable[[str, str], bool] = lambda key, extension: True, max_member: int = MAX_MEMBER
 ) -> Iterator[tuple[str, Fields]]:
@@ -58,11 +68,39 @@ def read_members(
     and hard links are Unread, with the reason. Raises tarfile.ReadError, or what a decompressor raises, for a tar that is
     damaged, does not come to its proper end, or has a header of more than MAX_HEADER bytes.
     """
+    forward = Forward(stream)
+
+    def content(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, extension: str) -> bytes | Unread:
+        return _read(forward, tar, member, max_member) if wanted(key, extension) else Unread()
+
+    yield from _samples(forward, content)
+
+
+def locate_members(stream: Readable, max_member: int = MAX_MEMBER) -> Iterator[tuple[str, dict[str, Place]]]:
+    """As :func:`read_members`, but where each member lies; none of those that it would not read, nor of sparse files.
+
+    A compressed tar has no such places, and yields nothing.
+    """
+    forward = Forward(stream)
+    if forward.is_compressed:
+        return
+
+    def place(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, extension: str) -> Place | None:
+        can_be_read = member.isreg() and not member.issparse() and 0 <= member.size <= max_member
+        return Place(member.offset_data, member.size) if can_be_read else None
+
+    for key, fields in _samples(forward, place):
+        yield key, {extension: place for extension, place in fields.items() if place is not None}
+
+
+def _samples(
+    forward: Forward, content: Callable[[tarfile.TarFile, tarfile.TarInfo, str, str], T]
+) -> Iterator[tuple[str, dict[str, T]]]:
+    """Runs of members with one key, each member as ``content(tar, member, key, extension)`` has it."""
     from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
 
     key: str | None = None
-    fields: Fields = {}
-    forward = Forward(stream)
+    fields: dict[str, T] = {}
     for tar, member in _all_members(forward):
         prefix, extension = base_plus_ext(member.name)
         if not (member.isreg() or member.islnk()) or META_FILE.match(member.name) or prefix is None:
@@ -72,7 +110,7 @@ def read_members(
             yield key, fields
             fields = {}
         key = prefix
-        fields[extension] = _read(forward, tar, member, max_member) if wanted(prefix, extension) else Unread()
+        fields[extension] = content(tar, member, prefix, extension)
     if key is not None:
         yield key, fields
 

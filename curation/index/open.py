@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import faiss
@@ -33,6 +33,10 @@ class SearchIndex:
     def rows(self) -> int:
         """Vectors in the index."""
         return int(self.faiss.ntotal)
+
+    def one_by_one(self) -> SearchIndex:
+        """The same index for single queries, which FAISS answers faster: our search gains from thousands at once."""
+        return replace(self, lists=None)
 
     def search(self, queries: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (B, L) float32, descending, and ids (B, L) int64, -1 for none, of unit queries (B, D)."""

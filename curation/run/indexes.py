@@ -74,6 +74,19 @@ def open_searched(run: Run) -> SearchIndex:
     """The index that anchors are looked up in, with its search parameters set."""
     kind = INDEXES[EXPANSIONS[run.config.archive.expansion].retrieves or "image"]
     merged, search = searched_index(run)
+    return _open(run, kind, merged, search)
+
+
+def open_images(run: Run) -> SearchIndex | None:
+    """The index of a run's own images; None where it has none, because it retrieves from another run."""
+    if run.config.retrieval.data:
+        return None
+    kind = INDEXES["image"]
+    tuned = read_record(run.index_json, kind.stage("tune")).get("search")
+    return _open(run, kind, read_record(run.index_json, kind.stage("")), run.config.retrieval.search or tuned)
+
+
+def _open(run: Run, kind: VectorIndex, merged: Record, search: str | None) -> SearchIndex:
     path = files.join(run.indexed, "index", "index.json")
     size, *shape = (whole_number(merged, name, path) for name in ("bytes", "rows", "dimension"))
     return open_index(run.index(kind.name), search, size, own_search_device(run.config.retrieval), (shape[0], shape[1]))

@@ -33,8 +33,8 @@ def read_fields(path: str, keys: Iterable[str], extensions: Iterable[str]) -> di
     return samples
 
 
-def thumbnail(image: bytes, side: int) -> str:
-    """A ``data:`` URI of a JPEG of at most ``side`` x ``side`` pixels. Raises InputError where it cannot be decoded."""
+def small_jpeg(image: bytes, side: int) -> bytes:
+    """A JPEG of at most ``side`` x ``side`` pixels. Raises InputError where the image cannot be decoded."""
     try:
         small = decode(image, side, rough=True)
     except ImageError as error:
@@ -42,4 +42,9 @@ def thumbnail(image: bytes, side: int) -> str:
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return out.getvalue()
+
+
+def thumbnail(image: bytes, side: int) -> str:
+    """A ``data:`` URI of :func:`small_jpeg`. Raises InputError where the image cannot be decoded."""
+    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, side)).decode()
