@@ -167,7 +167,7 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
     for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
             index = faiss.read_index(local, flags)
-            _check_structure(index)
+            check_structure(index)
         except (RuntimeError, MemoryError, ValueError) as error:
             reason = one_line(error.args[0].splitlines()[-1] if error.args and error.args[0] else error)
             continue
@@ -185,7 +185,7 @@ def _limit_reading(size: int) -> None:
         limit(max(size, 1 << 20))
 
 
-def _check_structure(index: faiss.Index) -> None:
+def check_structure(index: faiss.Index) -> None:
     """Raises ValueError where an index does not fit together, on which its search could crash."""
     inverted = faiss.try_extract_index_ivf(index)
     if not index.is_trained or index.metric_type != faiss.METRIC_INNER_PRODUCT:

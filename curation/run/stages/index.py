@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,13 @@ from threadpoolctl import threadpool_limits
 from curation.base import files
 from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_matrix
+from curation.base.errors import CocuError
 from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index
 from curation.index.open import SearchIndex, effort, open_index, set_search
-from curation.index.recall import exact_neighbours, recall, tune
+from curation.index.recall import true_neighbours, tune
+from curation.index.trial import try_factory
 from curation.run.indexes import INDEXES, VectorIndex, search_device
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
@@ -94,6 +97,8 @@ def _train_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
 def _train(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Choose the index and train it on a random sample: ``index/<kind>.trained.faiss``."""
     choice, path = _choose(run, kind), kind.trained(run)
+    if run.config.retrieval.index != "auto":
+        try_factory(choice.factory, choice.dimension, run.config.retrieval.search)
     empty = choice.index
     if not empty.is_trained:
         trained, _ = build.sample_rows(choice.rows, choice.sample, QUERIES)
@@ -195,6 +200,12 @@ def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> 
     merged = recorded(run.index_json, kind.stage(""))
     opened = open_index(run.index(kind.name), config.search, merged["bytes"], search_device(config))
     search, reached = (config.search, 1.0) if _is_exact(merged) else _least_search(run, kind, opened)
+    if reached < config.recall and config.index == "auto" and not config.search:
+        factory, share = merged["parameters"]["factory"], math.floor(1000 * reached) / 1000
+        raise CocuError(
+            f"retrieval.recall: {factory} finds {share} of the true neighbours with all its lists, not {config.recall}; "
+            f"raise retrieval.memory, so that auto can choose a finer index, or lower retrieval.recall to {share}"
+        )
     note(run, kind.stage("tune"), expected | {"search": search, "recall": round(reached, 4), "queries": QUERIES})
 
 
@@ -203,12 +214,16 @@ def _least_search(run: Run, kind: VectorIndex, opened: SearchIndex) -> tuple[str
     config = run.config.retrieval
     _, rows = build.sample_rows(opened.rows, 0, QUERIES)
     queries = build.pick(INDEXES["image"].vectors(run), rows)
-    neighbours = exact_neighbours(kind.vectors(run), queries, config.neighbors + 1)
-    neighbours[neighbours == rows[:, None]] = -1  # to find the image itself is no merit
+    truth = true_neighbours(kind.vectors(run), queries, rows, config.neighbors)
+
+    def cosines(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        different, positions = np.unique(ids, return_inverse=True)
+        vectors = build.pick(kind.vectors(run), different)
+        return np.einsum("nd,nd->n", queries[numbers], vectors[positions])
 
     def measure() -> float:
         with threadpool_limits(1):  # thousands of small products: threads would wait for one another
-            return recall(opened.search(queries, config.neighbors + 1)[1], neighbours)
+            return truth.recall(opened.search(queries, config.neighbors + 1)[1], cosines)
 
     name, largest = effort(opened.faiss)
     if config.search or not name:
