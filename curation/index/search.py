@@ -74,7 +74,7 @@ def search_lists(
 
 
 def _exactly(queries: Tensor, candidates: Candidates, lists: Lists, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best candidates of queries (B, D) by their cosines in fp32, pair by pair, as :func:`search_lists` returns them."""
+    """The best candidates of queries (B, D), by their cosines in fp32: what :func:`search_lists` returns."""
     top = TopNeighbours(queries.shape[0], size)
     for number, chosen in by_list(candidates.lists[:, None], lists.count):
         vectors, ids = lists.read(number)
@@ -214,7 +214,7 @@ class Products:
 
 
 def _rounded_up(length: int) -> int:
-    """The next multiple of BF16_MULTIPLE, of few different ones where they are large: with at most four significant bits."""
+    """The next multiple of BF16_MULTIPLE that has at most four significant bits, so that there are few shapes."""
     multiple = max(BF16_MULTIPLE, _rounded_down(length) >> 3)
     return -(-length // multiple) * multiple
 
@@ -244,8 +244,8 @@ def _reaching(products: Tensor, floor: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Row and column of the products (R, n) that are at least ``floor`` (R,), or of bf16 ones the floor rounded."""
     if products.is_cuda:
         reached = products >= torch.from_numpy(floor).to(products.device, products.dtype)[:, None]
-        row, column = reached.nonzero(as_tuple=True)
-        return row.cpu().numpy(), column.cpu().numpy()
+        places = reached.nonzero().cpu().numpy()
+        return places[:, 0], places[:, 1]
     if products.dtype == torch.bfloat16:
         # Positive floats order as their bits do; cutting bits off rounds down. A floor that is not positive lets all pass.
         bits = np.where(floor > 0, floor.view(np.int32) >> 16, np.iinfo(np.int16).min).astype(np.int16)

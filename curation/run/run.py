@@ -21,7 +21,10 @@ COUNTS = {
     *("archive_concepts", "caption_concepts", "concepts", "empty", "gained"),
     *("rejects", "rows", "samples", "shards"),
 }  # of a manifest, at least
-SHARD_FOLDERS = ("archives", "captions", "embeddings", "image-codes", "nouns", "rejects", "text-codes", "visualness")
+SHARD_FOLDERS = (
+    *("archives", "captions", "embeddings", "image-codes", "neighbours", "nouns", "rejects", "text-codes"),
+    "visualness",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Run:
     def mentions(self) -> str:
         """What the captions of the indexed images mention, in this run's vocabulary."""
         return self.path("index", "mentions.arrow")
+
+    @property
+    def graph(self) -> str:
+        """The graph of all neighbours, where there is one."""
+        return self.path("index", "graph.npy")
 
     @property
     def indexed(self) -> str:
