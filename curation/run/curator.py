@@ -56,7 +56,7 @@ class Curator:
     mentions: Mentions
     calibration: np.ndarray | None  # (V, 2), for a ranking that is calibrated
     index: SearchIndex | None  # that neighbours are looked up in; None where nothing is retrieved
-    graph: np.ndarray | None  # the neighbours of the run's own images, where they were all searched before
+    graph: np.ndarray | None = None  # the neighbours of the run's own images, where they were all searched before
 
     @property
     def method(self) -> ExpansionMethod:
