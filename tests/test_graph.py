@@ -10,11 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from curated import archived, curate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import GROUNDS, write_world
 
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
@@ -159,3 +161,44 @@ def test_parts_of_a_graph_are_kept_after_a_kill(world, tmp_path, monkeypatch) ->
     assert curate(world, folder) == 0
     assert len(list((folder / "neighbours").glob("*.parquet"))) == 3
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def write_embeddings(folder: Path, vectors: np.ndarray, parts: int) -> Path:
+    """A clip-retrieval folder of unit vectors, whose captions name a ground each."""
+    for kind in ("img_emb", "metadata"):
+        (folder / kind).mkdir(parents=True)
+    for part, rows in enumerate(np.array_split(np.arange(len(vectors)), parts)):
+        np.save(folder / "img_emb" / f"img_emb_{part}.npy", vectors[rows].astype(np.float16))
+        captions = [f"something on {list(GROUNDS)[row % len(GROUNDS)]}" for row in rows]
+        columns = {"key": [f"{row:05d}" for row in rows], "caption": captions}
+        pq.write_table(pa.table(columns), folder / "metadata" / f"metadata_{part}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crowded(world, tiny_clip, tmp_path_factory) -> Path:
+    """Eight thousand embeddings, a third of them copies of three pictures, too many for the memory of an exact index."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(40, 32))
+    vectors = normalise(centres[random.integers(0, 40, 8000)] + 0.7 * random.normal(size=(8000, 32)))
+    copies = random.permutation(8000)[:2500]
+    vectors[copies] = vectors[copies % 3]
+    folder = write_embeddings(tmp_path_factory.mktemp("crowded") / "embeddings", vectors, 5)
+    return write_world(
+        world.parent / "crowded.yaml",
+        tiny_clip,
+        shards="",
+        embeddings=str(folder),
+        retrieval={"neighbors": 6, "memory": "2900000"},
+    )
+
+
+def test_archives_do_not_depend_on_the_workers(crowded, tmp_path) -> None:
+    assert curate(crowded, tmp_path / "one") == 0
+    notes = json.loads((tmp_path / "one" / "index" / "index.json").read_text())
+    assert notes["index"]["parameters"]["factory"] == "IVF128,SQfp16"
+    assert notes["tune index"]["graph"]["recall"] >= 0.95
+    archives, graph = archived(tmp_path / "one"), graph_of(tmp_path / "one")
+    assert curate(crowded, tmp_path / "three", "--workers", "3", runner="DirectRunner") == 0
+    assert (graph_of(tmp_path / "three") == graph).all()
+    assert archived(tmp_path / "three") == archives
