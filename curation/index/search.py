@@ -25,7 +25,7 @@ ROUNDS = (1, 4)  # probes after which floors are raised
 BF16_QUERIES = 64  # fewer queries do not make up for rounding a list's vectors to bf16
 BF16_MULTIPLE = 64  # shapes of bf16 products are multiples of it
 CROWD = 64  # candidates per query and product, beyond which they are cut to the best L
-MOST_PENDING = 1 << 23  # candidates that may wait to be merged: 200 MB
+MOST_PENDING = 1 << 22  # candidates that may wait to be merged: 80 MB
 
 SUM_ERROR = (
     1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
