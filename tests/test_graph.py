@@ -75,14 +75,14 @@ def test_a_graph_is_read_as_written_or_refused(tmp_path: Path) -> None:
     graph["ids"], graph["cosines"] = [[0, 1], [1, -1], [2, 0]], [[1, 0.5], [1, -np.inf], [1, 0.25]]
     np.save(path, graph)
     size = path.stat().st_size
-    ids, cosines = look_up(read_graph(str(path), size, 3), np.array([2, 1]))
+    ids, cosines = look_up(read_graph(str(path), size, 3, 2), np.array([2, 1]))
     assert (ids.tolist(), cosines.tolist()) == ([[2, 0], [1, -1]], [[1, 0.25], [1, -np.inf]])
-    for rows, length in ((4, size), (3, size - 1)):
+    for rows, length, neighbors in ((4, size, 2), (3, size - 1, 2), (3, size, 3)):
         with pytest.raises(CocuError, match="delete it and run again"):
-            read_graph(str(path), length, rows)
+            read_graph(str(path), length, rows, neighbors)
     np.save(path, np.zeros(3))
     with pytest.raises(CocuError, match="not a graph"):
-        read_graph(str(path), path.stat().st_size, 3)
+        read_graph(str(path), path.stat().st_size, 3, 2)
     graph["ids"][1, 1] = 3
     with pytest.raises(CocuError, match="beyond its 3"):
         look_up(graph, np.arange(3))

@@ -92,8 +92,11 @@ def graph_type(rows: int, size: int) -> np.dtype:
     return np.dtype([("ids", "<i4" if rows < 1 << 31 else "<i8", (size,)), ("cosines", "<f4", (size,))])
 
 
-def read_graph(path: str, size: int, rows: int) -> np.ndarray:
-    """A graph, mapped into memory: (rows,) of :func:`graph_type`. Raises CocuError for a file of other bytes, or rows."""
+def read_graph(path: str, size: int, rows: int, neighbors: int) -> np.ndarray:
+    """A graph, mapped into memory: (rows,) of :func:`graph_type`, for at least so many neighbours.
+
+    Raises CocuError for a file of other than ``size`` bytes, of other rows, or of fewer neighbours.
+    """
     if files.version(path)["size"] != size:
         raise CocuError(f"{path}: has {files.version(path)['size']} bytes, not {size}; delete it and run again")
     try:
@@ -101,8 +104,8 @@ def read_graph(path: str, size: int, rows: int) -> np.ndarray:
         columns = graph["ids"].shape[1]
     except (ValueError, IndexError, EOFError) as error:
         raise CocuError(f"{path}: not a graph of neighbours ({one_line(error)}); delete it and run again") from None
-    if graph.shape != (rows,) or graph.dtype != graph_type(rows, columns):
-        raise CocuError(f"{path}: not the neighbours of {rows:,} images; delete it and run again")
+    if graph.shape != (rows,) or graph.dtype != graph_type(rows, columns) or columns < neighbors:
+        raise CocuError(f"{path}: not the {neighbors} neighbours of {rows:,} images; delete it and run again")
     return graph
 
 

@@ -89,7 +89,8 @@ def open_graph(run: Run) -> np.ndarray | None:
     if not has_graph(run) or not written:  # a run of an earlier version has none
         return None
     size = whole_number(written, "bytes", run.index_json)
-    return read_graph(run.graph, size, whole_number(indexed, "rows", run.index_json))
+    rows = whole_number(indexed, "rows", run.index_json)
+    return read_graph(run.graph, size, rows, run.config.retrieval.neighbors + (not run.config.retrieval.include_anchor))
 
 
 def open_searched(run: Run) -> SearchIndex:
