@@ -12,9 +12,9 @@ import pytest
 from curated import curate
 
 from curation.base.errors import CocuError
-from curation.index.build import empty_index, encode, fill, fills_in_parts, train
+from curation.index.build import empty_index, encode, exact_index, fill, fills_in_parts, train, write_index
 from curation.index.neighbours import nearest
-from curation.index.open import searchable, set_search
+from curation.index.open import open_index, searchable, set_search
 from curation.index.trial import try_factory, try_form
 
 WORKING = [
@@ -86,6 +86,12 @@ def test_a_trial_is_quick_and_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_small_index_that_was_opened_before_does_not_matter(vectors: np.ndarray, tmp_path: Path) -> None:
+    write_index(exact_index(vectors[:9]), str(tmp_path / "image.faiss"))
+    open_index(str(tmp_path / "image.faiss"))  # FAISS believes no file that is larger from now on
+    try_form("Flat")
+
+
 @pytest.mark.parametrize("factory", ["IDMap,Flat", "NSG16"])
 def test_a_run_says_it_before_anything_is_embedded(factory, world, tmp_path, capfd) -> None:
     assert curate(world, tmp_path / "out", "--retrieval.index", factory) == 1
@@ -115,7 +121,7 @@ def test_auto_below_the_recall_is_an_error_with_the_remedy(world, finished, tmp_
     notes.write_text(re.sub(r'"tune index"', '"tuned before"', notes.read_text()))
     (folder / "manifest.json").unlink()
     monkeypatch.setattr(stages, "_is_exact", lambda merged: False)
-    monkeypatch.setattr(stages, "_least_search", lambda *_: (None, 0.9087))
+    monkeypatch.setattr(stages._Measured, "least_search", lambda *_, **__: (None, 0.9087))
     assert curate(world, folder) == 1
     error = capfd.readouterr().err
     assert "retrieval.recall: Flat finds 0.908 of the true neighbours" in error

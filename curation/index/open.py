@@ -162,7 +162,7 @@ def open_index(
 @lru_cache(maxsize=2)
 def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
     local = files.local_path(path)
-    _limit_reading(os.path.getsize(local))
+    limit_reading(os.path.getsize(local))
     reason = ""
     for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
@@ -178,7 +178,7 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
     raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
 
 
-def _limit_reading(size: int) -> None:
+def limit_reading(size: int) -> None:
     """No array in a file is larger than the file: FAISS, where it is new enough, believes no length above that."""
     limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
     if limit is not None:

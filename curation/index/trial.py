@@ -10,7 +10,7 @@ import numpy as np
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.index.build import empty_index, encode, faiss_reason, fill, fills_in_parts
-from curation.index.open import check_structure, set_search
+from curation.index.open import check_structure, limit_reading, set_search
 
 VECTORS = 4096
 LISTS = 104  # instead of thousands, which so few vectors cannot train; NSG over the lists wants more than 100
@@ -54,7 +54,9 @@ def try_factory(factory: str, dimension: int, search: str | None = None) -> None
 
     try:
         _fill(index, vectors)
-        index = faiss.deserialize_index(faiss.serialize_index(index))
+        written = faiss.serialize_index(index)
+        limit_reading(written.nbytes)  # an index that was opened before may have set less
+        index = faiss.deserialize_index(written)
         check_structure(index)
         cosines, ids = index.search(vectors[:QUERIES], NEIGHBOURS)
     except (RuntimeError, ValueError) as error:
