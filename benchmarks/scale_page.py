@@ -16,7 +16,10 @@ PLOT = Path(__file__).with_name("scale.png")
 WORKERS = 2
 MEMORY = "4G"  # retrieval.memory
 LIMIT = 8.0  # GB, the whole process tree, a million samples
-STAGES = ("embed", "visualness", "concepts", "train index", "fill index", "index", "tune index", "mentions", "archive")
+STAGES = (
+    *("embed", "visualness", "concepts", "train index", "fill index", "index", "tune index", "mentions"),
+    *("neighbours", "graph", "archive"),
+)
 LARGER = ((12_000_000, "16G"), (12_000_000, "32G"), (400_000_000, "480G"))  # samples and retrieval.memory
 
 HEADER, CELLS = zip(  # of the table
@@ -85,7 +88,7 @@ def extrapolated(line: dict[str, str], rows: int, memory: str) -> list[str]:
     with the square root of the lists.
     """
     measured = int(line["rows"])
-    choice = choose_index(rows, DIMENSION, parse_bytes(memory, "retrieval.memory"), 0.95)
+    choice = choose_index(rows, DIMENSION, parse_bytes(memory, "retrieval.memory"), 0.95, graph=True)
     old, new = (int(name.partition(",")[0].removeprefix("IVF")) for name in (line["index"], choice.factory))  # lists
     times = rows / measured
     share = int(line["search"].partition("=")[2]) / old
@@ -128,10 +131,10 @@ def sections(lines: list[dict[str, str]], measured: list[dict[str, str]], machin
         table(HEADER, [[cell.format(**line) for cell in CELLS] for line in lines]),
         table(
             ["samples", *columns],
-            [[f"{int(line['rows']):,}", *(line[f"{name} s"] for name in STAGES)] for line in lines],
+            [[f"{int(line['rows']):,}", *(line.get(f"{name} s", "") for name in STAGES)] for line in lines],
         )
         + "\n\nStages that work on shards: the sum over shards, each in one thread. Those that run once (train, index, "
-        "tune, mentions): by the clock.",
+        "tune, mentions, graph): by the clock.",
     ]
 
     if last["index"].startswith("IVF"):

@@ -42,7 +42,10 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     for name, index in manifest.get("index", {}).items():
         if index["recall"] < 1:
             search = f", {index['search']}" if index["search"] else ""
-            table.add_row(f"recall of the {name} ({index['factory']}{search})", f"{index['recall']:.3f}")
+            asked = run.config.retrieval.recall
+            colour, missed = ("[red]", f", below {asked}") if index["recall"] < asked else ("", "")
+            what = escape(f"recall of the {name} ({index['factory']}{search}){missed}")
+            table.add_row(f"{colour}{what}", f"{colour}{index['recall']:.3f}")
     console.print(table)
     print_rejects(run, counts, console)
     print_repeated(manifest, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import faiss
@@ -20,6 +21,8 @@ def empty_index(factory: str, dimension: int) -> faiss.Index:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise _rejected(factory, dimension, error) from None
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise CocuError(f"retrieval.index: {factory} finds no cosines in FAISS; choose another index, or auto")
     if isinstance(index, faiss.IndexIVFScalarQuantizer):
         index.by_residual = False  # a code is then the vector itself, which our search can read
     return index
@@ -42,8 +45,13 @@ def train(index: faiss.Index, sample: np.ndarray, factory: str) -> None:
         raise _rejected(factory, sample.shape[1], error, len(sample)) from None
 
 
+def faiss_reason(error: Exception) -> str:
+    """What FAISS says of an error, without where in its source it says so."""
+    return re.sub(r".*(\.cpp:\d+: |Error: |failed: )", "", str(error).strip().splitlines()[-1])
+
+
 def _rejected(factory: str, dimension: int, error: RuntimeError, rows: int | None = None) -> CocuError:
-    reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
+    reason = faiss_reason(error)
     over = f" over {rows} vectors" if rows is not None else ""
     return CocuError(f"retrieval.index: FAISS cannot build {factory}{over} of {dimension} dimensions: {reason}")
 
@@ -80,8 +88,11 @@ def pick(blocks: Iterable[np.ndarray], rows: np.ndarray) -> np.ndarray:
 
 def fills_in_parts(index: faiss.Index) -> bool:
     """Whether vectors can be encoded apart from the index and put into its lists later."""
-    inverted = faiss.try_extract_index_ivf(index)
-    if inverted is None:
+    inner = index
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    inverted = faiss.try_extract_index_ivf(inner)
+    if inverted is None or not isinstance(inner, faiss.IndexIVF):  # others keep vectors, or ids, beside the lists
         return False
     return isinstance(faiss.downcast_InvertedLists(inverted.invlists), faiss.ArrayInvertedLists)
 

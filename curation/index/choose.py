@@ -32,10 +32,13 @@ class IndexChoice(NamedTuple):
     bytes: int
 
 
-def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: bool = False) -> IndexChoice:
+def choose_index(
+    rows: int, dimension: int, memory: int, recall: float, gpu: bool = False, graph: bool = False
+) -> IndexChoice:
     """The most accurate index for ``rows`` vectors that fits into ``memory`` bytes and can reach ``recall``.
 
     Exact search up to EXACT_UP_TO rows, or where recall is 1; else inverted lists, with vectors as fine as memory allows.
+    For a graph of all neighbours half as many: so many queries at once make up for longer lists.
     Raises CocuError with the bytes that are needed when nothing fits.
 
     >>> choose_index(1_000_000, 512, 2 << 30, recall=0.95).factory
@@ -44,7 +47,7 @@ def choose_index(rows: int, dimension: int, memory: int, recall: float, gpu: boo
     vectors = 4 * rows * dimension
     working = min(2 * vectors, WORKING)  # few vectors make small blocks
     exact = IndexChoice("Flat", None, vectors + working)
-    lists = list_count(rows)
+    lists = list_count(rows) // (2 if graph else 1)
     inverted = [
         IndexChoice(
             f"IVF{lists},{codec.suffix}",

@@ -166,12 +166,12 @@ def open_index(
 @lru_cache(maxsize=2)
 def _open(path: str, version: str, search: str | None, device: str) -> SearchIndex:
     local = files.local_path(path)
-    _limit_reading(os.path.getsize(local))
+    limit_reading(os.path.getsize(local))
     reason = ""
     for flags in (faiss.IO_FLAG_MMAP_IFC, 0):  # some kinds of index cannot be mapped
         try:
             index = faiss.read_index(local, flags)
-            _check_structure(index)
+            check_structure(index)
         except (RuntimeError, MemoryError, ValueError) as error:
             reason = one_line(error.args[0].splitlines()[-1] if error.args and error.args[0] else error)
             continue
@@ -182,14 +182,14 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
     raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
 
 
-def _limit_reading(size: int) -> None:
+def limit_reading(size: int) -> None:
     """No array in a file is larger than the file: FAISS, where it is new enough, believes no length above that."""
     limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
     if limit is not None:
         limit(max(size, 1 << 20))
 
 
-def _check_structure(index: faiss.Index) -> None:
+def check_structure(index: faiss.Index) -> None:
     """Raises ValueError where an index does not fit together, on which its search could crash."""
     inverted = faiss.try_extract_index_ivf(index)
     if not index.is_trained or index.metric_type != faiss.METRIC_INNER_PRODUCT:

@@ -9,6 +9,7 @@ cosines in fp32, pair by pair, so that results depend on neither the block nor t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from torch import Tensor
 from curation.base.devices import to_device, to_host
 from curation.similarity import sampled_products
 
-QUERY_BLOCK, VECTOR_BLOCK = 1024, 8192  # most queries and vectors of one product: 32 MB of fp32
+QUERY_BLOCK, VECTOR_BLOCK = 4096, 8192  # most queries and vectors of one product
+PRODUCT = 1 << 20  # entries of one product, about: what a core's cache holds of bf16
+ROUNDS = (1, 4)  # probes after which floors are raised
 BF16_QUERIES = 64  # fewer queries do not make up for rounding a list's vectors to bf16
 BF16_MULTIPLE = 64  # shapes of bf16 products are multiples of it
 CROWD = 64  # candidates per query and product, beyond which they are cut to the best L
-MOST_PENDING = 1 << 23  # candidates that may wait to be merged: 200 MB
+MOST_PENDING = 1 << 22  # candidates that may wait to be merged: 80 MB
 
 SUM_ERROR = (
     1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
@@ -76,32 +79,46 @@ def unrounded_sums() -> Iterator[None]:
 def _search_lists(
     queries: np.ndarray, probes: np.ndarray, lists: Lists, size: int, bf16: bool, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    top = TopNeighbours(len(queries), size)
-    products = Products(
-        to_device(torch.from_numpy(np.ascontiguousarray(queries, np.float32)), device), bf16, lists.roundings
-    )
+    contiguous = torch.from_numpy(np.ascontiguousarray(queries, np.float32))
+    products = Products(to_device(contiguous, device), bf16, lists.roundings)
+    candidates = Candidates(len(queries), size)
 
     for first, last in rounds(probes.shape[1]):
-        floor = top.cosines[:, -1].copy()
+        floor = candidates.floor.copy()
         for number, probing in by_list(probes[:, first:last], lists.count):
-            vectors, ids = lists.read(number)
-            for start in range(0, vectors.shape[0], VECTOR_BLOCK):  # the len() of a tensor is slow
+            vectors, _ = lists.read(number)
+            count = vectors.shape[0]  # the len() of a tensor is slow
+            step = min(QUERY_BLOCK, _rounded_down(PRODUCT // max(min(count, VECTOR_BLOCK), 1)))
+            for start in range(0, count, VECTOR_BLOCK):
                 products.load(to_device(vectors[start : start + VECTOR_BLOCK], device), (number, start))
-                for rows in np.split(probing, range(QUERY_BLOCK, len(probing), QUERY_BLOCK)):
-                    row, column, cosines = candidates(products, rows, floor[rows], size)
-                    top.add(row, ids[column + start], cosines)
-            if top.pending > MOST_PENDING:
-                top.merge()
-        top.merge()
+                for rows in np.split(probing, range(step, len(probing), step)):
+                    candidates.add(number, start, *reaching(products, rows, floor[rows], size))
+            if candidates.pending > MOST_PENDING:
+                candidates.merge()
+        candidates.merge()
+    return _exactly(products.queries, candidates, lists, size)
+
+
+def _exactly(queries: Tensor, candidates: Candidates, lists: Lists, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best candidates of queries (B, D), by their cosines in fp32: what :func:`search_lists` returns."""
+    top = TopNeighbours(queries.shape[0], size)
+    for number, chosen in by_list(candidates.lists[:, None], lists.count):
+        vectors, ids = lists.read(number)
+        rows, columns = candidates.rows[chosen], candidates.columns[chosen]
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        offsets = np.append(starts, len(rows))
+        pattern = (to_device(torch.from_numpy(array.astype(np.int64)), queries.device) for array in (offsets, columns))
+        right = to_device(vectors, queries.device).float()
+        cosines = sampled_products(select(queries, rows[starts]), right, *pattern)
+        top.add(rows, ids[columns], to_host(cosines))
+    top.merge()
     return top.cosines, top.ids
 
 
 def rounds(probes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of probes: the results of one set a floor for the next. Nearly all there is to find is in the first."""
-    first, last = 0, 1
-    while first < probes:
-        yield first, min(last, probes)
-        first, last = last, 32 * last
+    """Ranges of probes: the results of one set a floor for the next. Most of what there is to find is in the first."""
+    bounds = [0, *(bound for bound in ROUNDS if bound < probes), probes]
+    yield from itertools.pairwise(bounds)
 
 
 def by_list(probes: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -115,38 +132,36 @@ def by_list(probes: np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
         yield int(number), rows[bounds[number] : bounds[number + 1]]
 
 
-def candidates(
+def reaching(
     products: Products, rows: np.ndarray, floor: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The vectors loaded into ``products`` that may be among the ``size`` best of the queries that probe them.
 
-    rows (R,): the queries that probe the list; floor (R,): cosine that a vector must reach. Returns row, column and fp32
-    cosine of every candidate, (N,) each.
+    rows (R,): the queries that probe the list; floor (R,): cosine that a vector must reach. Returns row and column of every
+    candidate, (N,) int64 each, and two numbers (N,) float32 between which its cosine lies.
     """
-    vectors = products.vectors  # (n, D)
-    count = vectors.shape[0]
+    count = products.vectors.shape[0]
     coarse, margin = products.coarse(rows)  # (R, n), (R,)
 
     unbounded = np.isneginf(floor)
     if unbounded.any() and count > size:  # nothing to beat yet: the best of this list will do
+        every = unbounded.all()
         chosen = to_device(torch.from_numpy(np.flatnonzero(unbounded)), coarse.device)
-        lowest = to_host(coarse.index_select(0, chosen).topk(size).values[:, -1].float())
+        best = (coarse if every else coarse.index_select(0, chosen)).topk(size).values[:, -1]
+        lowest = to_host(best.float())
         last_rounding = BF16_ERROR * np.abs(lowest) if coarse.dtype == torch.bfloat16 else 0
         floor = floor.copy()
         floor[unbounded] = lowest - margin[unbounded] - last_rounding
-    positions = _positions_reaching(coarse, floor - margin)
+    row, column = _reaching(coarse, floor - margin)
 
-    if len(positions) > CROWD * len(rows) and count > size:  # many near-duplicates
-        columns = to_host(products.exact(rows).topk(size, sorted=False).indices)  # (R, L)
-        positions = (np.arange(len(rows))[:, None] * count + columns).reshape(-1)
-
-    row, column = np.divmod(positions, count)
-    candidates_of_row = np.bincount(row, minlength=len(rows))
-    used = np.flatnonzero(candidates_of_row)
-    offsets = np.concatenate([[0], np.cumsum(candidates_of_row[used])])
-    pattern = (to_device(torch.from_numpy(array), vectors.device) for array in (offsets, column))
-    cosines = sampled_products(select(products.queries, rows[used]), vectors.float(), *pattern)
-    return rows[row], column, to_host(cosines)
+    if len(row) > CROWD * len(rows) and count > size:  # many near-duplicates
+        coarse = products.exact(rows)
+        column = to_host(coarse.topk(size, sorted=False).indices).reshape(-1)  # (R, L)
+        row = np.repeat(np.arange(len(rows)), size)
+        margin = np.full(len(rows), SUM_ERROR, np.float32)
+    near = _entries(coarse, row, column)
+    far = margin[row] + (BF16_ERROR * np.abs(near) if coarse.dtype == torch.bfloat16 else 0)
+    return rows[row], column, near - far, near + far
 
 
 class Products:
@@ -200,7 +215,8 @@ class Products:
         """The vectors in bf16, padded to a multiple of BF16_MULTIPLE; notes the largest rounding of one of them."""
         count, dimension = self.vectors.shape
         padded = self._buffer("right", torch.bfloat16, _rounded_up(count), dimension)
-        rounded = padded[:count].copy_(self.vectors)
+        # Copied by way of fp32: torch rounds fp16 to bf16 four times as slowly.
+        rounded = padded[:count].copy_(self.vectors.float())
         if self._part not in self._largest_roundings:
             self._largest_roundings[self._part] = float(rounding(self.vectors, rounded).max())
         return padded
@@ -226,7 +242,14 @@ class Products:
 
 
 def _rounded_up(length: int) -> int:
-    return -(-length // BF16_MULTIPLE) * BF16_MULTIPLE
+    """The next multiple of BF16_MULTIPLE that has at most four significant bits, so that there are few shapes."""
+    multiple = max(BF16_MULTIPLE, _rounded_down(length) >> 3)
+    return -(-length // multiple) * multiple
+
+
+def _rounded_down(length: int) -> int:
+    """The power of two that is not above, at least 1."""
+    return 1 << max(length.bit_length() - 1, 0)
 
 
 def rounding(vectors: Tensor, rounded: Tensor) -> Tensor:
@@ -245,16 +268,76 @@ def select(queries: Tensor, rows: np.ndarray, out: Tensor | None = None) -> Tens
     return torch.index_select(queries, 0, to_device(torch.from_numpy(rows), queries.device), out=out)
 
 
-def _positions_reaching(products: Tensor, floor: np.ndarray) -> np.ndarray:
-    """Flat positions of the products (R, n) that are at least ``floor`` (R,), or of bf16 ones the floor rounded."""
+def _reaching(products: Tensor, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of the products (R, n) that are at least ``floor`` (R,), or of bf16 ones the floor rounded."""
     if products.is_cuda:
         least = to_device(torch.from_numpy(floor).to(products.dtype), products.device)  # (R,)
-        return to_host((products >= least[:, None]).flatten().nonzero()[:, 0])
+        row_column = to_host((products >= least[:, None]).nonzero())
+        return row_column[:, 0], row_column[:, 1]
     if products.dtype == torch.bfloat16:
         # Positive floats order as their bits do; cutting bits off rounds down. A floor that is not positive lets all pass.
         bits = np.where(floor > 0, floor.view(np.int32) >> 16, np.iinfo(np.int16).min).astype(np.int16)
-        return np.flatnonzero(products.view(torch.int16).numpy() >= bits[:, None])
-    return np.flatnonzero(products.numpy() >= floor[:, None])
+        positions = np.flatnonzero(products.view(torch.int16).numpy() >= bits[:, None])
+    else:
+        positions = np.flatnonzero(products.numpy() >= floor[:, None])
+    row = positions // products.shape[1]
+    return row, positions - row * products.shape[1]
+
+
+def _entries(products: Tensor, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Entries (N,) float32 of products (R, n)."""
+    if products.is_cuda:
+        entries = (to_device(torch.from_numpy(index), products.device) for index in (row, column))
+        return to_host(products[tuple(entries)].float())
+    if products.dtype == torch.bfloat16:
+        bits = products.view(torch.int16).numpy()[row, column]
+        return (bits.astype(np.int32) << 16).view(np.float32)
+    return products.numpy()[row, column]
+
+
+class Candidates:
+    """Vectors that may be among the L best of B queries, where the lists hold them, and how near they are at least and at
+    most. ``floor`` (B,): the cosine that a vector must reach to matter, -inf while fewer than L are there."""
+
+    def __init__(self, queries: int, size: int) -> None:
+        self.floor = np.full(queries, -np.inf, np.float32)
+        self.rows = np.zeros(0, np.int32)  # (N,) each, by row
+        self.lists = np.zeros(0, np.int32)
+        self.columns = np.zeros(0, np.int32)
+        self.least = np.zeros(0, np.float32)
+        self.most = np.zeros(0, np.float32)
+        self.pending = 0  # candidates that wait to be merged
+        self._size = size
+        self._pending: list[tuple[np.ndarray, ...]] = []
+
+    def add(
+        self, number: int, start: int, rows: np.ndarray, columns: np.ndarray, least: np.ndarray, most: np.ndarray
+    ) -> None:
+        """Note candidates (N,) of queries ``rows`` in a list whose part begins at ``start``, for the next merge."""
+        if len(rows):
+            numbers = np.full(len(rows), number, np.int32)
+            self._pending.append((rows.astype(np.int32), numbers, (columns + start).astype(np.int32), least, most))
+            self.pending += len(rows)
+
+    def merge(self) -> None:
+        """Raise the floors by the pending candidates, and keep those that reach them."""
+        if not self._pending:
+            return
+        parts = [(self.rows, self.lists, self.columns, self.least, self.most), *self._pending]
+        rows, lists, columns, least, most = map(np.concatenate, zip(*parts, strict=True))
+        self._pending.clear()
+        self.pending = 0
+
+        order = by_row(rows, least)
+        ranked = rows[order]
+        last = np.searchsorted(ranked, np.arange(len(self.floor))) + self._size - 1
+        there = last < len(ranked)
+        there[there] = ranked[last[there]] == np.flatnonzero(there)  # L of its own
+        self.floor[there] = least[order[last[there]]]
+
+        order = order[most[order] >= self.floor[ranked]]
+        self.rows, self.lists, self.columns = rows[order], lists[order], columns[order]
+        self.least, self.most = least[order], most[order]
 
 
 class TopNeighbours:
@@ -296,9 +379,7 @@ class TopNeighbours:
 
 def descending(rows: np.ndarray, cosines: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """The order (N,) by row, then descending cosine, then id."""
-    # One integer to sort by: bits of floats order as the floats do, those of negative ones the other way round.
-    bits = (np.float32(0) - cosines).view(np.int32).astype(np.int64)
-    key = (rows << 32) + np.where(bits < 0, -(1 << 31) - bits, bits)
+    key = _row_key(rows, cosines)
     order = np.argsort(key)
 
     ranked = key[order]
@@ -306,3 +387,14 @@ def descending(rows: np.ndarray, cosines: np.ndarray, ids: np.ndarray) -> np.nda
     tied = np.flatnonzero(same[1:] | same[:-1])
     order[tied] = order[tied][np.lexsort((ids[order[tied]], ranked[tied]))]
     return order
+
+
+def by_row(rows: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """The order (N,) by row, then descending cosine."""
+    return np.argsort(_row_key(rows, cosines))
+
+
+def _row_key(rows: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    # One integer to sort by: bits of floats order as the floats do, those of negative ones the other way round.
+    bits = (np.float32(0) - cosines).view(np.int32).astype(np.int64)
+    return (rows.astype(np.int64) << 32) + np.where(bits < 0, -(1 << 31) - bits, bits)

@@ -13,11 +13,12 @@ from curation.base.parquet import read_columns
 from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS, Anchors, Expansion, ExpansionMethod
-from curation.index.neighbours import nearest
+from curation.index.graph import look_up
+from curation.index.neighbours import choose_neighbours, nearest
 from curation.index.open import SearchIndex
 from curation.mentions import Mentions, open_mentions
 from curation.ranking import RANKINGS
-from curation.run.indexes import open_searched
+from curation.run.indexes import open_graph, open_searched
 from curation.run.run import Run
 from curation.vocabulary import Vocabulary, read_vocabulary
 
@@ -56,6 +57,7 @@ class Curator:
     mentions: Mentions
     calibration: np.ndarray | None  # (V, 2), for a ranking that is calibrated
     index: SearchIndex | None  # that neighbours are looked up in; None where nothing is retrieved
+    graph: np.ndarray | None = None  # the neighbours of the run's own images, where they were all searched before
 
     @property
     def method(self) -> ExpansionMethod:
@@ -68,6 +70,9 @@ class Curator:
         if self.method.retrieves == "text" and config.include_anchor:
             # An image is always nearest to itself, but not to its own caption, which has to earn its place.
             rows = np.full_like(rows, -1)
+        if self.graph is not None and (rows >= 0).all():
+            ids, cosines = look_up(self.graph, rows)
+            return choose_neighbours(ids, cosines, rows, config.neighbors, config.include_anchor)
         assert self.index is not None  # this expansion retrieves
         return nearest(self.index, images, rows, config.neighbors, config.include_anchor)
 
@@ -119,6 +124,7 @@ def open_curator(run: Run) -> Curator:
         open_mentions(run.mentions),
         read_calibration(run) if RANKINGS[config.ranking_name].calibrated else None,
         open_searched(run) if EXPANSIONS[config.expansion].retrieves else None,
+        open_graph(run),
     )
     _check_together(curator, run)
     return curator

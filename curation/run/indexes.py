@@ -18,8 +18,9 @@ from curation.base.errors import CocuError, quoted
 from curation.base.parquet import blocks, row_count
 from curation.config import RetrievalConfig
 from curation.expansion import EXPANSIONS
+from curation.index.graph import read_graph
 from curation.index.open import SearchIndex, open_index
-from curation.run.records import Reader, Record, read_record
+from curation.run.records import Reader, Record, read_record, recorded
 from curation.run.run import Run, indexed_run
 from curation.samples import Shard
 
@@ -68,6 +69,28 @@ def searched_index(run: Run, read: Reader = read_record) -> tuple[Record, str | 
     if not isinstance(tuned, str | None):
         raise CocuError(f"{index_json}: search: {quoted(tuned)} is not a text; delete it and run again")
     return merged, run.config.retrieval.search or tuned
+
+
+def has_graph(run: Run) -> bool:
+    """Whether a run looks its anchors up in a graph of all neighbours: with ``auto`` where its own index is not exact."""
+    retrieval = run.config.retrieval
+    if retrieval.index != "auto" or retrieval.search or retrieval.data:
+        return False
+    if EXPANSIONS[run.config.archive.expansion].retrieves != "image":
+        return False
+    # Not by a reader: where this is a forecast and the index is yet to be chosen, what it was before says more.
+    trained = recorded(run.index_json, INDEXES["image"].stage("train"))
+    return bool(trained.get("parameters", {}).get("factory", "Flat") != "Flat")
+
+
+def open_graph(run: Run) -> np.ndarray | None:
+    """The graph of all neighbours, mapped into memory: ids (N, K) and cosines (N, K); None where there is none."""
+    indexed, written = (recorded(run.index_json, stage) for stage in (INDEXES["image"].stage(""), "graph"))
+    if not has_graph(run) or not written:  # a run of an earlier version has none
+        return None
+    size = whole_number(written, "bytes", run.index_json)
+    rows = whole_number(indexed, "rows", run.index_json)
+    return read_graph(run.graph, size, rows, run.config.retrieval.neighbors + (not run.config.retrieval.include_anchor))
 
 
 def open_searched(run: Run) -> SearchIndex:

@@ -27,6 +27,7 @@ SHARD_FOLDERS = (
     "captions",
     "embeddings",
     "image-codes",
+    "neighbours",
     "nouns",
     "rejects",
     "tags",
@@ -89,6 +90,11 @@ class Run:
     def mentions(self) -> str:
         """What the captions of the indexed images mention, in this run's vocabulary."""
         return self.path("index", "mentions.arrow")
+
+    @property
+    def graph(self) -> str:
+        """The graph of all neighbours, where there is one."""
+        return self.path("index", "graph.npy")
 
     @property
     def indexed(self) -> str:

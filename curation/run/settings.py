@@ -8,14 +8,11 @@ from curation import encoder
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.concepts import Matcher
-from curation.index.build import empty_index
-from curation.index.open import set_search
+from curation.index.trial import try_form
 from curation.run.indexes import search_device
 from curation.run.run import Run, indexed_run
 from curation.run.texts import check_texts
 from curation.wordlists import read_concepts
-
-DIMENSIONS = 3840  # divisible by what people divide dimensions by: only the form of a factory string is tried
 
 
 def check_settings(run: Run) -> None:
@@ -29,7 +26,7 @@ def check_settings(run: Run) -> None:
     if config.vocabulary.built and not is_installed:
         raise CocuError(f"vocabulary.tagger: the spaCy pipeline {tagger} is not installed; pip install it")
     if config.retrieval.index != "auto":
-        set_search(empty_index(config.retrieval.index, DIMENSIONS), config.retrieval.search)
+        try_form(config.retrieval.index, config.retrieval.search)
     check_encoders(run)
 
 

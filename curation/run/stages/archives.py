@@ -17,7 +17,7 @@ from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
 from curation.run.captions import source_names
 from curation.run.curator import open_curator
-from curation.run.indexes import first_row, searched_index
+from curation.run.indexes import first_row, has_graph, searched_index
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, vocabulary_content
 from curation.run.run import Run, indexed_run
@@ -45,6 +45,8 @@ def _expected(run: Run, shard: Shard, read: Reader) -> Record:
         read(run.index_json, "mentions")["fingerprint"],
         searched["fingerprint"],
     ]
+    if has_graph(run):
+        inputs.append(read(run.index_json, "graph")["fingerprint"])
     if RANKINGS[config.archive.ranking_name].calibrated:
         inputs.append(read(run.calibration, "vocabulary")["fingerprint"])
     return record(parameters, inputs)

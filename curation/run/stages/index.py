@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,11 +16,15 @@ from threadpoolctl import threadpool_limits
 from curation.base import files
 from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_matrix
+from curation.base.errors import CocuError
 from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
+from curation.config import RetrievalConfig
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index
+from curation.index.graph import EXTRA
 from curation.index.open import SearchIndex, effort, open_index, set_search
-from curation.index.recall import exact_neighbours, recall, tune
+from curation.index.recall import TrueNeighbours, true_neighbours, tune
+from curation.index.trial import try_factory
 from curation.run.indexes import INDEXES, VectorIndex, own_search_device
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
@@ -76,12 +81,22 @@ def _choose(run: Run, kind: VectorIndex) -> _Untrained:
     if config.index == "auto":
         gpu = config.device.startswith("cuda")
         factory, _, expected_bytes = choose_index(
-            rows, dimension, parse_bytes(config.memory, "retrieval.memory"), config.recall, gpu
+            rows,
+            dimension,
+            parse_bytes(config.memory, "retrieval.memory"),
+            config.recall,
+            gpu,
+            _for_graph(run, kind),
         )
     empty = build.empty_index(factory, dimension)
     inverted = faiss.try_extract_index_ivf(empty)
     sample = config.train_sample or TRAINING_ROWS * (inverted.nlist if inverted else 4096)
     return _Untrained(factory, empty, rows, dimension, sample, expected_bytes)
+
+
+def _for_graph(run: Run, kind: VectorIndex) -> bool:
+    """Whether an index may come to serve a graph; whatever the expansion is now, so that another keeps the index."""
+    return run.config.retrieval.index == "auto" and kind.name == "image"
 
 
 def _train_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
@@ -94,6 +109,8 @@ def _train_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
 def _train(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Choose the index and train it on a random sample: ``index/<kind>.trained.faiss``."""
     choice, path = _choose(run, kind), kind.trained(run)
+    if run.config.retrieval.index != "auto":
+        try_factory(choice.factory, choice.dimension, run.config.retrieval.search)
     empty = choice.index
     if not empty.is_trained:
         trained, _ = build.sample_rows(choice.rows, choice.sample, QUERIES)
@@ -194,29 +211,79 @@ def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> 
     config = run.config.retrieval
     merged = recorded(run.index_json, kind.stage(""))
     opened = open_index(run.index(kind.name), config.search, merged["bytes"], own_search_device(config))
-    search, reached = (config.search, 1.0) if _is_exact(merged) else _least_search(run, kind, opened)
-    note(run, kind.stage("tune"), expected | {"search": search, "recall": round(reached, 4), "queries": QUERIES})
+    exact = _is_exact(merged)
+    measured = None if exact else _Measured.of(run, kind, opened)
+    search, reached = (config.search, 1.0) if measured is None else measured.least_search()
+    if reached < config.recall and config.index == "auto" and not config.search:
+        factory, share = merged["parameters"]["factory"], math.floor(1000 * reached) / 1000
+        raise CocuError(
+            f"retrieval.recall: {factory} finds {share} of the true neighbours with all its lists, not {config.recall}; "
+            f"raise retrieval.memory, so that auto can choose a finer index, or lower retrieval.recall to {share}"
+        )
+    facts: Record = {"search": search, "recall": round(reached, 4), "queries": QUERIES}
+    if measured is not None and _for_graph(run, kind) and not config.search:
+        search, reached = measured.least_search(from_either_end=True)
+        facts["graph"] = {"search": search, "recall": round(reached, 4)}
+    note(run, kind.stage("tune"), expected | facts)
 
 
-def _least_search(run: Run, kind: VectorIndex, opened: SearchIndex) -> tuple[str | None, float]:
-    """Search parameters that reach ``retrieval.recall``, or those that are configured; and the recall that they have."""
-    config = run.config.retrieval
-    _, rows = build.sample_rows(opened.rows, 0, QUERIES)
-    queries = build.pick(INDEXES["image"].vectors(run), rows)
-    neighbours = exact_neighbours(kind.vectors(run), queries, config.neighbors + 1)
-    neighbours[neighbours == rows[:, None]] = -1  # to find the image itself is no merit
+@dataclass(frozen=True)
+class _Measured:
+    """An index, and what its search should find for held-out images."""
 
-    def measure() -> float:
+    config: RetrievalConfig
+    opened: SearchIndex
+    queries: np.ndarray  # (Q, D)
+    truth: TrueNeighbours
+    cosines: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    neighbours: tuple[np.ndarray, np.ndarray]  # ids (M,), ascending, of the true neighbours, and their vectors (M, D)
+
+    @staticmethod
+    def of(run: Run, kind: VectorIndex, opened: SearchIndex) -> _Measured:
+        config = run.config.retrieval
+        _, rows = build.sample_rows(opened.rows, 0, QUERIES)
+        queries = build.pick(INDEXES["image"].vectors(run), rows)
+        truth = true_neighbours(kind.vectors(run), queries, rows, config.neighbors)
+
+        def cosines(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
+            different, positions = np.unique(ids, return_inverse=True)
+            vectors = build.pick(kind.vectors(run), different)
+            return np.einsum("nd,nd->n", queries[numbers], vectors[positions])
+
+        others = np.unique(truth.ids[truth.ids >= 0]) if _for_graph(run, kind) else np.zeros(0, np.int64)
+        vectors = build.pick(kind.vectors(run), others)
+        return _Measured(config, opened, queries, truth, cosines, (others, vectors))
+
+    def least_search(self, from_either_end: bool = False) -> tuple[str | None, float]:
+        """Search parameters that reach ``retrieval.recall``, or those that are configured; and their recall."""
+        name, largest = effort(self.opened.faiss)
+        if self.config.search or not name:
+            return self.config.search, self._recall(from_either_end)
+
+        def measure(setting: int) -> float:
+            set_search(self.opened.faiss, f"{name}={setting}")
+            return self._recall(from_either_end)
+
+        setting, reached = tune(measure, self.config.recall, largest)
+        return f"{name}={setting}", reached
+
+    def _recall(self, from_either_end: bool) -> float:
+        size = self.config.neighbors + (EXTRA if from_either_end else 1)
         with threadpool_limits(1):  # thousands of small products: threads would wait for one another
-            return recall(opened.search(queries, config.neighbors + 1)[1], neighbours)
+            ids = self.opened.search(self.queries, size)[1]
+            if from_either_end:
+                ids = np.concatenate([ids, self._from_the_other_end(ids, size)], axis=1)
+        return self.truth.recall(ids, self.cosines)
 
-    name, largest = effort(opened.faiss)
-    if config.search or not name:
-        return config.search, measure()
-
-    def measure_at(setting: int) -> float:
-        set_search(opened.faiss, f"{name}={setting}")
-        return measure()
-
-    setting, reached = tune(measure_at, config.recall, largest)
-    return f"{name}={setting}", reached
+    def _from_the_other_end(self, ids: np.ndarray, size: int) -> np.ndarray:
+        """The true neighbours (Q, L) that a search missed, but whose own search finds the query; -1 elsewhere."""
+        others, vectors = self.neighbours
+        expected = self.truth.ids
+        missed = (expected >= 0) & ~(expected[:, :, None] == ids[:, None, :]).any(axis=2)
+        query, column = np.nonzero(missed)
+        asked, position = np.unique(expected[query, column], return_inverse=True)
+        theirs = self.opened.search(vectors[np.searchsorted(others, asked)], size)[1]
+        finding = (theirs[position] == self.truth.rows[query][:, None]).any(axis=1)
+        back = np.full(expected.shape, -1, np.int64)
+        back[query[finding], column[finding]] = expected[query[finding], column[finding]]
+        return back

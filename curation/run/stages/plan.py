@@ -7,6 +7,7 @@ from curation.run.indexes import INDEXES
 from curation.run.run import Run
 from curation.run.stages.archives import ARCHIVE
 from curation.run.stages.embeddings import CAPTIONS, CONCEPTS, EMBED
+from curation.run.stages.graph import GRAPH
 from curation.run.stages.index import index_stages
 from curation.run.stages.mentions import MENTIONS
 from curation.run.stages.nouns import NOUNS
@@ -33,5 +34,6 @@ def plan(run: Run) -> list[Stage]:
         *own_images,
         *own_captions,
         MENTIONS,
+        *GRAPH,
         ARCHIVE,
     ]
