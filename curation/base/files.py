@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ CANNOT_WRITE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
 }
+EMPTYING = 5.0  # seconds that other processes may go on writing into a folder that is removed
 
 
 def is_remote(path: str) -> bool:
@@ -293,7 +295,10 @@ def _entries(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder with all that is in it; nothing happens when it is missing."""
+    """Remove a file or a folder with all that is in it; nothing happens when it is missing.
+
+    Raises OutputError for a local folder that does not become empty, because another process goes on writing into it.
+    """
     filesystem, inner = open_filesystem(path)
 
     def take_away() -> None:
@@ -303,7 +308,18 @@ def remove(path: str) -> None:
             if not remote.is_missing(error):
                 raise
 
-    attempt(path, take_away)
+    limit = time.monotonic() + EMPTYING
+    while True:
+        try:
+            attempt(path, take_away)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if is_remote(path) or not os.path.lexists(inner):
+            return
+        if time.monotonic() > limit:
+            raise OutputError(f"{path}: cannot be removed, for a process writes into it; end that one and try again")
+        time.sleep(0.05)  # files that come or go meanwhile have stopped it half way
 
 
 def version(path: str) -> dict[str, Any]:
