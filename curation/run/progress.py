@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from curation.base import files
-from curation.base.errors import CocuError
+from curation.base.errors import CocuError, OutputError
 from curation.run.run import Run
 
 INTERVAL = 0.5  # seconds between two notes of one worker
@@ -35,7 +35,8 @@ class Note(NamedTuple):
 class Progress:
     """Notes how far one stage is with one part of its work: a shard, or all of it.
 
-    No result depends on the notes: where a remote storage does not take one, the work goes on without it.
+    No result depends on the notes: where a remote storage does not take one, or they are just being cleared, the work goes
+    on without it.
     """
 
     def __init__(self, run: Run, stage: str, part: str) -> None:
@@ -69,7 +70,8 @@ class Progress:
             with contextlib.suppress(CocuError):
                 files.put(self._path, json.dumps(note._asdict()).encode())
         else:
-            files.write_json(self._path, note._asdict(), durable=False)
+            with contextlib.suppress(FileNotFoundError):  # a run that came after this worker's has cleared them
+                files.write_json(self._path, note._asdict(), durable=False)
 
 
 def stages_begun(run: Run) -> list[str]:
@@ -107,5 +109,6 @@ def _read_remote(path: str, mark: str) -> Note:
 
 
 def clear_progress(run: Run) -> None:
-    """Forget the notes of an earlier run."""
-    files.remove(run.path(".progress"))
+    """Forget the notes of an earlier run, but for what a worker that outlives it may still write."""
+    with contextlib.suppress(OutputError):
+        files.remove(run.path(".progress"))
