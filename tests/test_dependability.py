@@ -22,7 +22,9 @@ from curation.base.errors import CocuError
 from curation.config import load
 from curation.run.forecast import forecast
 from curation.run.lock import hold
+from curation.run.progress import Progress, read_progress
 from curation.run.run import Run, open_run, plan_run
+from curation.run.stages import plan, run_stage
 from curation.tools import verify
 from pipelines.curate import main
 
@@ -348,3 +350,40 @@ def test_keys_never_become_paths(tiny_clip, tmp_path):
     made = {item for item in tmp_path.rglob("*")} - before
     assert all(item == tmp_path / "out" or tmp_path / "out" in item.parents for item in made)
     assert len(pq.read_table(tmp_path / "out" / "archives")) + len(pq.read_table(tmp_path / "out" / "rejects")) == 4
+
+
+# --- two attempts at one shard ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["embed", "archive"])
+def test_an_attempt_that_was_overtaken_leaves_the_file_as_it_is(copy, world, stage, monkeypatch):
+    """An engine that lost a machine tries a shard again while the first attempt works; the second is done first, and the
+    next stages with it."""
+    run = plan_run(load(str(world)), str(copy))
+    stages = {item.name: item for item in plan(run)}
+    path, shard = Path(stages[stage].output(run, run.shards[0])), run.shards[0]
+    complete = path.read_bytes()
+    path.unlink()
+    really_advance = Progress.advance
+
+    def overtake(self, samples):
+        monkeypatch.setattr(Progress, "advance", really_advance)
+        for name in ("embed", "concepts", "archive"):
+            run_stage(stages[name], run, shard)
+        assert path.read_bytes() == complete
+        really_advance(self, samples)
+
+    monkeypatch.setattr(Progress, "advance", overtake)
+    run_stage(stages[stage], run, shard)
+    assert Progress.advance is really_advance
+    assert path.read_bytes() == complete
+    assert [note.state for note in read_progress(run, stage)] == ["kept"]
+
+
+def test_a_note_is_lost_while_notes_are_cleared_and_the_work_goes_on(world, tmp_path, monkeypatch):
+    run = plan_run(load(str(world)), str(tmp_path / "out"))
+    progress = Progress(run, "embed", "00000")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
+        progress.finish("computed")
+    assert [note.state for note in read_progress(run, "embed")] == ["running"]

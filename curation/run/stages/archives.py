@@ -21,7 +21,7 @@ from curation.run.indexes import first_row, has_graph, searched_index
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, vocabulary_content
 from curation.run.run import Run, indexed_run
-from curation.run.stages.stage import Stage
+from curation.run.stages.stage import Stage, require_ahead
 from curation.samples import Shard
 
 BLOCK = 16384  # anchors that are looked up, ranked and clustered at once; the search gains from many
@@ -83,6 +83,7 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
             for name, count in count_gains(captions, archives.concepts).items():
                 totals[name] += count
 
+        require_ahead(ARCHIVE, run, shard)
         write_whole(writer, batches, schema)
         ending["archive"] = expected | {"counts": totals}
     return totals

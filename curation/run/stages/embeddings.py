@@ -33,7 +33,7 @@ from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, recorded, vocabulary_content
 from curation.run.run import Run
 from curation.run.stages.nouns import noun_positions
-from curation.run.stages.stage import Stage
+from curation.run.stages.stage import Stage, require_ahead
 from curation.run.texts import caption_part, check_width, embed_captions, gives_captions
 from curation.samples import Reject, Sample, Shard
 from curation.vocabulary import read_vocabulary
@@ -142,6 +142,7 @@ def _write(
             check_shard(shard.path, rejects, rows, run.config.max_rejects)
 
         content = source.content()  # known only when all is read
+        require_ahead(EMBED, run, shard)
         counts = {"samples": rows + len(rejects), "rows": rows, "rejects": len(rejects)} | source.more_counts
         ending["embed"] = record(expected["parameters"], content) | {
             "content": content,

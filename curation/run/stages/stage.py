@@ -46,6 +46,10 @@ class Stage:
     is_whole: Callable[..., bool] = _nothing_else
 
 
+class Overtaken(Exception):
+    """Another attempt at the same part has finished first: its output stays."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """An output beside what it should be now."""
@@ -68,6 +72,16 @@ def compare(
     whole = stage.is_whole(*where)
     reason = changes(written, expected) or ("" if whole or not written else "a file is missing or damaged")
     return Comparison(expected, whole and written.get("fingerprint") == expected["fingerprint"], reason)
+
+
+def require_ahead(stage: Stage, run: Run, shard: Shard) -> None:
+    """Raises Overtaken when the output has come to be good: for a stage to call just before it writes its own.
+
+    An engine that lost a machine may try a shard again while the first attempt at it still works. The slower one must not
+    put its file in the place of one into which later stages may have written.
+    """
+    if compare(stage, run, shard).is_fresh:
+        raise Overtaken
 
 
 def run_stage(stage: Stage, run: Run, shard: Shard | None = None) -> None:
@@ -103,7 +117,11 @@ def _keep_or_compute(stage: Stage, run: Run, shard: Shard | None) -> None:
         return
 
     where = (run, shard) if shard else (run,)
-    counts = stage.compute(*where, comparison.expected, progress)
+    try:
+        counts = stage.compute(*where, comparison.expected, progress)
+    except Overtaken:
+        progress.finish("kept")
+        return
     _check_still_fresh(stage, run, shard, counts or {})
     progress.finish("computed", comparison.reason)
     if shard:
