@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
 import shlex
@@ -134,7 +133,7 @@ def java_engine(request: Request, engine: Any) -> Iterator[tuple[Any, PipelineOp
 def engine_folder(request: Request) -> Iterator[str]:
     """A folder for what an engine needs while it runs, in the output folder, so that all machines see it.
 
-    When the block fails, the engine's log stays there.
+    Workers end with the script in it that started them. When the block fails, the engine's log stays there.
     """
     if files.is_remote(request.folder):
         yield os.path.dirname(request.watch.log)
@@ -145,10 +144,20 @@ def engine_folder(request: Request) -> Iterator[str]:
     try:
         yield folder
     except BaseException:
-        if not glob.glob(os.path.join(folder, "*.log")):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_all_but_logs(folder)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_all_but_logs(folder: str) -> None:
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif not name.endswith(".log"):
+            os.remove(path)
+    with contextlib.suppress(OSError):  # the logs are there
+        os.rmdir(folder)
 
 
 RUNNERS = {

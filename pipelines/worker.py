@@ -9,9 +9,19 @@ import time
 
 def end_with(parent: int, alive: str = os.devnull) -> None:
     """End this process when its parent or the file ``alive`` is gone: a run that ended must not go on writing."""
-    while os.getppid() == parent and os.path.exists(alive):
+    while os.getppid() == parent and not _is_gone(alive):
         time.sleep(0.2)
     os._exit(1)
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a shared disk that does not answer has not said that the file is gone
+        return False
+    return False
 
 
 if __name__ == "__main__":

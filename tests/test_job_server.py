@@ -23,6 +23,7 @@ from pipelines.arguments import is_given, value
 from pipelines.curate import check_beam_arguments, main
 from pipelines.engines import fetch, flink, job_server, spark
 from pipelines.engines.boot import environment
+from pipelines.runners import Request, engine_folder
 from pipelines.watch import one_line_of
 
 SERVER = job_server.JobServer("flink", "--flink_job_server_jar", ["--flink-master=[local]"], [])
@@ -168,6 +169,40 @@ def test_workers_are_started_by_a_script(tmp_path, monkeypatch):
     assert job_server.worker_options(["--environment_type=LOOPBACK"], str(tmp_path)) == []
     with pytest.raises(CocuError, match="environment_type: "):
         job_server.worker_options([], "s3://bucket/out")
+
+
+def test_a_worker_ends_when_its_run_has_ended(tmp_path):
+    """The folder of a run that ended is removed, and with it the script that started workers, here or on a machine that
+    nobody can reach otherwise. This one waits for an engine that does not answer."""
+    _, config = job_server.worker_options([], str(tmp_path))
+    script = Path(json.loads(config.removeprefix("--environment_config="))["command"])
+    worker = subprocess.Popen([script, "--id=1-1", f"--provision_endpoint=localhost:{job_server.free_port()}"])
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(3)
+        script.unlink()
+        assert worker.wait(30) == 1
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_scripts_of_two_runs_differ(tmp_path):
+    """What a Flink cluster still starts for a command that was killed must not work for the next one."""
+    assert job_server.worker_options([], str(tmp_path)) != job_server.worker_options([], str(tmp_path))
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_only_logs_stay_when_a_run_fails(has_log, tmp_path):
+    request = Request(1, 1, [], watch.WorkerWatch(None, str(tmp_path)), str(tmp_path / "out"))
+    with pytest.raises(CocuError), engine_folder(request) as folder:
+        job_server.worker_options([], folder)
+        (Path(folder) / "artifacts").mkdir()
+        if has_log:
+            (Path(folder) / "flink-job-server.log").write_text("why")
+        raise CocuError("no")
+    left = [path.name for path in (tmp_path / "out").rglob("*")]
+    assert left == ([".engine", "flink-job-server.log"] if has_log else [])
 
 
 def test_a_worker_asks_the_engine_what_it_needs():

@@ -38,12 +38,13 @@ def environment(worker: str, endpoint: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     logging.disable(logging.ERROR)  # before the imports, which log too
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
+    parser.add_argument("--script", default=os.devnull, help="that started this; when it is gone the run has ended")
     args, _ = parser.parse_known_args()
+    threading.Thread(target=end_with, args=(os.getppid(), args.script), daemon=True).start()
     os.environ |= environment(args.id, args.provision_endpoint)
     from apache_beam.runners.worker import sdk_worker_main
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -171,7 +172,7 @@ def worker_options(arguments: list[str], folder: str, log: str = os.devnull) -> 
     """Beam's options for worker processes of ours, unless ``arguments`` choose other workers.
 
     Engines start a worker by the path of one program. It is written into ``folder``, which all machines must see, like the
-    Python environment, under the same path. What workers print goes to ``log``.
+    Python environment, under the same path; workers end when it is removed. What they print goes to ``log``.
     """
     if is_given(arguments, "--environment_type", "--environment_config", "--environment_options"):
         return []
@@ -180,12 +181,14 @@ def worker_options(arguments: list[str], folder: str, log: str = os.devnull) -> 
             f"environment_type: the program that starts workers cannot be put into {folder}; give --environment_type "
             "PROCESS or EXTERNAL and --environment_config, as docs/scaling.md says"
         )
-    path = os.path.join(os.path.abspath(folder), "worker.sh")
+    # A name of its own for each run: what an engine still does for a run that was killed must not find this one's.
+    path = os.path.join(os.path.abspath(folder), f"worker-{secrets.token_hex(4)}.sh")
+    boot = f"{shlex.quote(sys.executable)} -m pipelines.engines.boot --script {shlex.quote(path)}"
     lines = [
         "#!/bin/sh",
         f"cd {shlex.quote(os.getcwd())} || exit 1",
         f"export PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}",
-        f'exec {shlex.quote(sys.executable)} -m pipelines.engines.boot "$@" 2>>{shlex.quote(log)}',
+        f'exec {boot} "$@" 2>>{shlex.quote(log)}',
     ]
     with open(path, "w") as stream:
         stream.write("\n".join(lines) + "\n")
