@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +14,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from clusters import listens, wait_for
 from tiny_world import write_world
 
 from curation.base.errors import CocuError
 from pipelines import dask
 from pipelines.curate import check_beam_arguments, main
+from pipelines.engines.job_server import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,12 +31,6 @@ def tables(folder: Path) -> dict[str, pa.Table]:
         for kind in ("archives", "embeddings")
         for path in sorted((folder / kind).glob("*"))
     }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @contextmanager
@@ -50,19 +44,6 @@ def process(*command: str) -> Iterator[subprocess.Popen]:
     finally:
         running.kill()
         running.wait()
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def curate(world: Path, folder: Path, runner: str, *options: str) -> subprocess.Popen:

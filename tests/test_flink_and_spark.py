@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from clusters import flink_cluster, kill, missing, spark_cluster, wait_for
+from clusters import flink_cluster, kill, listens, missing, spark_cluster, wait_for
 from kills import WATCHED, make_world
 from tiny_world import write_world
 
@@ -28,6 +27,18 @@ ENDING = 20  # seconds
 DONE = {"embed": "embeddings", "archive": "archives"}  # stage -> folder of the files that it writes last
 CLUSTERS = {"flink": flink_cluster, "spark": spark_cluster}
 MASTER = {"flink": "--flink_master", "spark": "--spark_master_url"}
+
+HOLDING = """
+import os, time
+really_replace = os.replace
+def is_held(folder):
+    return any(name.startswith("0") for name in os.listdir(folder)) and os.path.exists({hold!r})
+def replace(source, target):
+    while os.path.dirname(target) == {folder!r} and is_held({folder!r}):
+        time.sleep(0.05)
+    really_replace(source, target)
+os.replace = replace
+"""
 
 pytestmark = pytest.mark.engines
 
@@ -46,11 +57,15 @@ def expected(data, tmp_path_factory) -> dict:
     return tables(folder)
 
 
-@pytest.fixture(params=["flink", "spark"])
+def unless_missing(engine: str):
+    """An engine as a parameter; skipped, before anything is made for its tests, where it cannot run."""
+    reason = missing(engine)
+    return pytest.param(engine, marks=pytest.mark.skipif(bool(reason), reason=reason))
+
+
+@pytest.fixture(params=[unless_missing("flink"), unless_missing("spark")])
 def engine(request) -> str:
     """An engine that can run here."""
-    if reason := missing(request.param):
-        pytest.skip(reason)
     return request.param
 
 
@@ -62,9 +77,24 @@ def tables(folder: Path) -> dict:
     }
 
 
+def hold(folder: Path, stage: str) -> Path:
+    """Prepare a run whose stage finishes a shard, and keeps the others just before their end.
+
+    They go on when the file that is returned is removed. :func:`curate` sees it: in the Python of every process that it
+    starts a file appears later.
+    """
+    modules = Path(f"{folder}.held")
+    modules.mkdir(parents=True)
+    code = HOLDING.format(hold=str(modules / "hold"), folder=str(folder / DONE[stage]))
+    (modules / "sitecustomize.py").write_text(code)
+    (modules / "hold").touch()
+    return modules / "hold"
+
+
 @contextmanager
 def curate(data: Path, folder: Path, runner: str, *options: str) -> Iterator[subprocess.Popen]:
     """The command, as a user starts it, while the block lasts. Its output is in a file: it never waits for a reader."""
+    search = os.pathsep.join([f"{folder}.held", *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "pipelines.curate", "--data", str(data), "--output", str(folder)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "wb") as stream:
@@ -73,7 +103,7 @@ def curate(data: Path, folder: Path, runner: str, *options: str) -> Iterator[sub
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
-            env=os.environ | {"COLUMNS": "200"},
+            env=os.environ | {"COLUMNS": "200", "PYTHONPATH": search},
             # A shell lets what runs in its background ignore Ctrl-C, and all that is started there.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -173,21 +203,18 @@ def program(command: list[str], **more) -> Iterator[subprocess.Popen]:
         kill(process)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("localhost", port)) == 0
-
-
 @pytest.mark.parametrize("stage", WATCHED)
 def test_a_cluster_that_loses_a_machine(engine, stage, data, expected, tmp_path):
     out = tmp_path / "out"
+    holding = hold(out, stage)
     with ExitStack() as stack:
         cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
         run = stack.enter_context(curate(data, out, engine, f"{MASTER[engine]}={cluster.master}"))
         wait_for(lambda: finished(out, stage) or run.poll() is not None)
         kill(cluster.workers[0])
         done = {name: finished(out, name) for name in WATCHED}
-        assert 0 < len(done[stage]) < SHARDS
+        assert 0 < len(done[stage]) < SHARDS, output_of(out)
+        holding.unlink()
         run.wait(LONGEST)
         assert run.returncode == 0, output_of(out)
         assert_nothing_is_left(out)
@@ -210,6 +237,7 @@ def finished(folder: Path, stage: str) -> dict[str, tuple[int, int]]:
 
 def test_ctrl_c_ends_the_job_and_the_same_command_resumes(engine, data, expected, tmp_path):
     out = tmp_path / "out"
+    holding = hold(out, "embed")
     with ExitStack() as stack:
         cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
         run = stack.enter_context(curate(data, out, engine, f"{MASTER[engine]}={cluster.master}"))
@@ -220,7 +248,8 @@ def test_ctrl_c_ends_the_job_and_the_same_command_resumes(engine, data, expected
         assert "interrupted; run the same command again to resume" in output_of(out)
         assert_nothing_is_left(out)  # no worker goes on
         done = finished(out, "embed")
-        assert 0 < len(done) < SHARDS
+        assert 0 < len(done) < SHARDS, output_of(out)
+        holding.unlink()
         run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}")
     assert tables(out) == expected
     assert done.items() <= finished(out, "embed").items()
@@ -229,6 +258,7 @@ def test_ctrl_c_ends_the_job_and_the_same_command_resumes(engine, data, expected
 def test_a_command_that_was_killed_does_not_disturb_the_next(engine, data, expected, tmp_path):
     """On Flink its job goes on, and would hold the slots; on Spark the job server is a part of it."""
     out = tmp_path / "out"
+    holding = hold(out, "embed")
     with ExitStack() as stack:
         cluster = stack.enter_context(CLUSTERS[engine](tmp_path / "cluster"))
         with curate(data, out, engine, f"{MASTER[engine]}={cluster.master}") as run:
@@ -236,7 +266,8 @@ def test_a_command_that_was_killed_does_not_disturb_the_next(engine, data, expec
             run.kill()
             run.wait()
         done = finished(out, "embed")
-        assert 0 < len(done) < SHARDS
+        assert 0 < len(done) < SHARDS, output_of(out)
+        holding.unlink()
         run_to_its_end(data, out, engine, f"{MASTER[engine]}={cluster.master}")
         assert_nothing_is_left(out)
     assert tables(out) == expected

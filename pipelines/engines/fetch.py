@@ -38,7 +38,8 @@ def fetch_job_server(engine: str, target: Path) -> None:
         values = {"beam": BEAM, "service": SERVICE, "flink": FLINK.rpartition(".")[0], "spark": SPARK}
         values |= {"work": folder, "jar": jar}
         command = [maven, "-q", "-B", "-f", str(Path(__file__).with_name("job_server.xml")), "package", f"-P{engine}"]
-        _run([*command, *(f"-D{name}={value}" for name, value in values.items())], "Maven")
+        command += [f"-D{name}={value}" for name, value in values.items()]
+        _run(command, "Maven failed", "give JAR=FILE, a job server that you have")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(jar, f"{target}.partial")
         os.replace(f"{target}.partial", target)
@@ -49,7 +50,7 @@ def fetch_cluster(engine: str, target: Path) -> None:
     print(f"{target}: pip fetches {CLUSTERS[engine]}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder]
-        _run([*pip, CLUSTERS[engine]], "pip")
+        _run([*pip, CLUSTERS[engine]], "pip failed", f"the tests need it, --runner {engine} does not")
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
@@ -75,11 +76,12 @@ def keep_jar(jar: str, folder: Path) -> str:
     return engines[0]
 
 
-def _run(command: list[str], what: str) -> None:
+def _run(command: list[str], failure: str, remedy: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = [line for line in (result.stdout + result.stderr).splitlines() if "ERROR" in line]
-        raise CocuError(f"{what} failed: {lines[0][:LONGEST] if lines else f'exit code {result.returncode}'}")
+        reason = lines[0][:LONGEST] if lines else f"exit code {result.returncode}"
+        raise CocuError(f"{failure}: {reason}; {remedy}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -161,7 +161,10 @@ def _check(arguments: list[str], endpoint: str, seconds: float) -> None:
             question = beam_job_api_pb2.DescribePipelineOptionsRequest()
             answer = service.DescribePipelineOptions(question, timeout=seconds, wait_for_ready=True)
     except grpc.RpcError as error:
-        raise CocuError(f"job_endpoint: nothing answers at {endpoint} ({error.code().name})") from None
+        reason = error.code().name
+        raise CocuError(
+            f"job_endpoint: nothing answers at {endpoint} ({reason}); start a job server there, or leave job_endpoint out"
+        ) from None
     require_known(arguments, [*beam_options(), *(f"--{option.name}" for option in answer.options)])
 
 
