@@ -20,7 +20,7 @@ Element = tuple[int, str, str]  # a Shard as a plain tuple, for Beam's coders
 
 
 def build(pipeline: beam.Pipeline, run: Run, part: Part | None = None, reshuffles: bool = False) -> beam.PCollection:
-    """Append all stages of a run to ``pipeline``; the result holds the shards, after the last stage.
+    """Append all stages of a run to ``pipeline``; the result is what is left when the last one has ended.
 
     ``part``: the shards of this process, where others have the rest.
     ``reshuffles``: whether the engine has a Reshuffle, which deals shards out one by one. Not every engine has, but every
@@ -37,6 +37,10 @@ def build(pipeline: beam.Pipeline, run: Run, part: Part | None = None, reshuffle
                 shards = shards | f"spread for {stage.name}" >> spread_out()
             shards = shards | stage.name >> beam.Map(on_shard, stage, run)
         spread = stage.per_shard
+    if reshuffles:
+        # When a machine is lost, Spark can repeat any step of a job but the last one, because reshuffled shards may come
+        # in another order. So the last step is one without work.
+        shards = shards | "done" >> beam.Map(lambda element: (0, element[0])) | "end" >> beam.GroupByKey()
     return shards
 
 
