@@ -1,6 +1,5 @@
 """Paths and files: whole or not at all, local or remote, hashed."""
 
-import errno
 import hashlib
 import io
 import os
@@ -8,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -392,34 +390,3 @@ def test_hash_of_a_large_file_is_read_in_parts(folder):
         assert reader.read(1000) == data[:1000]
         assert reader.finish() == files.file_digest(path) == hashlib.blake2b(data, digest_size=16).hexdigest()
         assert reader.read() == b""
-
-
-# --- what is removed while another process writes -----------------------------------------------------------------------
-
-
-def test_a_folder_is_removed_although_files_come_and_go(tmp_path, monkeypatch):
-    """First a file arrives when the folder seemed empty, then one is gone before it was its turn."""
-    folder, errors = tmp_path / "notes", [OSError(errno.ENOTEMPTY, "Directory not empty"), FileNotFoundError()]
-    (folder / "embed").mkdir(parents=True)
-    really_remove = LocalFileSystem.rm
-
-    def remove(*arguments, **options):
-        if errors:
-            (folder / "embed" / f"{len(errors)}.json").touch()
-            raise errors.pop(0)
-        really_remove(*arguments, **options)
-
-    monkeypatch.setattr(LocalFileSystem, "rm", remove)
-    files.remove(str(folder))
-    assert errors == []
-    assert not folder.exists()
-
-
-def test_a_folder_that_never_becomes_empty_is_named(tmp_path, monkeypatch):
-    def never(*arguments, **options):
-        raise OSError(errno.ENOTEMPTY, "Directory not empty")
-
-    monkeypatch.setattr(LocalFileSystem, "rm", never)
-    monkeypatch.setattr(files, "EMPTYING", 0)
-    with pytest.raises(OutputError, match=f"^{tmp_path}: cannot be removed, .* end that one"):
-        files.remove(str(tmp_path))
