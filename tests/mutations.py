@@ -125,9 +125,9 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], self.seed, 0)"),
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], 0, epoch)"),
         ("seed = int(drawn.draw.seeds[pair.row])", "seed = pair.row"),
-        ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
     ]),
     ("training/stream.py", "test_training_data.py", [
+        ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
         ("rng.randint(0, len(buffer) - 1)", "rng.randint(0, max(len(buffer) - 2, 0))"),
         ("ids = concept_ids(archives.names)[draw.concepts]", "ids = concept_ids(archives.names)[draw.concepts - 1]"),
     ]),
