@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """What a command runs: the function ``main`` of a module, which is imported only then."""
+    """What a command runs: ``main`` of a module that also has ``build_parser``. It is imported only then."""
 
     module: str
     summary: str
-    leading: tuple[str, ...] = ()  # arguments before those of the user
 
 
 COMMANDS = {
     "pack": Command("curation.tools.pack.command", "pictures and captions in a folder, table or tar become shards"),
+    "init": Command("curation.tools.init.command", "write a configuration for tars, from a look at them"),
     "curate": Command("pipelines.curate", "shards become concept archives"),
     "show": Command("curation.tools.commands.show", "print archives readably"),
     "search": Command("curation.tools.search", "print the images that are nearest to words or to a picture"),
@@ -23,7 +23,7 @@ COMMANDS = {
     "verify": Command("curation.tools.commands.verify", "check a finished run, and compute a sample of it again"),
     "report": Command("curation.tools.commands.report", "write the page of a finished run"),
     "export": Command("curation.tools.export", "archives in the forms that other programs read"),
-    "train": Command("training.cli", "train a model on images, captions and archives", ("fit",)),
+    "train": Command("training.command", "train a model on images, captions and archives"),
     "eval": Command("evaluation.__main__", "zero-shot segmentation on benchmarks"),
     "segment": Command("evaluation.segment_command", "segment pictures of your own by words of your own"),
     "convert": Command("segmenters.convert_command", "checkpoints to and from transformers"),

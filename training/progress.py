@@ -26,9 +26,9 @@ SMOOTHING = 0.98  # weight of the past in the mean time of a step
 class TrainingProgress(Callback):
     """Shows steps, samples per second, time left and the share of time that was spent waiting for data."""
 
-    def __init__(self, data: ArchiveDataModule) -> None:
+    def __init__(self, data: ArchiveDataModule, console: Console | None = None) -> None:
         self._data = data
-        self._console = Console()
+        self._console = console or Console()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
