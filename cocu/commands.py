@@ -13,6 +13,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "doctor": Command("pipelines.doctor.command", "what this machine has, and what a configuration needs"),
     "pack": Command("curation.tools.pack.command", "pictures and captions in a folder, table or tar become shards"),
     "init": Command("curation.tools.init.command", "write a configuration for tars, from a look at them"),
     "curate": Command("pipelines.curate", "shards become concept archives"),

@@ -324,8 +324,8 @@ def run_cli(cli: type[TrainingCLI], module: type[ZeroShotModule], prog: str, arg
     )
 
 
-class _Built(Exception):  # noqa: N818 - carries a parser out of Lightning's constructor
-    """The parser is built, and nothing is to be parsed."""
+class _Built(Exception):
+    """Carries a parser out of Lightning's constructor, where nothing is to be parsed."""
 
     def __init__(self, parser: LightningArgumentParser) -> None:
         self.parser = parser

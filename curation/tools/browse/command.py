@@ -51,10 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(args: argparse.Namespace) -> None:
     """Open a run, build its catalogue where there is none yet, and answer until somebody stops it."""
-    import uvicorn  # first: it comes with an extra, and what follows takes seconds
-
     import faiss
     import torch
+    import uvicorn  # first: it comes with an extra, and what follows takes seconds
 
     from curation.tools.browse.app import application
 

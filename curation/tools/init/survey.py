@@ -20,8 +20,7 @@ from curation.samples import Reject, Sample, check_sample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")  # fields that can be decoded
 TEXTS = ("txt", "text", "caption", "cap")  # fields that usually are captions, the best first
-LOOKED_AT = 3  # tars: the first, the middle one, the last
-SAMPLES, BYTES = 200, 64 << 20  # of each, at most
+SAMPLES, BYTES = 200, 64 << 20  # of each tar that is looked at, at most
 MOST_JSON = 1 << 20  # bytes of a sidecar that is looked into
 USABLE = 0.5  # share of the samples that a field of captions must be right for
 DEPTH = 3  # of names within JSON
@@ -61,9 +60,15 @@ class Survey:
         return lines + [f"  {count:,} cannot: {reason}" for reason, count in self.reasons.most_common(3)]
 
 
+def estimated_rows(paths: Sequence[str]) -> int:
+    """About how many samples tars hold, by a look at some of them. Raises InputError where one cannot be read."""
+    heads = {path: list(_head(path)) for path in _chosen(paths)}
+    return _estimated(heads, dict(zip(paths, _sizes(paths), strict=True)), len(paths)) if any(heads.values()) else 0
+
+
 def look(paths: Sequence[str]) -> Survey:
     """Look at the first samples of some tars. Raises CocuError where they hold no images with captions, and says why."""
-    chosen = list(dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]))[:LOOKED_AT]
+    chosen = _chosen(paths)
     heads = {path: list(_head(path)) for path in chosen}
     samples = [sample for head in heads.values() for sample in head]
     if not samples:
@@ -105,6 +110,11 @@ def look(paths: Sequence[str]) -> Survey:
         rows=_estimated(heads, dict(zip(paths, sizes, strict=True)), len(paths)),
         reasons=Counter(item.reason for item in checked if isinstance(item, Reject)),
     )
+
+
+def _chosen(paths: Sequence[str]) -> list[str]:
+    """The first, the middle one and the last."""
+    return list(dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]]))
 
 
 def _head(path: str) -> Iterator[tuple[str, Fields]]:
