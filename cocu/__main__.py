@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from cocu.commands import COMMANDS
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
+
+CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 
 def usage() -> str:
@@ -43,7 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         return int(module_of(name).main(rest))
 
-    return run_command(work)
+    code = run_command(work)
+    if arguments is None and name == "curate":  # threads of Beam may still wait for a worker that died
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def module_of(name: str) -> ModuleType:
@@ -51,12 +60,17 @@ def module_of(name: str) -> ModuleType:
     if name not in COMMANDS:
         raise CocuError(f"unknown command {name}{did_you_mean(name, list(COMMANDS))}; cocu --help lists all")
     module = COMMANDS[name].module
+    top = module.partition(".")[0]
+    if (CLONE / top).is_dir() and str(CLONE) not in sys.path:
+        sys.path.append(str(CLONE))  # an editable installation knows the packages only, not experiments
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if error.name not in (top, module):
             raise
-        raise CocuError(f"cocu {name}: works in a clone of the project only, it is not part of the package") from None
+        raise CocuError(
+            f"cocu {name}: works in a clone of the project only, it is not part of the package"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     folder = args.report or PAGE / ("started" if args.start else "") / ("quick" if args.quick else "")
-    command = f"python -m experiments {shlex.join(word for word in arguments if word != '--page-only')}".strip()
+    command = f"cocu experiments {shlex.join(word for word in arguments if word != '--page-only')}".strip()
 
     def work() -> None:
         from experiments.comparison import carry_out, plan  # imports torch, which --help does without

@@ -55,7 +55,7 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
         console.print(printable(sentence(manifest["unmentioned"])), markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Archives: {printable(run.path('archives'))}\n"
-        f"Look at some: python -m curation.tools.show {printable(run.folder)}",
+        f"Look at some: cocu show {printable(run.folder)}",
         markup=False,
         highlight=False,
     )

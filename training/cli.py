@@ -242,7 +242,7 @@ class TrainingCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Lightning's hook: training keeps a log file in its output folder."""
         config = self.config[subcommand]
-        is_logged = subcommand == "fit" and not config.trainer.fast_dev_run and rank_zero_only.rank == 0
+        is_logged = subcommand == "fit" and not config.trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0
         log = log_to(os.path.join(config.output, LOG), self.words) if is_logged else contextlib.nullcontext()
         with speak(config.details), log:
             super()._run_subcommand(subcommand)

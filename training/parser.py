@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
@@ -36,12 +37,12 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 class Parser(LightningArgumentParser):
     """Suggests the nearest option for one that does not exist, and leaves the hundred names of options out of the usage."""
 
-    def format_help(self) -> str:
+    def format_help(self, *arguments: Any, **options: Any) -> str:
         """The help, which begins with what the command is for."""
         self.prog = self.prog.replace(" [options]", "")  # of the parser above
         if not subparsers(self):
             self.usage = f"{self.prog} --config FILE [options]"
-        return str(super().format_help())
+        return str(super().format_help(*arguments, **options))
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """End with one line."""
