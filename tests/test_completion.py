@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_bash_completes_files_as_values(scripts, tmp_path):
 
 def test_zsh_reads_its_script(scripts):
     if shutil.which("zsh") is None:
-        assert open(scripts["zsh"]).read().startswith("#compdef cocu")
+        assert Path(scripts["zsh"]).read_text().startswith("#compdef cocu")
         return
     run = subprocess.run(["zsh", "-n", scripts["zsh"]], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

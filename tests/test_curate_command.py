@@ -60,5 +60,5 @@ def test_a_folder_is_explained(tmp_path, monkeypatch, capfd):
 
 
 def test_a_misspelt_name_suggests_the_nearest(capfd):
-    assert "(did you mean 'cc12m'?)" in error_of(capfd, "cc13m")
+    assert "(did you mean 'yfcc14m'?)" in error_of(capfd, "yfcc15m")
     assert "nowhere.yaml: no such file" in error_of(capfd, "nowhere.yaml")

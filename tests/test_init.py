@@ -86,7 +86,7 @@ def test_a_file_that_is_there_is_not_overwritten(here, capsys):
 
 
 def sidecar(number: int) -> str:
-    return json.dumps({"url": f"https://x/{number}", "alt": CAPTION.format(number), "licence": "a licence of words", "width": 5,
+    return json.dumps({"url": f"https://x/{number}", "alt": CAPTION.format(number), "licence": "a licence of words",
                        "blip": {"caption": f"blip says {number}"}})  # fmt: skip
 
 
