@@ -68,9 +68,7 @@ def module_of(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name not in (top, module):
             raise
-        raise CocuError(
-            f"cocu {name}: works in a clone of the project only, it is not part of the package"
-        ) from None
+        raise CocuError(f"cocu {name}: works in a clone of the project only, it is not part of the package") from None
 
 
 if __name__ == "__main__":

@@ -161,6 +161,23 @@ def test_a_wrong_option_is_one_line_that_says_where_help_is(name, capfd):
     assert "--no-such-option" in error and f"cocu {name} --help" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "value"),
+    [
+        ("export", ["out", "--format", "csv", "--to", "x"], ("to", "x")),
+        ("export", ["out", "--format", "csv", "-o", "x"], ("to", "x")),
+        ("demo", ["--processes", "3"], ("processes", 3)),
+        ("demo", ["--workers", "3"], ("processes", 3)),
+        ("eval", ["--benchmarks", "voc"], ("benchmarks", "voc")),
+        ("eval", ["--benchmark", "voc"], ("benchmarks", "voc")),
+        ("curate", ["--data", "demo"], ("data", "demo")),
+    ],
+)
+def test_spellings_of_before_still_do(name, words, value):
+    args, rest = importlib.import_module(COMMANDS[name].module).build_parser().parse_known_args(words)
+    assert (getattr(args, value[0]), rest) == (value[1], [])
+
+
 def test_a_misspelt_option_suggests_the_nearest(capsys):
     with pytest.raises(SystemExit):
         main(["show", "out", "--cuont", "3"])

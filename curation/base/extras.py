@@ -24,21 +24,24 @@ EXTRAS = {
     "wandb": Extra("cocu train --wandb", ("wandb",)),
     "dev": Extra("the pages and figures of cocu experiments", ("matplotlib",)),
 }
-INSTALL = {"": "pip install cocu", **{name: f"pip install 'cocu[{name}]'" for name in EXTRAS}}
+INSTALL = {name: f"pip install 'cocu[{name}]'" for name in EXTRAS}
+OWN = ("cocu", "curation", "evaluation", "experiments", "pipelines", "segmenters", "training")
 
 
 def remedy(module: str) -> str | None:
-    """What to say where a module is not installed; None for one that is none of ours and of no extra.
+    """What to say where a module is not installed; None for one of our own, which is a mistake of ours.
 
     >>> remedy("lightning")
     "lightning is not installed; cocu train and cocu experiments need it: pip install 'cocu[train]'"
     """
     top = module.partition(".")[0]
+    if not top or top in OWN:
+        return None
     for name, extra in EXTRAS.items():
         if top in extra.modules:
             needs = "need" if " and " in extra.needed_by else "needs"
             return f"{top} is not installed; {extra.needed_by} {needs} it: {INSTALL[name]}"
-    return None
+    return f"{top} is not installed, which comes with the package; install that again, or in a clone: make setup"
 
 
 def missing_modules(extra: str) -> list[str]:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shlex
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def speak(verbose: bool) -> Iterator[None]:
     if not verbose:
         yield
         return
-    handler = logging.StreamHandler()
+    handler = _StandardError()
     handler.setFormatter(_Lines("%(asctime)s %(message)s", "%H:%M:%S"))
     with _attached(handler, DETAIL):
         yield
@@ -117,6 +118,13 @@ def _attached(handler: logging.Handler, logger: logging.Logger) -> Iterator[None
         logger.setLevel(before)
         logger.removeHandler(handler)
         handler.close()
+
+
+class _StandardError(logging.Handler):
+    """Standard error as it is when something is said: a progress bar replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 class _Lines(logging.Formatter):

@@ -17,5 +17,7 @@ def package_findings() -> Iterator[Finding]:
     yield Finding(OK, "versions", ", ".join(f"{name} {version}" for name, version in found.items()))
     for name, extra in EXTRAS.items():
         missing = missing_modules(name)
-        text = f"not installed, for {extra.needed_by}: {INSTALL[name]}" if missing else f"installed, for {extra.needed_by}"
+        text = (
+            f"not installed, for {extra.needed_by}: {INSTALL[name]}" if missing else f"installed, for {extra.needed_by}"
+        )
         yield Finding(NOTE if missing else OK, f"extra {name}", text)
