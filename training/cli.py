@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,13 +21,13 @@ from curation.base import files
 from curation.base.configuration import read_yaml, require
 from curation.base.errors import CocuError
 from curation.base.logs import SpokenConsole, log_to, speak
-from curation.base.terminal import INTERRUPTED, print_error, run_command
+from curation.base.terminal import INTERRUPTED, run_command
 from segmenters.checkpoint import CheckpointError
 from training import resume
 from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
 from training.datamodule import ArchiveDataModule
 from training.dense import DenseModule
-from training.interruption import Interrupted, Interruption
+from training.interruption import Interrupted, Interruption, say_how_to_go_on
 from training.labels import LabelDataModule
 from training.logs import LoggedSettings, loggers
 from training.module import GroupViTModule
@@ -54,8 +51,6 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # Trainin
 CHECKPOINTS = {"auto_insert_metric_name": False, "enable_version_counter": False}
 BEST = {"monitor": SCORE, "mode": "max", "filename": "best", "save_weights_only": False, **CHECKPOINTS}
 LAST = {"save_top_k": 0, "save_last": True, **CHECKPOINTS}
-
-
 LOG = "train.log"  # in the output folder
 
 
@@ -343,41 +338,6 @@ def parser_of(subcommand: str, prog: str) -> ArgumentParser:
     except _Built as built:
         return subparsers(built.parser)[subcommand]
     raise AssertionError("parsed")
-
-
-@rank_zero_only
-def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
-    """Print the command that goes on with a run that was ended."""
-    state = "ended" if step is None else f"ended, with the state of step {step:,} in last.ckpt"
-    if isinstance(arguments, Mapping):  # from Python, which has no command line
-        print_error(state, "interrupted", "bold yellow")
-        return
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    last = [] if step is None else ["--ckpt_path", "last"]
-    print_error(f"{state}; to go on: {command(prog, words, last)}", "interrupted", "bold yellow")
-
-
-def command(prog: str, words: list[str], last: list[str]) -> str:
-    """The command that goes on: the same, by the Python that runs this, without what says where to begin.
-
-    >>> words = ["fit", "--resume", "no", "--output", "my run"]
-    >>> command("python -m training", words, ["--ckpt_path", "last"]).partition(" ")[2]
-    "-m training fit --output 'my run' --ckpt_path last"
-    """
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        option, _, value = word.partition("=")
-        if not skip and option not in ("--resume", "--ckpt_path"):
-            kept.append(word)
-        skip = not skip and option in ("--resume", "--ckpt_path") and not value
-    python = os.path.relpath(sys.executable)
-    python = sys.executable if python.startswith(os.pardir) else python
-    program, _, rest = prog.partition(" ")
-    if program == "cocu" and shutil.which("cocu"):
-        return f"{prog} {shlex.join([*kept, *last])}"
-    rest = f"-m {prog}" if program == "cocu" else rest
-    return f"{shlex.quote(python)} {rest} {shlex.join([*kept, *last])}"
 
 
 def names_encoder(arguments: ArgsType) -> bool:
