@@ -140,12 +140,14 @@ def test_mistakes_are_one_line(make, words, message, here, capsys):
     assert message in error and error.count("\n") == 1
 
 
-def test_a_tar_that_curation_would_refuse_is_refused_with_the_same_remedy(here, capsys):
-    images = [(f"{number}.jpg", jpeg()) for number in range(30)]
-    captions = [(f"{number}.txt", b"a dog") for number in range(30)]
+@pytest.mark.parametrize("count", [30, 300])  # more than are looked at
+def test_a_tar_that_curation_would_refuse_is_refused_with_the_same_remedy(count, here, capsys):
+    images = [(f"{number}.jpg", jpeg()) for number in range(count)]
+    captions = [(f"{number}.txt", b"a dog") for number in range(count)]
     write_tar(here / "apart.tar", [*images, *captions])
     assert main(["init", "apart.tar"]) == 1
-    assert "cocu pack" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "its samples are not adjacent" in error and "cocu pack" in error
 
 
 @pytest.mark.parametrize("count", [5, 900])

@@ -15,7 +15,7 @@ from curation.archive.captions import USUAL, parse_field, read_captions
 from curation.archive.members import Fields, Unread, key_problem, read_members, tar_errors
 from curation.base import files
 from curation.base.errors import CocuError, InputError, listed
-from curation.diagnosis import check_head
+from curation.diagnosis import check_head, find_cause
 from curation.samples import Reject, Sample, check_sample
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")  # fields that can be decoded
@@ -44,20 +44,15 @@ class Survey:
 
     def lines(self) -> list[str]:
         """What a person should see of it."""
-        size = (
-            f", {self.bytes / 1e9:,.1f} GB"
-            if self.bytes >= 5e7
-            else f", {self.bytes / 1e6:,.1f} MB"
-            if self.bytes
-            else ""
-        )
-        lines = [
-            f"{len(self.paths):,} {'tar' if len(self.paths) == 1 else 'tars'}{size}, about {self.rows:,} samples",
-            f"images in {self.image}, captions in {self.caption}"
-            + (f" (and texts in {listed(self.others, 4)})" if self.others else ""),
+        tars = "1 tar" if len(self.paths) == 1 else f"{len(self.paths):,} tars"
+        size = f"{self.bytes / 1e9:,.1f} GB" if self.bytes >= 1e8 else f"{self.bytes / 1e6:,.1f} MB"
+        texts = f" (and texts in {listed(self.others, 4)})" if self.others else ""
+        return [
+            f"{tars}{f', {size}' if self.bytes else ''}, about {self.rows:,} samples",
+            f"images in {self.image}, captions in {self.caption}{texts}",
             f"{self.usable:,} of the {self.samples:,} samples that were looked at can be used",
+            *(f"  {count:,} cannot: {reason}" for reason, count in self.reasons.most_common(3)),
         ]
-        return lines + [f"  {count:,} cannot: {reason}" for reason, count in self.reasons.most_common(3)]
 
 
 def estimated_rows(paths: Sequence[str]) -> int:
@@ -68,47 +63,51 @@ def estimated_rows(paths: Sequence[str]) -> int:
 
 def look(paths: Sequence[str]) -> Survey:
     """Look at the first samples of some tars. Raises CocuError where they hold no images with captions, and says why."""
-    chosen = _chosen(paths)
-    heads = {path: list(_head(path)) for path in chosen}
+    heads = {path: list(_head(path)) for path in _chosen(paths)}
     samples = [sample for head in heads.values() for sample in head]
     if not samples:
-        raise CocuError(f"{chosen[0]}: holds no samples, which are files of one name such as 0.jpg and 0.txt")
+        raise CocuError(f"{paths[0]}: holds no samples, which are files of one name such as 0.jpg and 0.txt")
     fields = Counter(name for _, members in samples for name in members)
 
     image = _image_fields(fields)
     if not image:
         raise CocuError(
-            f"{chosen[0]}: no field is an image that can be read ({listed(IMAGES, 99)}); there are {listed(fields)}"
+            f"{paths[0]}: no field is an image that can be read ({listed(IMAGES, 99)}); there are {listed(fields)}"
         )
     counts = _caption_fields(samples)
-    caption = [name for name, count in counts.items() if count >= USABLE * len(samples)]
-    if not caption:
-        raise CocuError(
-            f"{chosen[0]}: no field holds captions of most samples; there are {listed(fields)}; pack the images with "
-            "their captions: cocu pack"
-        )
+    captions = [name for name, count in counts.items() if count >= USABLE * len(samples)]
+    checked = {path: _checked(head, image, (captions or [TEXTS[0]])[0]) for path, head in heads.items()}
+    if not captions:
+        cause, is_layout = find_cause(paths[0], checked[paths[0]], image, TEXTS[0])
+        raise CocuError(f"{paths[0]}: {cause if is_layout else _without_captions(fields)}")
+    for path, items in checked.items():
+        check_head(path, items, image, captions[0], max_rejects=1)
 
-    checked = [check_sample(key, members, image.split(";"), [caption[0]]) for key, members in samples]
-    for path, head in heads.items():
-        check_head(
-            path,
-            [check_sample(key, members, image.split(";"), [caption[0]]) for key, members in head],
-            image,
-            caption[0],
-            1.0,
-        )
     sizes = _sizes(paths)
+    items = [item for of_tar in checked.values() for item in of_tar]
     return Survey(
         paths=list(paths),
         image=image,
-        caption=caption[0],
-        others=caption[1:],
+        caption=captions[0],
+        others=captions[1:],
         fields=fields,
         samples=len(samples),
-        usable=sum(isinstance(item, Sample) for item in checked),
+        usable=sum(isinstance(item, Sample) for item in items),
         bytes=sum(sizes),
         rows=_estimated(heads, dict(zip(paths, sizes, strict=True)), len(paths)),
-        reasons=Counter(item.reason for item in checked if isinstance(item, Reject)),
+        reasons=Counter(item.reason for item in items if isinstance(item, Reject)),
+    )
+
+
+def _checked(head: Sequence[tuple[str, Fields]], image: str, caption: str) -> list[Sample | Reject]:
+    """Samples as curation will see them, or why it will not."""
+    return [check_sample(key, members, image.split(";"), [caption]) for key, members in head]
+
+
+def _without_captions(fields: Counter[str]) -> str:
+    return (
+        f"no field holds captions of most samples; there are {listed(fields)}; pack the images with their captions: "
+        "cocu pack"
     )
 
 
