@@ -19,6 +19,7 @@ from PIL import Image
 from curation.base import files, gpus, images
 from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16, to_device, to_host
+from curation.base.downloads import require_weights
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
@@ -28,6 +29,7 @@ from curation.decoding import Decoded, Decoder, Normalisation, decoding_pool, sp
 from curation.samples import Reject, Sample
 
 WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
+INSTEAD = "name weights that are here: encoder.pretrained: FILE, or encoder.model: local-dir:FOLDER"
 Batch = tuple[list[Sample], np.ndarray]  # samples, and their pixels (B, ...) or embeddings (B, D)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -250,6 +252,7 @@ def _load_open_clip(
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
     if ":" not in config.model:
         _check_named(config.model, config.pretrained)
+    require_weights("encoder", config.model, config.pretrained, INSTEAD)
     pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -263,7 +266,8 @@ def _load_open_clip(
         tokenizer = open_clip.get_tokenizer(config.model)
     except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
         raise CocuError(
-            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {loading_error(error)}"
+            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {loading_error(error)}; "
+            f"if they were cut off, delete the weights and load them again, or {INSTEAD}"
         ) from error
     return model.eval(), preprocess, tokenizer
 

@@ -19,15 +19,16 @@ from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.processors import usable_processors
 from curation.base.scratch import scratch
-from curation.run.part import Part
-from curation.run.run import Run
 from pipelines import dask
 from pipelines.engines import flink, spark
-from pipelines.watch import WorkerWatch, one_line_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # whoever asks for --help never needs them
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.runner import PipelineResult
+
+    from curation.run.part import Part
+    from curation.run.run import Run
+    from pipelines.watch import WorkerWatch
 
 # Beam's runner, an object or a name, and its options, while what has to run beside it is there.
 Engine = AbstractContextManager[tuple[Any, "PipelineOptions"]]
@@ -204,6 +205,7 @@ def run_pipeline(
         from apache_beam.runners.portability import fn_api_runner  # noqa: F401 - imported here, where nothing is heard
 
         from pipelines.beam import build
+        from pipelines.watch import WorkerWatch, one_line_of
 
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.

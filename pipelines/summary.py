@@ -54,8 +54,7 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     if manifest.get("unmentioned"):
         console.print(printable(sentence(manifest["unmentioned"])), markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"Archives: {printable(run.path('archives'))}\n"
-        f"Look at some: python -m curation.tools.show {printable(run.folder)}",
+        f"Archives: {printable(run.path('archives'))}\nLook at some: cocu show {printable(run.folder)}",
         markup=False,
         highlight=False,
     )

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from tiny_world import write_world
 
+from cocu.__main__ import main as cocu
 from curation.archive import SCHEMA, archive_batch, read_archive
 from curation.base.parquet import parquet_writer
 from curation.config import from_mapping
@@ -63,8 +64,11 @@ def workspace(finished, world, tiny_clip, tmp_path, monkeypatch) -> Path:
 
 
 def run(command: str) -> None:
-    """Run a command of the form python -m MODULE ... by calling the module's main function."""
+    """Run a command of the form cocu COMMAND ..., or python -m MODULE ..., by calling its main function."""
     words = shlex.split(command)
+    if words[0] == "cocu":
+        assert cocu(words[1:]) == 0, command
+        return
     assert words[:2] == ["python", "-m"], command
     assert importlib.import_module(words[2]).main(words[3:]) == 0, command
 

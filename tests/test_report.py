@@ -344,7 +344,7 @@ def test_a_run_without_its_page_gets_it_and_a_failure_loses_nothing(finished, wo
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "already finished" in " ".join(out.split())
-    assert f"try again with python -m curation.tools.report {folder}" in out
+    assert f"try again with cocu report {folder}" in out
     assert program.main([str(folder)]) == 1
     assert "vocabulary.csv: no such file" in capsys.readouterr().err
     assert not (folder / "report.html").exists()

@@ -286,7 +286,8 @@ def _entries(folder: str) -> dict[str, dict[str, Any]]:
         try:
             return list(filesystem.ls(inner, detail=True))
         except Exception as error:
-            if remote.is_missing(error) or isinstance(error, NotADirectoryError):
+            is_local = not is_remote(folder)  # where the exception itself says it, whatever is being handled around it
+            if (is_local and isinstance(error, FileNotFoundError | NotADirectoryError)) or remote.is_missing(error):
                 return []
             raise
 

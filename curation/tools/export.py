@@ -1,4 +1,4 @@
-"""``python -m curation.tools.export OUT --format webdataset|jsonl|csv``: archives for tools that do not read Parquet."""
+"""``cocu export OUT --format webdataset|jsonl|csv``: archives for tools that do not read Parquet."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from curation.archive import ConceptArchive, Filter, read_tar
 from curation.base import files
 from curation.base.configuration import attribute_docs
 from curation.base.errors import CocuError, quoted
+from curation.base.options import CommandParser
 from curation.base.recorded import leaves_folder
 from curation.base.terminal import add_remote_option, printable, run_command
 
@@ -47,9 +48,9 @@ formats:
               are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
 
 examples:
-  python -m curation.tools.export artifacts/cc12m --format webdataset --to data/cc12m
-  python -m curation.tools.export artifacts/cc12m --format jsonl --top 5 --support 2
-  python -m curation.tools.export artifacts/cc12m --format csv --omitted --top 3 --text "{caption}. Also: {concepts}"
+  cocu export artifacts/cc12m --format webdataset --to data/cc12m
+  cocu export artifacts/cc12m --format jsonl --top 5 --support 2
+  cocu export artifacts/cc12m --format csv --omitted --top 3 --text "{caption}. Also: {concepts}"
 """
 
 
@@ -178,15 +179,16 @@ def _json(value: Any) -> bytes:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.export",
+    parser = CommandParser(
+        prog="cocu export",
         description="Write concept archives in other formats. The archives themselves are not changed.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
     parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
+    parser.add_argument(
+        "-o", "--output", "--to", dest="to", metavar="FOLDER", help="folder to write into (default: OUT/export/FORMAT)"
+    )
     add_filter_options(parser)
     add_remote_option(parser)
     parser.add_argument("--text", default=TEXT, help="the title of csv (default: %(default)r)")

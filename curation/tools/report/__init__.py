@@ -1,4 +1,4 @@
-"""A finished run as one page to look at, ``OUT/report.html``. ``python -m curation.tools.report OUT`` writes it again.
+"""A finished run as one page to look at, ``OUT/report.html``. ``cocu report OUT`` writes it again.
 
 record.py    what the page shows
 survey.py    concepts counted over many rows
