@@ -26,7 +26,7 @@ from curation.base.errors import CocuError
 from curation.base.files import HashingReader
 from curation.config import CurationConfig
 from curation.samples import Reject, Sample
-from curation.tools.report.pictures import read_fields
+from curation.archive.thumbnails import read_fields
 
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 

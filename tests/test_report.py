@@ -26,8 +26,8 @@ from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples
 from curation.tools.report import record, survey
 from curation.tools.report.charts import folded
-from curation.tools.report.markup import text
-from curation.tools.report.pictures import read_fields, thumbnail
+from curation.base.markup import text
+from curation.archive.thumbnails import read_fields, thumbnail
 from pipelines.curate import main
 
 VOID = {"meta", "img", "br", "link", "input"}

@@ -31,7 +31,7 @@ from curation.tools.browse.pages.layout import PAGE, SEARCHES, Card, Site, slice
 from curation.tools.browse.pictures import Pictures
 from curation.tools.finder import Finder, image_embedding
 from curation.tools.report.examples import rows_of, truth
-from curation.tools.report.markup import text
+from curation.base.markup import text
 from curation.vocabulary import Vocabulary, read_vocabulary
 
 FREQUENT = 60  # concepts on the first page

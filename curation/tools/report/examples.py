@@ -22,7 +22,7 @@ from curation.run.curator import open_curator
 from curation.run.indexes import check_retrieved, first_row, indexed_shards
 from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
-from curation.tools.report.pictures import read_fields, thumbnail
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
 
 EXAMPLES = 24

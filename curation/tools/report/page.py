@@ -11,7 +11,7 @@ from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
 from curation.tools.report.charts import histogram, vocabulary
 from curation.tools.report.examples import Example, Picture
-from curation.tools.report.markup import quoted, text
+from curation.base.markup import quoted, text
 from curation.tools.report.record import Report
 from curation.tools.report.rejects import rejects_section
 from curation.tools.report.survey import Survey

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from curation.tools.browse.gallery import VIEWS
 from curation.tools.browse.pages.layout import Card, Site, grid, pager, tabs
-from curation.tools.report.markup import text
+from curation.base.markup import text
 
 
 class Facts(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from curation.tools.browse.evidence import Neighbour
 from curation.tools.browse.pages.layout import Site, picture, tick
-from curation.tools.report.markup import quoted, text
+from curation.base.markup import quoted, text
 
 COLOURS = 8  # of clusters; more than that take turns
 

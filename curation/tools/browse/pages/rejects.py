@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from curation.tools.browse.pages.layout import Site, pager, picture
-from curation.tools.report.markup import text
+from curation.base.markup import text
 
 
 class Reject(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from curation.tools.browse.edits import SHOWS, SORTS, Entry
 from curation.tools.browse.pages.layout import Site, pager, slice_of, tabs
-from curation.tools.report.markup import text
+from curation.base.markup import text
 
 ROWS = 100  # of a page
 NUMBERS = {"count": "captions", "noun_share": "noun share", "visualness": "visualness"}
