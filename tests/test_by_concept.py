@@ -107,7 +107,7 @@ def test_a_joined_stream_has_the_chosen_samples_only(archive, rows):
 def test_a_concept_that_is_not_there_is_said_with_the_nearest(archive, finished, tmp_path):
     with pytest.raises(CocuError, match=r"filter: 'baot' is no concept of the vocabulary \(did you mean 'boat'\?\)"):
         archive.filter(concept="baot")
-    with pytest.raises(CocuError, match="unknown condition concepts.*did you mean 'concept'"):
+    with pytest.raises(CocuError, match=r"unknown condition concepts.*did you mean 'concept'"):
         archive.filter(concepts="boat")
     folder = tmp_path / "alone"
     shutil.copytree(finished / "archives", folder / "archives")

@@ -19,15 +19,15 @@ from PIL import Image
 from tiny_world import ROWS, SHARDS, jpeg, write_tar, write_world
 
 from curation.archive.members import read_members
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.base.errors import InputError
+from curation.base.markup import text
 from curation.run.run import open_run
 from curation.tools import report
 from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples
 from curation.tools.report import record, survey
 from curation.tools.report.charts import folded
-from curation.base.markup import text
-from curation.archive.thumbnails import read_fields, thumbnail
 from pipelines.curate import main
 
 VOID = {"meta", "img", "br", "link", "input"}

@@ -55,7 +55,8 @@ def table(archive: ArchiveReader) -> str:
     rows = "".join(f"<tr><th>{name}</th><td>{text(value)}</td></tr>" for name, value in facts(archive).items())
     return (
         f"<table><caption>{text(printable(archive.folder))}</caption>{rows}</table>"
-        "<p><code>.head()</code> and <code>.show(key)</code> show archives, <code>.filter(concept=...)</code> chooses them</p>"
+        "<p><code>.head()</code> and <code>.show(key)</code> show archives, "
+        "<code>.filter(concept=...)</code> chooses them</p>"
     )
 
 
@@ -70,6 +71,7 @@ class Rows(list[dict[str, Any]]):
         self.archive, self.shards = archive, shards
 
     def __repr__(self) -> str:
+        """Two lines for each."""
         return "\n".join(map(_lines, self))
 
     def _repr_html_(self) -> str:
@@ -106,9 +108,10 @@ def _card(row: dict[str, Any], picture: str) -> str:
 def _bar(entry: dict[str, Any], least: float, most: float) -> str:
     share = (entry["score"] - least) / (most - least) if most > least else 1.0
     colour = COLOURS[entry["cluster"] % len(COLOURS)]
+    bar = f"display:block;width:{0.04 + 0.96 * share:.1%};height:8px;border-radius:4px;background:{colour}"
     return (
-        f'<div title="in {entry["support"]} retrieved captions; cluster {entry["cluster"]}"><span style="{TRACK}"><span style="'
-        f'display:block;width:{0.04 + 0.96 * share:.1%};height:8px;border-radius:4px;background:{colour}"></span></span>'
+        f'<div title="in {entry["support"]} retrieved captions; cluster {entry["cluster"]}">'
+        f'<span style="{TRACK}"><span style="{bar}"></span></span>'
         f"{text(entry['concept'], 60)} <small>{entry['score']:.2f}</small></div>"
     )
 

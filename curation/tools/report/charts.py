@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from curation.config import CurationConfig
 from curation.base.markup import text
+from curation.config import CurationConfig
 from curation.tools.report.survey import Candidate, Survey
 
 TABLE_ROWS, DROPPED_ROWS = 80, 24

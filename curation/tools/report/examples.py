@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.archive import read_archive
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError, InputError
@@ -22,7 +23,6 @@ from curation.run.curator import open_curator
 from curation.run.indexes import check_retrieved, first_row, indexed_shards
 from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
-from curation.archive.thumbnails import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
 
 EXAMPLES = 24

@@ -6,12 +6,12 @@ import math
 from importlib import resources
 from typing import Any
 
+from curation.base.markup import quoted, text
 from curation.concepts import concept_key
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
 from curation.tools.report.charts import histogram, vocabulary
 from curation.tools.report.examples import Example, Picture
-from curation.base.markup import quoted, text
 from curation.tools.report.record import Report
 from curation.tools.report.rejects import rejects_section
 from curation.tools.report.survey import Survey
