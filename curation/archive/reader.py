@@ -216,6 +216,10 @@ class ArchiveReader:
         vocabulary = files.join(self.folder, "vocabulary.parquet")
         return read_caption_concepts(self.path("embeddings", name), vocabulary, archives)
 
+    def rows_of(self, name: str) -> np.ndarray:
+        """The rows (N,) int64 of a shard's files that :meth:`table` has."""
+        return self._filtered(name)[1] if self._drops else np.arange(self._footers[self.shards.index(name)].rows)
+
     def left_out(self, name: str) -> set[str]:
         """Keys of the archives of a shard that ``filter(concept=...)`` leaves out."""
         if not self._drops:
