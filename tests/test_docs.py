@@ -38,7 +38,7 @@ def named(pages):
 
 
 def fences(page: Path) -> list[tuple[str, str]]:
-    """Language and content of every fenced block but those with a second word, ``yaml evaluation``: other tests run them."""
+    """Language and content of every fenced block; those with a second word (``yaml evaluation``) other tests run."""
     blocks = re.findall(r"^```(\w*)( \w+)?\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
     return [(language, content) for language, of_other_tests, content in blocks if not of_other_tests]
 

@@ -22,6 +22,8 @@ FIELDS = {
     "support": "how many captions of similar pictures mention it; 0 where it does not come from captions",
     "sources": "the fields whose captions mention it",
     "text": "its text",
+    "duplicate_of": "the image that this one nearly equals, where such images count once",
+    "shard": "the name of its tar",
 }
 
 
@@ -94,6 +96,8 @@ def _feature(field: pa.Field) -> dict[str, Any]:
         value = kind.value_type
         inner = [_feature(child) for child in value] if pa.types.is_struct(value) else _name(value)
         return {"name": field.name, "list": inner}
+    if pa.types.is_struct(kind):
+        return {"name": field.name, "struct": [_feature(child) for child in kind]}
     return {"name": field.name, "dtype": _name(kind)}
 
 
@@ -126,8 +130,8 @@ def _columns(schema: pa.Schema) -> str:
     lines = []
     for field in schema:
         lines.append(f"| `{field.name}` | {_kind(field.type)} | {FIELDS[field.name]} |")
-        value = getattr(field.type, "value_type", None)
-        for child in value if value is not None and pa.types.is_struct(value) else ():
+        value = getattr(field.type, "value_type", field.type)
+        for child in value if pa.types.is_struct(value) else ():
             lines.append(f"| `{field.name}[].{child.name}` | {_kind(child.type)} | {FIELDS[child.name]} |")
     return "\n".join(lines)
 
@@ -135,7 +139,7 @@ def _columns(schema: pa.Schema) -> str:
 def _kind(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return "list of structs" if pa.types.is_struct(kind.value_type) else f"list of {_name(kind.value_type)}"
-    return _name(kind)
+    return "struct" if pa.types.is_struct(kind) else _name(kind)
 
 
 def _joining(identities: bool) -> str:

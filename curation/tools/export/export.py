@@ -33,13 +33,13 @@ class Format(NamedTuple):
 FORMATS = {
     "webdataset": Format(
         text.write_sidecars,
-        sum,
+        text.count,
         "<shard>.concepts.tar for every tar of images: <key>.concepts.json, a list of concepts in descending score, in the "
         "order of the tar; joins with the images by shard and key",
     ),
     "jsonl": Format(
         text.write_lines,
-        sum,
+        text.count,
         '<shard>.jsonl: one line {"key", "caption", "concepts"} per sample; captions too, where there are several',
     ),
     "csv": Format(

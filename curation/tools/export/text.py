@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from curation.base import files
@@ -41,6 +42,11 @@ def write_sidecars(export: Export, name: str) -> int:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return len(rows)
+
+
+def count(export: Export, shards: Iterator[int]) -> int:
+    """The samples of all shards."""
+    return sum(shards)
 
 
 def _json(value: Any) -> bytes:
