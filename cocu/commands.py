@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": Command("curation.tools.verify", "check a finished run, and compute a sample of it again"),
     "report": Command("curation.tools.report.__main__", "write the page of a finished run"),
     "export": Command("curation.tools.export", "archives in the forms that other programs read"),
+    "match": Command("curation.tools.match", "archives for another download of the same data"),
     "train": Command("training.cli", "train a model on images, captions and archives", ("fit",)),
     "eval": Command("evaluation.__main__", "zero-shot segmentation on benchmarks"),
     "segment": Command("evaluation.segment", "segment pictures of your own by words of your own"),

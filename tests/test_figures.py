@@ -45,7 +45,7 @@ def test_whiskers_are_for_several_seeds(drawn):
     (axis,) = drawn[0].axes
     (bars,) = [bars for bars in axis.containers if hasattr(bars, "errorbar") and bars.errorbar]
     one, three = (np.array(segment) for segment in bars.errorbar.lines[2][0].get_segments())
-    assert not np.isfinite(one[:, 1]).any()
+    assert not np.isfinite(one).any()
     assert three[:, 1].tolist() == [2, 5]
     assert is_beside(drawn[0])
 

@@ -11,7 +11,7 @@ archives.py   a folder of archives like a run's, with those that were chosen
 card.py       its data card, for Hugging Face
 """
 
-from curation.tools.export.command import main
+from curation.tools.export.command import build_parser, main
 from curation.tools.export.export import FORMATS, Export
 
-__all__ = ["FORMATS", "Export", "main"]
+__all__ = ["FORMATS", "Export", "build_parser", "main"]
