@@ -11,6 +11,8 @@ shard.py       the archives of one shard as arrays
 sampling.py    concepts and prompts drawn from archives, seeded by (epoch, key)
 joining.py     samples of a tar beside their archives, matched by key
 huggingface.py archives as a Hugging Face data set
+thumbnails.py  pictures of a few samples, from their tars
+display.py     archives in a terminal and in a notebook
 """
 
 from curation.archive.entries import Filter, flatten

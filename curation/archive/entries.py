@@ -1,4 +1,4 @@
-"""The concepts of a table of archives as one flat list: some of them left out, or one row each."""
+"""The concepts of a table of archives as one flat list: some of them left out, or one row each; archives by concept."""
 
 from __future__ import annotations
 
@@ -52,6 +52,21 @@ class Filter:
             passing = np.flatnonzero(passes)
             passes[passing[archives.where(passes).positions >= self.top]] = False
         return passes
+
+
+@dataclass(frozen=True)
+class Holding:
+    """The archives that hold one of these concepts, at least; the others are left out, unlike by a :class:`Filter`."""
+
+    concepts: tuple[str, ...]
+
+    def holds(self, table: pa.Table) -> np.ndarray:
+        """Which archives of a table stay: bool (N,)."""
+        archives, structs = entries(table)
+        names = structs.field("concept")
+        wanted = pc.is_in(names.dictionary, pa.array(self.concepts, pa.string())).to_numpy(zero_copy_only=False)
+        owners = archives.owners[wanted[names.indices.to_numpy()]]
+        return np.bincount(owners, minlength=table.num_rows) > 0
 
 
 def entries(table: pa.Table) -> tuple[Ragged, pa.StructArray]:

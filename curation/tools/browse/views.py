@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from curation.base import files
 from curation.base.errors import CocuError
+from curation.base.markup import text
 from curation.base.ragged import Ragged
 from curation.concepts import concept_key
 from curation.run.run import Run
@@ -31,7 +32,6 @@ from curation.tools.browse.pages.layout import PAGE, SEARCHES, Card, Site, slice
 from curation.tools.browse.pictures import Pictures
 from curation.tools.finder import Finder, image_embedding
 from curation.tools.report.examples import rows_of, truth
-from curation.tools.report.markup import text
 from curation.vocabulary import Vocabulary, read_vocabulary
 
 FREQUENT = 60  # concepts on the first page

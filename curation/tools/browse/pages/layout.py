@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from curation.tools.report.markup import quoted, text
+from curation.base.markup import quoted, text
 
 PAGE = 48  # images on a page
 SEARCHES = {  # by what to search: as it stands in addresses, and for people
