@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from curation.archive.captions import names_in, parse_field
 from curation.base import configuration, files, patterns
 from curation.base.configuration import errors_naming, option, parse_bytes, require, require_one_of
 from curation.base.devices import PRECISIONS, check_device_name
@@ -219,6 +218,8 @@ class CurationConfig:
         )
 
     def _check_captions(self) -> None:
+        from curation.archive.captions import names_in, parse_field  # imports pyarrow, which --help does without
+
         require(bool(self.caption.strip(";")), "caption: at least one field name is needed")
         for key, names in (("caption", names_in(self.caption)), ("captions", self.captions)):
             with errors_naming(key):

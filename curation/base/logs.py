@@ -117,7 +117,8 @@ def _attached(handler: logging.Handler, logger: logging.Logger) -> Iterator[None
     finally:
         logger.setLevel(before)
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk, on which its last lines are still to be written
+            handler.close()
 
 
 class _StandardError(logging.Handler):
