@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"formats:\n{_formats()}\n\n{EXAMPLES}",
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what to write: see the formats below")
     parser.add_argument(
         "-o", "--output", "--to", dest="to", metavar="FOLDER", help="folder to write into (default: OUT/export/FORMAT)"
     )

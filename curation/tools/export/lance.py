@@ -31,7 +31,7 @@ def finish(export: Export, shards: Iterator[str]) -> int:
     try:
         lance = importlib.import_module("lance")
     except ModuleNotFoundError:
-        raise CocuError("format lance: pylance is not installed; run pip install pylance") from None
+        raise CocuError("format lance: pylance is not installed; run pip install 'cocu[lance]'") from None
 
     schema = schema_of(export.archive)
     batches = (batch for name in shards for batch in shard_batches(export.archive, name, schema))
