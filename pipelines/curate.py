@@ -23,7 +23,7 @@ from curation.config import CurationConfig, load, options
 from curation.run.cleaning import remove_temporary
 from curation.run.inputs import request
 from curation.run.lock import hold
-from curation.run.manifest import begin, finish, finished
+from curation.run.manifest import begin, finish, finished, settled
 from curation.run.owner import check_data
 from curation.run.part import Part, finish_together, part_of
 from curation.run.progress import clear_progress
@@ -148,7 +148,7 @@ def curate(arguments: list[str] | None, console: Console) -> None:
     config = read_config(args.data, overrides)
     if args.data == "demo" and "shards" not in overrides:
         _prepare_demo(args.dry_run, console)
-    run = plan_run(config, args.output or config.output_folder)
+    run = settled(plan_run(config, args.output or config.output_folder))
     part = _part(run, args) if args.only_shards else None
     began = time.monotonic()
 

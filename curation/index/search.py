@@ -47,6 +47,16 @@ class Lists:
     read: Callable[[int], tuple[Tensor, np.ndarray]]
     roundings: dict[tuple[int, int], float] = field(default_factory=dict)
 
+    def among(self, kept: np.ndarray) -> Lists:
+        """The same lists with only the ids that are ``kept`` (N,) bool; copied whenever they are read."""
+
+        def read(number: int) -> tuple[Tensor, np.ndarray]:
+            vectors, ids = self.read(number)
+            chosen = np.flatnonzero(kept[ids])
+            return vectors[torch.from_numpy(chosen)], ids[chosen]
+
+        return Lists(self.count, read)
+
 
 def search_lists(
     queries: np.ndarray, probes: np.ndarray, lists: Lists, size: int, bf16: bool = False, device: str = "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from curation.archive.keys import read_footers, read_keys, repeated_keys
@@ -44,6 +45,15 @@ def finished(run: Run) -> dict[str, Any] | None:
     written = set(files.files_in(run.path("archives")))
     complete = all(shard.name + ".parquet" in written for shard in run.shards)
     return manifest if complete and manifest.get("fingerprint") == asked else None
+
+
+def settled(run: Run) -> Run:
+    """The run, or where just this request finished before duplicates could count once, the run as it was then."""
+    retrieval = run.config.retrieval
+    if retrieval.duplicates is not None or not files.exists(run.manifest):
+        return run
+    before = replace(run, config=replace(run.config, retrieval=replace(retrieval, duplicates="keep")))
+    return before if finished(before) else run
 
 
 def begin(run: Run) -> None:
