@@ -52,7 +52,8 @@ class Decoder:
     side: int
 
     def __call__(self, sample: Sample | Reject) -> Decoded | Reject:
-        """The sample with a thumbnail in place of its image, and its pixels (H, W, 3) uint8, or what ``cut`` makes; or why there are none."""
+        """The sample with a thumbnail in place of its image, and its pixels (H, W, 3) uint8, or what ``cut`` makes; or why
+        there are none."""
         if isinstance(sample, Reject):
             return sample
         try:

@@ -1,5 +1,6 @@
-"""Copies planted in the demo world: are they found, and are archives as right as without? ``python -m experiments.duplicates
-FOLDER`` writes a page.
+"""Copies planted in the demo world: are they found, and are archives as right as without?
+
+``python -m experiments.duplicates FOLDER`` writes a page.
 
 Three in ten pictures get a copy, as the web makes them: encoded again, resized, cropped or with a border, under the same
 caption.
@@ -211,16 +212,16 @@ def page(runs: Mapping[str, Run], kinds: Mapping[str, str], command: str) -> str
     of_kinds = recall_by_kind(planted, kinds)
     parts = [
         "# Copies of pictures",
-        f"Written by `{command}`. {len(keys_of(planted)) - len(kinds):,} scenes of the demo world and {len(kinds):,} copies of "
-        "three in ten of them: encoded again as JPEG of quality 35 to 80, resized to 40 to 85% of their sides, cropped by 2 "
-        "to 8%, or with a border of 2 to 6%. What is one picture is decided by neighbours of a cosine of at least 0.75 "
-        "whose grey thumbnails of 32 x 32 pixels are alike: the structural similarity (Wang et al., 2004) of one to the "
-        f"best crop of the other is at least {SAME}.",
+        f"Written by `{command}`. {len(keys_of(planted)) - len(kinds):,} scenes of the demo world and {len(kinds):,} "
+        "copies of them: encoded again as JPEG of quality 35 to 80, resized to 40 to 85% of their sides, cropped "
+        "by 2 to 8%, or with a border of 2 to 6%. Neighbours of a cosine of at least 0.75 are taken for copies where their "
+        "grey thumbnails of 32 x 32 pixels are alike: the structural similarity (Wang et al., 2004) of one to the best "
+        f"crop of the other is at least {SAME}.",
         f"Pairs in one group: precision {groups.precision:.3f}, recall {groups.recall:.3f}, **F1 {groups.f1:.3f}**.",
         table(["copies", "found"], [[kind, f"{share:.3f}"] for kind, share in of_kinds.items()]),
         "## By threshold",
-        "Pairs of neighbours that one measure alone takes for copies. No cosine will do: this encoder tells a bordered copy "
-        "from its original more than two scenes of one kind.",
+        "Pairs of neighbours that one measure alone takes for copies. No cosine will do: a bordered copy is farther from "
+        "its original, for this encoder, than two scenes of one kind are from each other.",
         table(
             ["measure", "at least", "precision", "recall", "F1"],
             [
