@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +34,18 @@ from curation.run.run import open_run, plan_run
 from curation.run.stages import duplicates as stages
 from curation.run.stages import graph as graph_stages
 from curation.thumbnails import SAME, SIDE, similarity, structural_similarity, thumbnail
+from curation.tools import export
+from curation.tools.browse.catalogue import open_catalogue
+from curation.tools.browse.pages.layout import Site
+from curation.tools.browse.pictures import Pictures
+from curation.tools.browse.views import Views
+from curation.tools.copies import Groups
+from curation.tools.report.duplicates import EACH, LARGEST
 from curation.tools.verify import verify
 from experiments import duplicates as planted_copies
 from pipelines.curate import read_config
 from pipelines.demo.world import WorldConfig, ensure_world
+from training.stream import LeftOut, TrainingShard, count_pairs, read_pairs
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
@@ -210,7 +220,9 @@ def test_a_run_in_which_copies_count_once_is_what_it_says(worlds) -> None:
         first = row["duplicate_of"]
         assert first["key"] in archive.table(first["shard"])["key"].to_pylist()
         assert expected[by_key[row["key"]]] == by_key[first["key"]]
-    names = [[key.removeprefix(planted_copies.MARK) for key in (row["key"], row["duplicate_of"]["key"])] for row in named]
+    names = [
+        [key.removeprefix(planted_copies.MARK) for key in (row["key"], row["duplicate_of"]["key"])] for row in named
+    ]
     assert sum(one == other for one, other in names) > 0.85 * len(kinds)
 
     # No group votes twice, and none of the anchor's own copies votes at all.
@@ -308,3 +320,58 @@ def test_runs_of_before_stay_as_they_are(world, finished, tmp_path, capsys) -> N
     assert curate(silent, folder, "--retrieval.duplicates", "once") == 0
     kept = {path for path, time in before.items() if path.stat().st_mtime_ns == time}
     assert {path.parent.name for path in before.keys() - kept} == {"archives"}
+
+
+# --- what is made of them ---------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_listed_shown_and_left_out_of_training(worlds, tmp_path) -> None:
+    folder, _ = worlds
+    run = open_run(str(folder / "planted"))
+    groups = Groups(run)
+    duplicates = read_duplicates(run)
+    assert duplicates is not None
+    first = duplicates["representative"].to_pylist()
+    sizes = [len(groups.rows(number)) for number in range(len(groups))]
+    assert sizes == sorted((1 + first.count(row) for row in set(first)), reverse=True)
+    assert groups.duplicates == len(first) == sum(sizes) - len(sizes)
+
+    # A list of what to delete.
+    assert export.main([run.folder, "--format", "duplicates", "--to", str(tmp_path)]) == 0
+    header, *lines = csv.reader((tmp_path / "duplicates.csv").open())
+    assert header == ["shard", "key", "kept_shard", "kept_key"]
+    keys = planted_copies.keys_of(run)
+    assert [line[1] for line in lines] == [keys[row] for row in duplicates["row"].to_pylist()]
+    assert [line[3] for line in lines] == [keys[row] for row in first]
+    assert all(
+        line[1] in pq.read_table(run.path("archives", f"{line[0]}.parquet"))["key"].to_pylist() for line in lines
+    )
+
+    # The report, with pictures of the largest groups.
+    page = (folder / "planted" / "report.html").read_text()
+    section = page[page.index('id="duplicates"') : page.index('id="examples"')]
+    assert f"{len(first):,} of {len(keys):,} images" in section
+    assert section.count("<img src=") == sum(min(size, EACH) for size in sizes[:LARGEST])
+
+    # Pages of groups, and archives and training without duplicates.
+    nothing: Any = None
+    views = Views(run, open_catalogue(run, str(tmp_path / "cache")), nothing, Pictures(run, str(tmp_path)), nothing)
+    shown = views.duplicates(Site("/token", "planted"), 1)
+    assert f"{sizes[0]} images" in shown
+    assert all(f"/token/image/{row}" in shown for row in groups.rows(0)[:12])
+    assert "page 1 of" in shown
+    archive = ConceptArchive.open(run.folder).filter(distinct=True)
+    assert all(not row["concepts"] for row in archive if row["duplicate_of"])
+    assert sum(bool(row["concepts"]) for row in archive) == len(keys) - len(first)
+    shards = tuple(TrainingShard(source, archive) for source in archive.sources)
+    outcomes = [
+        outcome for shard in shards for outcome in read_pairs(shard, archive.read(shard.source.name).keys, True)
+    ]
+    assert outcomes.count(LeftOut.DUPLICATE) == len(first)
+    assert sum(count_pairs(shards, required=True)) == len(outcomes) - len(first) == len(keys) - len(first)
+
+
+def test_a_run_in_which_all_count_has_no_list(finished, tmp_path, capsys) -> None:
+    assert export.main([str(finished), "--format", "duplicates", "--to", str(tmp_path)]) == 1
+    assert "retrieval.duplicates: once" in capsys.readouterr().err
+    assert len(Groups(open_run(str(finished)))) == 0

@@ -170,11 +170,11 @@ class ArchiveReader:
             table = keep(table, passes)
         return table
 
-    def left_out(self, name: str) -> np.ndarray:
-        """Which images of a shard the filters leave out as duplicates of others: bool (N,)."""
-        table = read_archive(self.path("archives", name))
-        is_left_out = any(condition.distinct for condition in self.filters)
-        return duplicates_in(table) if is_left_out else np.zeros(len(table), bool)
+    def left_out(self, name: str) -> np.ndarray | None:
+        """Which images of a shard the filters leave out as duplicates of others, bool (N,); None for none."""
+        if not any(condition.distinct for condition in self.filters):
+            return None
+        return duplicates_in(read_archive(self.path("archives", name)))
 
     def _omitted(self, name: str, table: pa.Table) -> np.ndarray:
         """Which entries of a shard's archives its captions do not mention: bool (P,)."""

@@ -19,6 +19,7 @@ from curation.base.errors import CocuError, one_line
 from curation.index.build import fills_in_parts, list_content
 from curation.index.search import VECTOR_BLOCK, Lists, search_lists
 
+LISTS_A_PROBE = 512  # from which on FAISS is the faster one: a list has some 32 of 16,384 queries then
 AMONG = 8  # times as many results of FAISS, of which some rows are kept
 
 
@@ -60,6 +61,9 @@ class SearchIndex:
             return self._search_by_faiss(queries, size)
 
         inverted = faiss.try_extract_index_ivf(self.faiss)
+        on_cpu = self.device == "cpu" and self.kept is None
+        if inverted is not None and on_cpu and faiss_is_faster(inverted.nprobe, inverted.nlist):
+            return self.faiss.search(queries, size)
         if inverted is None:
             probes = np.broadcast_to(np.arange(self.lists.count), (len(queries), self.lists.count))
         else:
@@ -75,6 +79,17 @@ class SearchIndex:
         order = np.argsort(drops, axis=1, kind="stable")[:, :size]
         cosines, ids, drops = (np.take_along_axis(values, order, axis=1) for values in (cosines, ids, drops))
         return np.where(drops, np.float32(-np.inf), cosines), np.where(drops, -1, ids)
+
+
+def faiss_is_faster(probes: int, lists: int) -> bool:
+    """Whether FAISS searches so few of the lists faster than we do: too few queries share each list that is read.
+
+    It depends on the index only, so that a result does not depend on what else is searched for.
+
+    >>> faiss_is_faster(1, 4096), faiss_is_faster(1, 256), faiss_is_faster(46, 2048)
+    (True, False, False)
+    """
+    return probes * LISTS_A_PROBE < lists
 
 
 def searchable(index: faiss.Index, device: str = "cpu", bf16: bool | None = None) -> SearchIndex:
@@ -200,6 +215,13 @@ def _open(path: str, version: str, search: str | None, device: str) -> SearchInd
         set_search(index, search)
         return searchable(index, device)
     raise CocuError(f"{path}: FAISS cannot read it ({reason}); delete it and run again")
+
+
+def read_trained(path: str) -> faiss.Index:
+    """An index that is yet to be filled, in memory."""
+    local = files.local_path(path)
+    limit_reading(os.path.getsize(local))  # an index that was opened before may have set less
+    return faiss.read_index(local)
 
 
 def limit_reading(size: int) -> None:

@@ -10,8 +10,10 @@ from curation.base import files
 from curation.base.parquet import FORMAT, read_metadata, row_count
 from curation.base.versions import versions
 from curation.run.cleaning import remove_stale
+from curation.run.indexes import has_duplicates
 from curation.run.inputs import check_unchanged, record_inputs, request
 from curation.run.progress import WHOLE, read_progress, stages_begun
+from curation.run.records import read_record
 from curation.run.run import Run, portable, relative_paths
 from curation.run.texts import provenance
 from curation.run.unmentioned import unmentioned
@@ -85,6 +87,8 @@ def finish(run: Run) -> None:
             if note.part == WHOLE:
                 seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
+    if has_duplicates(run):
+        counts["duplicates"] = read_record(run.index_json, "duplicates")["duplicates"]
     archives = run.of_shards("archives")
     counts["repeated_keys"], repeated = repeated_keys(
         read_footers(archives), lambda number: read_keys(archives[number])

@@ -28,6 +28,7 @@ from curation.base.configuration import attribute_docs
 from curation.base.errors import CocuError, quoted
 from curation.base.recorded import leaves_folder
 from curation.base.terminal import add_remote_option, printable, run_command
+from curation.tools.copies import write_list
 
 COLUMNS = ("filepath", "title", "key", "file")  # of csv; the first two are open_clip's
 # What pandas reads as a missing value rather than as text.
@@ -36,6 +37,7 @@ MISSING = {
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 }
 FORMATS = ("webdataset", "jsonl", "csv")
+DUPLICATES = "duplicates"  # a list in place of archives
 TEXT = "{caption}, with {concepts}"
 EPILOG = """\
 formats:
@@ -45,6 +47,8 @@ formats:
   csv         train.csv, tab-separated, with the columns filepath and title, as open_clip's trainer reads it
               (--dataset-type csv), then key and file, as they were in the tar; a line for each of several captions; images
               are copied out of the tars, byte by byte, to images/<shard>/<row>.<field>
+  duplicates  duplicates.csv: shard and key of every image that is near-identical to another one, and of that one, which
+              is kept: what to delete
 
 examples:
   python -m curation.tools.export artifacts/cc12m --format webdataset --to data/cc12m
@@ -185,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, choices=(*FORMATS, DUPLICATES))
     parser.add_argument("--to", help="folder to write into (default: OUT/export/FORMAT)")
     add_filter_options(parser)
     add_remote_option(parser)
@@ -217,6 +221,9 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         archive = ConceptArchive.open(args.folder, args.allow_remote).filter(**conditions)
         folder = args.to or files.join(args.folder, "export", args.format)
+        if args.format == DUPLICATES:
+            print(f"{printable(folder)}: {write_list(archive, folder):,} images to delete, in duplicates.csv")
+            return
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text).write(max(args.workers, 1))
         print(f"{printable(folder)}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")

@@ -4,6 +4,7 @@ record.py    what the page shows
 survey.py    concepts counted over many rows
 examples.py  some samples, with archives, neighbours and pictures
 rejects.py   what could not be used, and why
+duplicates.py groups of near-identical images
 pictures.py  thumbnails from the tars
 page.py      the page
 charts.py    its histogram and tables

@@ -10,6 +10,7 @@ from curation.concepts import concept_key
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
 from curation.tools.report.charts import histogram, vocabulary
+from curation.tools.report.duplicates import duplicates_section
 from curation.tools.report.examples import Example, Picture
 from curation.tools.report.markup import quoted, text
 from curation.tools.report.record import Report
@@ -51,7 +52,8 @@ def render(config: CurationConfig, report: Report) -> str:
 <p>{counted(report.survey, report.manifest["counts"]["rows"])}</p>
 {histogram(report.survey)}
 </section>
-{rejects_section(report.rejects, report.manifest["counts"])}<section aria-labelledby="examples">
+{rejects_section(report.rejects, report.manifest["counts"])}\
+{duplicates_section(report.duplicates, report.manifest["counts"]["rows"])}<section aria-labelledby="examples">
 <h2 id="examples">{len(report.examples)} images, chosen at random</h2>
 {legend(config, has_truth)}
 {notes}

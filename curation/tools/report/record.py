@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.base import files
 from curation.run.run import Run
+from curation.tools.report.duplicates import DuplicatesShown, read_groups
 from curation.tools.report.examples import Example, Picture, add_images, add_neighbours, choose, read_examples
 from curation.tools.report.rejects import RejectsShown, read_shown
 from curation.tools.report.survey import Candidate, Survey, count_concepts, random_shards, read_candidates
@@ -25,6 +26,7 @@ class Report:
     survey: Survey
     candidates: list[Candidate]
     rejects: RejectsShown
+    duplicates: DuplicatesShown
     examples: list[Example]
     notes: list[str]  # why something that one would expect is not shown
 
@@ -43,6 +45,7 @@ def collect(run: Run) -> Report:
         count_concepts(run, list(counts)),
         read_candidates(run),
         read_shown(run, notes),
+        read_groups(run, notes),
         examples,
         notes,
     )
