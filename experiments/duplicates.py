@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="folder for the worlds and the archives")
     parser.add_argument("--scenes", type=int, default=2000, help="scenes to draw (default: %(default)s)")
-    parser.add_argument("--page", type=Path, default=Path("docs/duplicates-measured.md"), help="the page")
+    parser.add_argument("--page", type=Path, default=Path("docs/duplicates.md"), help="the page")
     words = list(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(words)
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import neighbours as slow_neighbours
 
+from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.index.build import (
     empty_index,
