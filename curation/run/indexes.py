@@ -98,6 +98,8 @@ def open_graph(run: Run) -> np.ndarray | None:
     indexed, written = (recorded(run.index_json, stage) for stage in (INDEXES["image"].stage(""), "graph"))
     if not has_graph(run) or not written:  # a run of an earlier version has none
         return None
+    if EXPANSIONS[run.config.archive.expansion].retrieves != "image":  # it is there for the duplicates only
+        return None
     size = whole_number(written, "bytes", run.index_json)
     rows = whole_number(indexed, "rows", run.index_json)
     return read_graph(run.graph, size, rows, run.config.retrieval.neighbors + (not run.config.retrieval.include_anchor))
