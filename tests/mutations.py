@@ -229,7 +229,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("if count < 1 << 15 else numbers", "if count < 1 << 17 else numbers"),
         ("if count < 1 << 15 else numbers",
          "if count <= 1 << 15 else numbers", "of 2^15 lists the largest number is 2^15 - 1, which 16 bits hold"),
-        ("first, last = last, 32 * last", "first, last = last + 1, 32 * last"),
+        ("yield from itertools.pairwise(bounds)", "yield from itertools.pairwise(bounds[1:])"),
     ]),
     ("curation/run/stages/mentions.py",
          "test_ablations.py::test_another_runs_index_is_read_with_this_runs_own_vocabulary", [
