@@ -28,6 +28,7 @@ from curation.decoding import Decoded, Decoder, Normalisation, decoding_pool, sp
 from curation.samples import Reject, Sample
 
 WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
+Batch = tuple[list[Sample], np.ndarray]  # samples, and their pixels (B, ...) or embeddings (B, D)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _loading = threading.Lock()
@@ -152,7 +153,7 @@ class Encoder:
         batches = (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
         return np.concatenate([self.encode_ids(self.tokenizer(batch)) for batch in batches])
 
-    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
+    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[Batch | Reject]:
         """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects among them.
 
         Images are decoded while the model computes, in threads or in ``decoders`` processes; at most two batches wait in
@@ -180,27 +181,30 @@ class Encoder:
         normalise_pixels = self._preprocessing[1] if images.dtype == torch.uint8 else None
         return (normalise_pixels(images) if normalise_pixels else images).to(self.dtype)
 
-    def _encode(self, batch: list[Decoded] | Reject) -> tuple[list[Sample], np.ndarray] | Reject:
+    def _encode(self, batch: Batch | Reject) -> Batch | Reject:
         if isinstance(batch, Reject):
             return batch
-        return [sample for sample, _ in batch], self.encode_images(
-            torch.from_numpy(np.stack([pixels for _, pixels in batch]))
-        )
+        samples, pixels = batch
+        return samples, self.encode_images(torch.from_numpy(pixels))
 
 
-def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[list[Decoded] | Reject]:
-    """Batches of ``size``, the last one smaller, and the rejects as they come."""
-    batch: list[Decoded] = []
+def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[Batch | Reject]:
+    """Batches of ``size`` with their pixels, the last one smaller, and the rejects as they come."""
+    samples: list[Sample] = []
     for item in decoded:
         if isinstance(item, Reject):
             yield item
             continue
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        sample, image = item
+        if not samples:
+            pixels = np.empty((size, *image.shape), image.dtype)
+        pixels[len(samples)] = image  # at once: the thread that encodes would wait for the copies
+        samples.append(sample)
+        if len(samples) == size:
+            yield samples, pixels
+            samples = []
+    if samples:
+        yield samples, pixels[: len(samples)]
 
 
 def _image_bytes(sample: Sample | Reject) -> int:

@@ -230,6 +230,15 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("if count < 1 << 15 else numbers",
          "if count <= 1 << 15 else numbers", "of 2^15 lists the largest number is 2^15 - 1, which 16 bits hold"),
         ("yield from itertools.pairwise(bounds)", "yield from itertools.pairwise(bounds[1:])"),
+        ("floor[unbounded] = lowest - margin[unbounded] - last_rounding", "floor[unbounded] = lowest + margin[unbounded]"),
+        ("return rows[row], column, near - far, near + far", "return rows[row], column, near, near"),
+    ]),
+    ("curation/index/graph.py", "test_graph.py", [
+        ("near = cosines[row, column] >= floor[ids[row, column] - first]",
+         "near = cosines[row, column] > floor[ids[row, column] - first]"),
+        ("once[1:] = (np.diff(rows) != 0) | (np.diff(ids) != 0)", "once[1:] = np.diff(rows) != 0"),
+        ("edges.append((ids[row, column] - first, start + row, cosines[row, column]))",
+         "edges.append((ids[row, column] - first, row, cosines[row, column]))"),
     ]),
     ("curation/run/stages/mentions.py",
          "test_ablations.py::test_another_runs_index_is_read_with_this_runs_own_vocabulary", [

@@ -208,6 +208,8 @@ def atomic_path(path: str) -> Iterator[str]:
     with _writing(path, lambda: os.remove(temporary)):
         os.makedirs(folder, exist_ok=True)
         yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, os.path.join(folder, name))
 
 

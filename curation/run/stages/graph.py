@@ -133,15 +133,15 @@ def _write_graph(run: Run, expected: Record, progress: Progress) -> None:
     """Join the searches: ``index/graph.npy``, a row for every image."""
     size = expected["parameters"]["neighbors"]
     rows = recorded(run.index_json, IMAGE.stage(""))["rows"]
-    with files.atomic_path(run.graph) as local:
-        graph = np.lib.format.open_memmap(local, "w+", graph_type(rows, size), (rows,))
-        start = 0
+    kind = graph_type(rows, size)
+    with files.atomic_write(run.graph) as stream:  # not mapped: a full disk would end the process
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (rows,)}
+        np.lib.format.write_array_header_1_0(stream, header)
         for ids, cosines in from_either_end(lambda: _parts(run, size), rows, size):
-            graph["ids"][start : start + len(ids)] = ids
-            graph["cosines"][start : start + len(ids)] = cosines
-            start += len(ids)
+            edges = np.empty(len(ids), kind)
+            edges["ids"], edges["cosines"] = ids, cosines
+            stream.write(edges.tobytes())
             progress.advance(len(ids))
-        graph.flush()
     note(run, "graph", expected | {"file": "graph.npy", "bytes": files.version(run.graph)["size"]})
     files.remove(run.path("neighbours"))
 
