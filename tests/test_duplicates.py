@@ -375,3 +375,35 @@ def test_a_run_in_which_all_count_has_no_list(finished, tmp_path, capsys) -> Non
     assert export.main([str(finished), "--format", "duplicates", "--to", str(tmp_path)]) == 1
     assert "retrieval.duplicates: once" in capsys.readouterr().err
     assert len(Groups(open_run(str(finished)))) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--archive.expansion", "caption"], ["--archive.expansion", "tagging"], ["--retrieval.data"]]
+)
+def test_images_of_which_no_groups_are_made_count_themselves(world, finished, tmp_path, options) -> None:
+    if options == ["--retrieval.data"]:
+        options = ["--retrieval.data", str(finished)]
+    assert curate(world, tmp_path / "out", "--retrieval.duplicates", "once", *options) == 0
+    archive = ConceptArchive.open(tmp_path / "out")
+    assert archive.schema.names == ["key", "caption", "duplicate_of", "concepts"]
+    assert {row["duplicate_of"] for row in archive} == {None}
+    assert not (tmp_path / "out/index/duplicates.arrow").exists()
+    assert verify(open_run(str(tmp_path / "out")), 20) == []
+
+
+@pytest.mark.parametrize("index", ["Flat", "IVF4,Flat", "HNSW8", "IVF4,SQ8"])
+def test_text_expansion_and_indexes_that_are_named(worlds, tmp_path, index) -> None:
+    """Every kind of index gives groups of the same copies; captions are retrieved once a group."""
+    folder, _ = worlds
+    output = shutil.copytree(folder / "planted", tmp_path / "out")
+    expansion = ["--archive.expansion", "text"] if index == "Flat" else []
+    assert curate(folder / "planted.yaml", output, "--retrieval.index", index, *expansion) == 0
+    run = open_run(str(output))
+    assert planted_copies.found_groups(run).f1 >= 0.95
+    curator = open_curator(run)
+    path = run.of_shards("embeddings")[0]
+    vectors = (
+        pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, 128)
+    )
+    ids, _ = curator.neighbours(normalise(vectors), np.arange(len(vectors)))
+    assert all(len(set(curator.representatives[row])) == len(row) for row in ids)

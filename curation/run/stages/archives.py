@@ -112,7 +112,7 @@ class _Duplicates:
     def of(self, rows: np.ndarray) -> pa.Array:
         """Shard and key of the representative of rows (B,), null where that is the row itself: structs of DUPLICATE_OF."""
         position = np.searchsorted(self._rows, rows)
-        is_one = np.append(self._rows, -1)[position] == rows
+        is_one = np.append(self._rows, -2)[position] == rows  # -1: an image that no index holds
         chosen = self._table.take(pa.array(position[is_one]))
         place = pa.array(np.where(is_one, np.cumsum(is_one) - 1, 0), mask=~is_one)
         shards, keys = (chosen[name].combine_chunks().cast(pa.string()) for name in ("shard", "key"))

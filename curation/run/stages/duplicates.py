@@ -66,13 +66,13 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
             same = pictures.are_same(one, other, near[position])
             return np.stack([one[same], other[same]], axis=1)
 
-        found = []
+        known = [np.zeros((0, 2), np.int64)]
         # Threads by blocks, not within products: what is small would only wait for one another.
         with threadpool_limits(1), ThreadPoolExecutor(usable_processors()) as pool:
-            for pairs in pool.map(same_of, range(0, rows, BLOCK)):
-                found.append(pairs)
-                progress.advance(min(BLOCK, rows))
-        one, other = np.concatenate([np.zeros((0, 2), np.int64), *found]).T
+            for first, pairs in zip(range(0, rows, BLOCK), pool.map(same_of, range(0, rows, BLOCK)), strict=True):
+                known.append(pairs)
+                progress.advance(min(BLOCK, rows - first))
+        one, other = np.concatenate(known).T
         chosen = representatives(rows, one, other, pictures.look_same)
 
     table = _table(run, chosen)
