@@ -213,10 +213,23 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("rank[is_anchor] = -np.inf if include_anchor else np.inf", "rank[is_anchor] = np.inf"),
         ("cosines[missing, -1] = 1.0", "cosines[missing, -1] = 0.0"),
     ]),
+    ("curation/index/duplicates.py", "test_duplicates.py", [
+        ("groups[is_later | own] = -1", "groups[is_later] = -1"),
+        ("groups[is_later | own] = -1", "groups[own] = -1"),
+        ("(ids == anchors[:, None]), ids, groups)", "(ids == anchors[:, None]), chosen[ids], groups)"),
+        ("chosen[nodes[same]] = first[same]", "chosen[nodes[members]] = first[members]"),
+        ("pairs = pairs[np.isin(pairs, rest).all(axis=1)]", "pairs = pairs[np.isin(pairs, rest).any(axis=1)][:0]"),
+    ]),
+    ("curation/thumbnails.py", "test_duplicates.py", [
+        ("np.maximum(_cropped(left, right), _cropped(right, left))", "_cropped(left, right)"),
+        ("STEP, MOST = 0.02, 0.1", "STEP, MOST = 0.02, 0.0"),
+        ("luminance * (2 * covariance + C2)", "(2 * covariance + C2)"),
+    ]),
     ("curation/index/search.py", "test_search.py", [
         ("if count < 1 << 15 else numbers", "if count < 1 << 17 else numbers"),
         ("if count < 1 << 15 else numbers",
          "if count <= 1 << 15 else numbers", "of 2^15 lists the largest number is 2^15 - 1, which 16 bits hold"),
+        ("yield from itertools.pairwise(bounds)", "yield from itertools.pairwise(bounds[1:])"),
         ("floor[unbounded] = lowest - margin[unbounded] - last_rounding", "floor[unbounded] = lowest + margin[unbounded]"),
         ("return rows[row], column, near - far, near + far", "return rows[row], column, near, near"),
     ]),

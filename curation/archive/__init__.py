@@ -18,7 +18,7 @@ display.py     archives in a terminal and in a notebook
 from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
 from curation.archive.joining import NO_ARCHIVE, REJECTED, join, read_tar
-from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, read_archive
+from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, archive_schema, read_archive
 from curation.archive.sampling import Sampler, choose, prompts, seeds, templates
 from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
@@ -43,6 +43,7 @@ __all__ = [
     "Source",
     "UnknownKey",
     "archive_batch",
+    "archive_schema",
     "choose",
     "flatten",
     "join",

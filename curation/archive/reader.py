@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.archive.entries import Filter, Holding, entries, keep
+from curation.archive.entries import Filter, Holding, duplicates_in, entries, keep
 from curation.archive.keys import Footer, locate, read_footers, read_keys
-from curation.archive.parquet import SCHEMA, SEVERAL, read_archive
+from curation.archive.parquet import archive_schema, read_archive
 from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, shard_name
@@ -112,8 +112,11 @@ class ArchiveReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of the archives: with ``captions`` and ``sources`` where images may have several captions."""
-        return SEVERAL if self.manifest["config"].get("captions") else SCHEMA
+        """The columns of the archives: with ``captions`` and ``sources`` where images may have several captions, and
+        ``duplicate_of`` where near-identical images count once."""
+        config = self.manifest["config"]
+        counts_once = (config.get("retrieval") or {}).get("duplicates", "keep") != "keep"
+        return archive_schema(bool(config.get("captions")), counts_once)
 
     @cached_property
     def _footers(self) -> list[Footer]:
@@ -199,8 +202,17 @@ class ArchiveReader:
             score = structs.field("score").to_numpy()
             support = structs.field("support").to_numpy()
             omitted = self._omitted(name, table, rows) if condition.omitted else np.ones(len(score), bool)
-            table = keep(table, condition.passes(archives, score, support, omitted))
+            passes = condition.passes(archives, score, support, omitted)
+            if condition.distinct:
+                passes &= ~duplicates_in(table)[archives.owners]
+            table = keep(table, passes)
         return table, rows
+
+    def duplicates_left_out(self, name: str) -> np.ndarray | None:
+        """Which images of a shard the filters leave out as duplicates of others, bool (N,); None for none."""
+        if not any(isinstance(condition, Filter) and condition.distinct for condition in self.filters):
+            return None
+        return duplicates_in(read_archive(self.path("archives", name)))
 
     def _omitted(self, name: str, table: pa.Table, rows: np.ndarray) -> np.ndarray:
         """Which entries of the archives in some rows of a shard its captions do not mention: bool (P,)."""

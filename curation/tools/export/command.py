@@ -15,6 +15,7 @@ from curation.base.options import CommandParser
 from curation.base.terminal import add_remote_option, printable, run_command
 from curation.tools.export.export import FORMATS, TEXT, Export
 
+DUPLICATES = "duplicates"  # a list in place of archives
 EXAMPLES = """\
 examples:
   cocu export artifacts/cc12m --format webdataset --to data/cc12m
@@ -32,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"formats:\n{_formats()}\n\n{EXAMPLES}",
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="what to write: see the formats below")
+    parser.add_argument(
+        "--format", required=True, choices=(*FORMATS, DUPLICATES), help="what to write: see the formats below"
+    )
     parser.add_argument(
         "-o", "--output", "--to", dest="to", metavar="FOLDER", help="folder to write into (default: OUT/export/FORMAT)"
     )
@@ -54,8 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _formats() -> str:
     """Every format with its sentence, wrapped."""
     indent = " " * 14
+    sentences = {name: row.sentence for name, row in FORMATS.items()}
+    sentences[DUPLICATES] = (
+        "duplicates.csv: shard and key of every image that is near-identical to another one, and of that one, which is "
+        "kept: what to delete"
+    )
     lines = [
-        textwrap.fill(f"  {name:<12}{row.sentence}", 120, subsequent_indent=indent) for name, row in FORMATS.items()
+        textwrap.fill(f"  {name:<12}{sentence}", 120, subsequent_indent=indent) for name, sentence in sentences.items()
     ]
     return "\n".join(lines)
 
@@ -84,6 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
         archive = ConceptArchive.open(args.folder, args.allow_remote).filter(**conditions)
         archive = archive.filter(concept=args.concept) if args.concept else archive
         folder = args.to or files.join(args.folder, "export", args.format)
+        if args.format == DUPLICATES:
+            from curation.tools.copies import write_list  # imports FAISS
+
+            print(f"{printable(folder)}: {write_list(archive, folder):,} images to delete, in duplicates.csv")
+            return
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
         count = Export(archive, folder, args.format, args.text, args.identities).write(max(args.workers, 1))
         print(f"{printable(folder)}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")

@@ -5,7 +5,7 @@ survey.py    concepts counted over many rows
 examples.py  some samples, with archives, neighbours and pictures
 rejects.py   what could not be used, and why
 galleries.py the concepts that captions leave out most, in pictures
-duplicates.py groups of images that are nearly the same
+duplicates.py groups of near-identical images
 map.py       images in two dimensions
 page.py      the page
 charts.py    its histogram and tables

@@ -77,9 +77,12 @@ def render(config: CurationConfig, report: Report) -> str:
 
 def sections(report: Report) -> str:
     """What not every page has."""
-    rejects = rejects_section(report.rejects, report.manifest["counts"])
+    counts = report.manifest["counts"]
     return (
-        galleries_section(report.galleries) + map_section(report.map) + duplicates_section(report.duplicates) + rejects
+        galleries_section(report.galleries)
+        + map_section(report.map)
+        + duplicates_section(report.duplicates, counts["rows"])
+        + rejects_section(report.rejects, counts)
     )
 
 

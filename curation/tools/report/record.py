@@ -9,7 +9,7 @@ import numpy as np
 
 from curation.base import files
 from curation.run.run import Run
-from curation.tools.report.duplicates import DuplicateGroup, find_duplicates
+from curation.tools.report.duplicates import DuplicatesShown, read_groups
 from curation.tools.report.examples import (
     Example,
     Picture,
@@ -36,9 +36,9 @@ class Report:
     survey: Survey
     candidates: list[Candidate]
     rejects: RejectsShown
+    duplicates: DuplicatesShown
     examples: list[Example]
     galleries: list[Gallery]
-    duplicates: list[DuplicateGroup]
     map: EmbeddingMap | None
     notes: list[str]  # why something that one would expect is not shown
 
@@ -56,8 +56,7 @@ def collect(run: Run, map_by: str | None = None) -> Report:
     examples = read_examples(run, chosen)
     add_neighbours(run, examples)
     galleries = choose_galleries(run, read)
-    duplicates = find_duplicates(run, read)
-    shown = [picture for group in (*galleries, *duplicates) for picture in group.pictures]
+    shown = [picture for group in galleries for picture in group.pictures]
     add_captions(run, shown)
     add_images(run, examples, shown, notes)
     return Report(
@@ -65,9 +64,9 @@ def collect(run: Run, map_by: str | None = None) -> Report:
         count_concepts(run, list(counts)),
         read_candidates(run),
         read_shown(run, notes),
+        read_groups(run, notes),
         examples,
         galleries,
-        duplicates,
         draw_map(run, read, map_by, rng) if map_by else None,
         notes,
     )
