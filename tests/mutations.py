@@ -220,7 +220,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("chosen[nodes[same]] = first[same]", "chosen[nodes[members]] = first[members]"),
         ("pairs = pairs[np.isin(pairs, rest).all(axis=1)]", "pairs = pairs[np.isin(pairs, rest).any(axis=1)][:0]"),
     ]),
-    ("curation/thumbnails.py", "test_duplicates.py", [
+    ("curation/thumbnails.py", "test_thumbnails.py", [
         ("np.maximum(_cropped(left, right), _cropped(right, left))", "_cropped(left, right)"),
         ("STEP, MOST = 0.02, 0.1", "STEP, MOST = 0.02, 0.0"),
         ("luminance * (2 * covariance + C2)", "(2 * covariance + C2)"),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from report_page import Page, number, rows
 from tiny_world import ROWS, SHARDS
@@ -67,31 +64,6 @@ def test_galleries_show_the_surest_archives_whose_captions_leave_a_concept_out(p
         scores = [float(score) for score in re.findall(r'class="cosine">([\d.]+)<', part)]
         assert scores == sorted((score for score, _ in omitted[name]), reverse=True)[:6]
         assert set(re.findall(r'alt="([^"]+)"', part)) <= {caption for _, caption in omitted[name]}
-
-
-def test_groups_of_duplicates_are_shown_where_archives_name_them(finished, world, tmp_path):
-    folder = shutil.copytree(finished, world.parent / "with-duplicates")
-    try:
-        kind = pa.struct([("shard", pa.string()), ("key", pa.string())])
-        for path in sorted((folder / "archives").glob("*.parquet")):
-            table = pq.ParquetFile(path).read_row_group(0)
-            originals = [
-                {"shard": "00000", "key": "000003"} if number in (5, 9) else None for number in range(len(table))
-            ]
-            pq.write_table(table.append_column("duplicate_of", pa.array(originals, kind)), path)
-        assert program.main([str(folder)]) == 0
-        source = (folder / "report.html").read_text()
-    finally:
-        shutil.rmtree(folder)
-    section = source.split('<h2 id="duplicates">')[1].split("</section>")[0]
-    captions = [row["caption"] for row in rows(finished, "archives")]
-    assert re.findall(r"<h3>(\d+) images", section) == ["7"]
-    expected = [captions[ROWS * shard + number] for shard in range(SHARDS) for number in (5, 9)]
-    shown = re.findall(r"<bdi>([^<]+)</bdi>", section)
-    assert shown[0] == captions[3]
-    assert len(shown) == 6
-    assert set(shown[1:]) <= set(expected)
-    assert section.count("<img") == 6
 
 
 def test_a_map_is_drawn_where_one_is_asked_for(finished, tmp_path, monkeypatch, capsys):
