@@ -185,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run, local or a URL")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what is written, as said below")
     parser.add_argument(
         "-o", "--output", "--to", dest="to", metavar="FOLDER", help="folder to write into (default: OUT/export/FORMAT)"
     )
