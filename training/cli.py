@@ -80,7 +80,7 @@ class TrainingCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options come first in the help."""
-        parser.add_argument("-o", "--output", default="artifacts/training", help="folder of checkpoints and logs")
+        parser.add_argument("--output", "-o", default="artifacts/training", help="folder of checkpoints and logs")
         parser.add_argument(
             "--resume",
             type=bool,
