@@ -57,7 +57,8 @@ def collect(run: Run, map_by: str | None = None) -> Report:
     add_neighbours(run, examples)
     galleries = choose_galleries(run, read)
     duplicates = find_duplicates(run, read)
-    shown = [picture for group in (*galleries, *duplicates) for picture in group.pictures]
+    shown = [picture for gallery in galleries for picture in gallery.pictures]
+    shown += [picture for group in duplicates for picture in group.pictures]
     add_captions(run, shown)
     add_images(run, examples, shown, notes)
     return Report(
