@@ -11,7 +11,6 @@ SIZES = (
     *((1000, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")),
     *((10**8, "10M<n<100M"), (10**9, "100M<n<1B")),
 )
-RANKINGS = {"True": "cocu", "False": "none"}
 FIELDS = {
     "key": "the name of the sample in its tar",
     "caption": "its caption",
@@ -115,10 +114,11 @@ def _settings(config: dict[str, Any]) -> str:
     encoder, archive = config.get("encoder") or {}, config.get("archive") or {}
     model = str(encoder.get("model") or "given embeddings")
     model = model.rpartition("/")[2] if model.startswith("local-dir:") else model  # where it lies is nobody's business
+    ranking: Any = archive.get("ranking", "")
     shown = {
         "encoder": f"{model} {encoder.get('pretrained') or ''}",
         "expansion": archive.get("expansion", ""),
-        "ranking": RANKINGS.get(str(archive.get("ranking", "")), archive.get("ranking", "")),
+        "ranking": {True: "cocu", False: "none"}.get(ranking, ranking),
         "neighbours": (config.get("retrieval") or {}).get("neighbors", ""),
     }
     return "\n".join(f"| {name} | {_cell(value)} |" for name, value in shown.items())

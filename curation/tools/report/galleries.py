@@ -50,7 +50,7 @@ def choose_galleries(run: Run, shards: list[Shard]) -> list[Gallery]:
     if not concepts:
         return []
 
-    concept, score, owner, row = map(np.concatenate, (concepts, scores, numbers, rows))
+    concept, score, holder, row = map(np.concatenate, (concepts, scores, numbers, rows))
     counts = np.bincount(concept, minlength=len(names))
     galleries = []
     for most in np.argsort(-counts, kind="stable")[:CONCEPTS]:
@@ -58,7 +58,7 @@ def choose_galleries(run: Run, shards: list[Shard]) -> list[Gallery]:
             break
         of_concept = np.flatnonzero(concept == most)
         best = of_concept[np.argsort(-score[of_concept], kind="stable")[:EACH]]
-        pictures = [Picture(shards[int(owner[at])], int(row[at])) for at in best]
+        pictures = [Picture(shards[holder[at]], int(row[at])) for at in best]
         galleries.append(Gallery(names[int(most)].as_py(), int(counts[most]), score[best].tolist(), pictures))
     return galleries
 

@@ -56,7 +56,7 @@ def collect(run: Run, map_by: str | None = None) -> Report:
     examples = read_examples(run, chosen)
     add_neighbours(run, examples)
     galleries = choose_galleries(run, read)
-    shown = [picture for group in galleries for picture in group.pictures]
+    shown = [picture for gallery in galleries for picture in gallery.pictures]
     add_captions(run, shown)
     add_images(run, examples, shown, notes)
     return Report(
