@@ -51,30 +51,30 @@ pack: .venv/installed ## pictures and captions in a folder or table -> tars: mak
 	@$(BIN)/cocu pack '$(DATA)' -o '$(or $(OUT),packed)/{}.tar' $(ARGS)
 
 curate: .venv/installed ## image-text shards -> concept archives: make curate [DATA=demo] [OUT=folder] [RUNNER=inprocess] [ARGS="..."]
-	@$(BIN)/python -m pipelines.curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
+	@$(BIN)/cocu curate --data '$(DATA)' $(if $(OUT),--output '$(OUT)') --runner '$(RUNNER)' $(ARGS)
 
 show: .venv/installed ## print archives in readable form: make show OUT=artifacts/cc12m [ARGS="KEY ..."]
-	@$(BIN)/python -m curation.tools.show '$(OUT)' $(ARGS)
+	@$(BIN)/cocu show '$(OUT)' $(ARGS)
 
 measure: .venv/installed ## compare every expansion and ranking with the truth: make measure OUT=artifacts/scenes [ARGS="--truth FILE"]
-	@$(BIN)/python -m curation.tools.measure '$(OUT)' $(ARGS)
+	@$(BIN)/cocu measure '$(OUT)' $(ARGS)
 
 verify: .venv/installed ## check a finished run and compute a sample of it again: make verify OUT=artifacts/scenes
-	@$(BIN)/python -m curation.tools.verify '$(OUT)' $(ARGS)
+	@$(BIN)/cocu verify '$(OUT)' $(ARGS)
 
 train: .venv/installed ## train GroupViT, or a CLIP, on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [RESUME=no]
-	@$(BIN)/python -m training fit $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
+	@$(BIN)/cocu train $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') \
 		$(if $(OTHER),--output 'artifacts/training/$(RUN)_$(OTHER)') $(if $(RESUME),--resume '$(RESUME)') $(ARGS)
 
-eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt] [BENCHMARKS=voc,my.yaml] [DATA_ROOT=data] [ARGS="..."]
-	@$(BIN)/python -m evaluation $(if $(CKPT),--checkpoint '$(CKPT)') \
+eval: .venv/installed ## zero-shot segmentation: make eval [CKPT=last.ckpt or run-folder] [BENCHMARKS=voc,my.yaml] [DATA_ROOT=data] [ARGS="..."]
+	@$(BIN)/cocu eval $(if $(CKPT),--checkpoint '$(CKPT)') \
 		$(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)',--benchmarks demo --data-root artifacts --visualize 12) \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(ARGS)
 
 experiments: .venv/installed ## does CoCu help? all arms (hours; resumable): make experiments [DATA=demo] [BENCHMARKS=demo] [QUICK=1] [ARGS="..."]
-	@$(BIN)/python -m experiments --data '$(DATA)' $(if $(BENCHMARKS),--benchmark '$(BENCHMARKS)') \
+	@$(BIN)/cocu experiments --data '$(DATA)' $(if $(BENCHMARKS),--benchmark '$(BENCHMARKS)') \
 		$(if $(DATA_ROOT),--data-root '$(DATA_ROOT)') $(if $(OUT),--output '$(OUT)') $(if $(QUICK),--quick) $(ARGS)
 
 test: .venv/installed ## run the tests

@@ -86,7 +86,7 @@ def literal(model: GroupViT, classes: Classes, image: Image.Image, view: View) -
 
 
 def fast(model: GroupViT, classes: Classes, images: list[Image.Image], view: View, batch_size: int) -> list[Tensor]:
-    """Labels of the images, as ``python -m evaluation`` computes them."""
+    """Labels of the images, as ``cocu eval`` computes them."""
     prepared = ((number, *prepare(image, view, model.config.patch_size)) for number, image in enumerate(images))
     segmentations = dict(segment(model, classes, prepared, view, batch_size))
     return [segmentations[number].labels for number in range(len(images))]

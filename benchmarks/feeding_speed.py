@@ -122,7 +122,7 @@ def measure(count: int, rounds: int) -> list[tuple[float, float, float]]:
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     args = arguments(__file__, "How fast images reach an encoder.").parse_args()
-    count, rounds = (4096, 5) if args.full else (1024, 3)
+    count, rounds = (8192, 5) if args.full else (4096, 3)
     rates = decoding(6)
     results = measure(count, rounds)
 

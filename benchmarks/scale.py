@@ -1,6 +1,6 @@
 """``python benchmarks/scale.py``: time and memory of whole runs against the number of samples.
 
-Synthetic embeddings, as clip-retrieval writes them, become archives by ``python -m pipelines.curate`` with two workers,
+Synthetic embeddings, as clip-retrieval writes them, become archives by ``cocu curate`` with two workers,
 while the memory of the whole process tree is watched. Quick: 10 and 100 thousand samples; full: a million too. Sizes that
 are not measured this time keep their line in scale.csv from an earlier run, with its date.
 """

@@ -123,7 +123,7 @@ def sections(lines: list[dict[str, str]], measured: list[dict[str, str]], machin
     parts = [
         machine,
         f"Synthetic embeddings of {DIMENSION} dimensions, fp16, {VOCABULARY:,} Zipf concepts, 10,000 samples a shard "
-        f"(two shards at least), imported and curated by `python -m pipelines.curate --workers {WORKERS} "
+        f"(two shards at least), imported and curated by `cocu curate --workers {WORKERS} "
         f"--retrieval.memory {MEMORY}`, everything from import to manifest. Memory: the largest PSS of the whole process "
         "tree, mapped files included. Times of an archive: one thread, a block of the last shard. Figures and plot: "
         f"`benchmarks/scale.csv`, `benchmarks/scale.png`. {earlier}",

@@ -47,7 +47,7 @@ def made_up_texts(count: int) -> tuple[list[str], list[str]]:
 
 
 def our_step(model: GroupViT, pixels: Tensor, texts: Sequence[Texts], bf16: bool) -> Callable[[], None]:
-    """A training step as ``python -m training`` does it."""
+    """A training step as ``cocu train`` does it."""
     model = model.train()
     optimizer = adamw(parameter_groups(model, DECAY), RATE)
 

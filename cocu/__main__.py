@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from cocu.commands import COMMANDS
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
-from curation.base.versions import versions
+
+CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 
 def usage() -> str:
@@ -19,7 +22,8 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: cocu COMMAND ...\n\nConcept Curation: find what captions omit, before training.\n\n"
-        f"{lines}\n\ncocu COMMAND --help has the options of a command.\n"
+        f"{lines}\n\ncocu COMMAND --help has the options of a command. cocu --completion bash (or zsh) prints a script "
+        "that\ncompletes them, for ~/.bashrc (or ~/.zshrc):  source <(cocu --completion bash)\n"
     )
 
 
@@ -29,31 +33,42 @@ def main(arguments: list[str] | None = None) -> int:
     if name in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0
-    if name in ("-V", "--version"):
-        print(f"cocu {versions(['cocu'])['cocu']}")
-        return 0
 
     def work() -> int:
-        command = COMMANDS.get(name)
-        if command is None:
-            raise CocuError(f"unknown command {name}{did_you_mean(name, list(COMMANDS))}; cocu --help lists all")
-        return int(_module(name, command.module).main([*command.leading, *rest]))
+        if name in ("-V", "--version"):
+            from curation.base.versions import versions
 
-    return run_command(work)
+            print(f"cocu {versions(['cocu'])['cocu']}")
+            return 0
+        if name == "--completion":
+            from cocu.completion import script
+
+            print(script(rest), end="")
+            return 0
+        return int(module_of(name).main(rest))
+
+    code = run_command(work)
+    if arguments is None and name == "curate":  # threads of Beam may still wait for a worker that died
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
-def _module(name: str, module: str) -> ModuleType:
-    """The module of a command. Raises CocuError where what it needs is not installed."""
+def module_of(name: str) -> ModuleType:
+    """The module of a command. Raises CocuError for an unknown one, and where it is not part of the package."""
+    if name not in COMMANDS:
+        raise CocuError(f"unknown command {name}{did_you_mean(name, list(COMMANDS))}; cocu --help lists all")
+    module = COMMANDS[name].module
+    top = module.partition(".")[0]
+    if (CLONE / top).is_dir() and str(CLONE) not in sys.path:
+        sys.path.append(str(CLONE))  # an editable installation knows the packages only, not experiments
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name == module.partition(".")[0]:
-            raise CocuError(
-                f"cocu {name}: works in a clone of the project only, it is not part of the package"
-            ) from None
-        raise CocuError(
-            f"cocu {name}: {error.name} is not installed; run pip install 'cocu[train,dask,demo,browse]'"
-        ) from None
+        if error.name not in (top, module):
+            raise
+        raise CocuError(f"cocu {name}: works in a clone of the project only, it is not part of the package") from None
 
 
 if __name__ == "__main__":

@@ -199,8 +199,9 @@ class Matcher:
             if lengths:
                 singulars = singulars or tuple(map(singular, words))
                 for length in lengths:
-                    identifier = longer.get(singulars[position + 1 : position + length])
-                    if identifier is not None and (nouns is None or position + length - 1 in nouns):
+                    last = position + length - 1
+                    identifier = longer.get(singulars[position + 1 : last + 1])
+                    if identifier is not None and (nouns is None or last in nouns) and last < len(words):
                         matches[identifier] = None
             if alone is not None and (nouns is None or position in nouns):
                 matches[alone] = None

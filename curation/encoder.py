@@ -19,6 +19,7 @@ from PIL import Image
 from curation.base import files, gpus, images
 from curation.base.configuration import did_you_mean
 from curation.base.devices import choose_precision, find_device, has_fast_bf16, to_device, to_host
+from curation.base.downloads import require_weights
 from curation.base.embeddings import normalise
 from curation.base.errors import CocuError, loading_error, quoted
 from curation.base.lookahead import look_ahead
@@ -28,6 +29,8 @@ from curation.decoding import Decoded, Decoder, Normalisation, decoding_pool, sp
 from curation.samples import Reject, Sample
 
 WAITING_BYTES = 256 << 20  # of images that wait to be decoded, unless one alone is larger
+INSTEAD = "name weights that are here: encoder.pretrained: FILE, or encoder.model: local-dir:FOLDER"
+Batch = tuple[list[Sample], np.ndarray]  # samples, and their pixels (B, ...) or embeddings (B, D)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _loading = threading.Lock()
@@ -152,7 +155,7 @@ class Encoder:
         batches = (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
         return np.concatenate([self.encode_ids(self.tokenizer(batch)) for batch in batches])
 
-    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[tuple[list[Sample], np.ndarray] | Reject]:
+    def encode_samples(self, samples: Iterable[Sample | Reject]) -> Iterator[Batch | Reject]:
         """Embed a stream of samples: yields batches (samples, (B, D) float32) in order, and rejects among them.
 
         Images are decoded while the model computes, in threads or in ``decoders`` processes; at most two batches wait in
@@ -180,27 +183,30 @@ class Encoder:
         normalise_pixels = self._preprocessing[1] if images.dtype == torch.uint8 else None
         return (normalise_pixels(images) if normalise_pixels else images).to(self.dtype)
 
-    def _encode(self, batch: list[Decoded] | Reject) -> tuple[list[Sample], np.ndarray] | Reject:
+    def _encode(self, batch: Batch | Reject) -> Batch | Reject:
         if isinstance(batch, Reject):
             return batch
-        return [sample for sample, _ in batch], self.encode_images(
-            torch.from_numpy(np.stack([pixels for _, pixels in batch]))
-        )
+        samples, pixels = batch
+        return samples, self.encode_images(torch.from_numpy(pixels))
 
 
-def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[list[Decoded] | Reject]:
-    """Batches of ``size``, the last one smaller, and the rejects as they come."""
-    batch: list[Decoded] = []
+def gathered(decoded: Iterable[Decoded | Reject], size: int) -> Iterator[Batch | Reject]:
+    """Batches of ``size`` with their pixels, the last one smaller, and the rejects as they come."""
+    samples: list[Sample] = []
     for item in decoded:
         if isinstance(item, Reject):
             yield item
             continue
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        sample, image = item
+        if not samples:
+            pixels = np.empty((size, *image.shape), image.dtype)
+        pixels[len(samples)] = image  # at once: the thread that encodes would wait for the copies
+        samples.append(sample)
+        if len(samples) == size:
+            yield samples, pixels
+            samples = []
+    if samples:
+        yield samples, pixels[: len(samples)]
 
 
 def _image_bytes(sample: Sample | Reject) -> int:
@@ -246,6 +252,7 @@ def _load_open_clip(
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
     if ":" not in config.model:
         _check_named(config.model, config.pretrained)
+    require_weights("encoder", config.model, config.pretrained, INSTEAD)
     pretrained = open_clip.get_pretrained_cfg(config.model, config.pretrained or "")
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -259,7 +266,8 @@ def _load_open_clip(
         tokenizer = open_clip.get_tokenizer(config.model)
     except Exception as error:  # a damaged or foreign checkpoint makes the loaders raise nearly anything
         raise CocuError(
-            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {loading_error(error)}"
+            f"encoder.model: {config.model} (pretrained {config.pretrained}) cannot be loaded: {loading_error(error)}; "
+            f"if they were cut off, delete the weights and load them again, or {INSTEAD}"
         ) from error
     return model.eval(), preprocess, tokenizer
 

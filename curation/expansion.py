@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from curation.base.ragged import Ragged
-from curation.mentions import Mentions
+
+if TYPE_CHECKING:  # it imports pyarrow, which --help of curation does without
+    from curation.mentions import Mentions
 
 FLOOR = np.float32(1e-4)  # of every s_cj: keeps ratios finite and positive when an encoder gives negative cosines
 

@@ -1,4 +1,4 @@
-"""``python -m evaluation.segment IMAGE --words "red fox, grass"``: segment one image into what a user asks for."""
+"""``cocu segment IMAGE --words "red fox, grass"``: segment one image into what a user asks for."""
 
 from __future__ import annotations
 
@@ -15,53 +15,19 @@ from torch.nn import functional as F
 from curation.base.configuration import require
 from curation.base.devices import find_device, to_device, to_host
 from curation.base.errors import CocuError
-from curation.base.terminal import run_command
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
 from evaluation.layout import read_image
+from evaluation.options import AUTO
 from evaluation.pictures import heatmaps, overlay
 from evaluation.places import place_cosines
-from evaluation.threshold import AUTO, curve, score_images
+from evaluation.segment_command import main
+from evaluation.threshold import curve, score_images
 from evaluation.windows import boxes
 from segmenters.checkpoint import latest
 from segmenters.dense import DenseCLIP
 from segmenters.opening import Segmenter, open_segmenter
 
 BATCH = 16  # windows encoded together
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.segment",
-        description="Draw where the words are in an image. Name everything that you expect, including backgrounds such as "
-        "grass: each pixel gets the word that fits it best.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("image", help="a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")
-    parser.add_argument("--words", required=True, help='comma-separated, such as "red fox, grass, water"')
-    parser.add_argument(
-        "-o", "--output", default="segmentation.png", help="picture to write (default: segmentation.png)"
-    )
-    parser.add_argument("--checkpoint", help="as for python -m evaluation (default: newest .ckpt in artifacts/)")
-    parser.add_argument(
-        "--heatmap", action="store_true", help="draw how well each pixel fits each word, one panel a word"
-    )
-    parser.add_argument(
-        "--per-word", action="store_true", help="with --heatmap: a colour scale of its own for every word"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=threshold_value,
-        help="leave pixels whose best word scores less unnamed: 0 to 1, or auto, chosen by the image (default: name all)",
-    )
-    parser.add_argument("--size", type=int, help="pixels of the short side (default: twice the model's input)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    return parser
-
-
-def threshold_value(text: str) -> float | str:
-    """A number, or auto. Raises ValueError for anything else."""
-    return text if text == AUTO else float(text)
 
 
 def read_photo(path: str) -> Image.Image:
@@ -148,17 +114,12 @@ def draw(args: argparse.Namespace) -> Image.Image:
     return overlay(image, to_host(segmentation.labels), names, args.threshold is not None)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    args = build_parser().parse_args(arguments)
-
-    def work() -> None:
-        picture = draw(args)
-        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-        picture.save(args.output)
-        print(f"{args.output}: {picture.width} x {picture.height} pixels")
-
-    return run_command(work)
+def write(args: argparse.Namespace) -> None:
+    """Draw and write the picture. Raises CocuError."""
+    picture = draw(args)
+    os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+    picture.save(args.output)
+    print(f"{args.output}: {picture.width} x {picture.height} pixels")
 
 
 if __name__ == "__main__":

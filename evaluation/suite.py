@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,25 @@ from curation.base.configuration import require
 from curation.base.devices import find_device
 from curation.base.errors import CocuError
 from curation.base.files import read_note, write_json
+from curation.base.logs import log_to
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark, repeated
 from evaluation.evaluate import Prediction, Result, choose_threshold, evaluate
+from evaluation.options import AUTO
 from evaluation.pictures import comparison
 from evaluation.report import Failure, as_json, print_results
 from evaluation.results import merge, own_pictures
-from evaluation.threshold import AUTO, Curve
+from evaluation.threshold import Curve
 from segmenters.checkpoint import latest
 from segmenters.opening import Opened, open_segmenter
 from segmenters.pretrained import is_name
 
+LOG = "eval.log"  # beside the results
 
-def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failure]:
+
+def evaluate_all(args: argparse.Namespace, console: Console, words: Sequence[str] = ()) -> dict[str, Failure]:
     """Evaluate what the command line asks for and write results.json, which keeps what earlier runs found.
 
-    Returns the benchmarks without a result.
+    ``words``: the command, for the log file beside it. Returns the benchmarks without a result.
 
     Raises CocuError for what is wrong before any work.
     """
@@ -45,6 +50,21 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
 
     name = results_name(checkpoint.path)
     output = args.output or os.path.join("artifacts", "evaluation", name, "results.json")
+    with log_to(os.path.join(os.path.dirname(output), LOG), words):
+        _evaluate(args, benchmarks, checkpoint, device, output, failures, console)
+    return failures
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    benchmarks: list[Benchmark],
+    checkpoint: Opened,
+    device: str,
+    output: str,
+    failures: dict[str, Failure],
+    console: Console,
+) -> None:
+    """Evaluate and write ``output``; adds to ``failures``."""
     pictures = os.path.join(os.path.dirname(output), "pictures")
     millions = sum(parameter.numel() for parameter in checkpoint.model.parameters()) / 1e6
     _say(
@@ -70,11 +90,10 @@ def evaluate_all(args: argparse.Namespace, console: Console) -> dict[str, Failur
 
     if results:
         console.print()
-        print_results(results, name, console)
+        print_results(results, results_name(checkpoint.path), console)
         _say(console, f"\n{output} has the IoU of every class")
     if args.visualize and results:
         _say(console, f"Pictures are in {pictures}")
-    return failures
 
 
 def results_name(name: str) -> str:

@@ -22,7 +22,6 @@ from evaluation.windows import boxes
 from segmenters.dense import DenseCLIP
 from segmenters.opening import Segmenter
 
-AUTO = "auto"  # in place of a number
 BINS = 200  # of scores from 0 to 1
 IMAGES = 200  # that a threshold is chosen by
 

@@ -1,4 +1,4 @@
-"""Does CoCu help? The comparison of arms on one data set, run and reported by ``python -m experiments``.
+"""Does CoCu help? The comparison of arms on one data set, run and reported by ``cocu experiments``.
 
 arms.py        what is compared: arms.yaml, checked
 recipes.py     how it is trained: YAML files, laid one over another

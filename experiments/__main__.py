@@ -1,4 +1,4 @@
-"""``python -m experiments``: curate, train and evaluate every arm, and write the page that compares them."""
+"""``cocu experiments``: curate, train and evaluate every arm, and write the page that compares them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from curation.base.options import CommandParser
 from curation.base.terminal import run_command
-from experiments.comparison import carry_out, plan
 from experiments.recipes import HERE
-from experiments.report import write_report
 
 PAGE = Path("docs/experiments")
 EPILOG = """\
 examples:
-  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml
-  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --only caption cluster --jobs 2
-  python -m experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --start experiments/distil.yaml
-  python -m experiments --data cc12m --benchmark voc --data-root data --recipe training/configs/groupvit_cc12m.yaml
+  cocu experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml
+  cocu experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --only caption cluster --jobs 2
+  cocu experiments --data worlds/scenes.yaml --benchmark worlds/val_seen.yaml --start experiments/distil.yaml
+  cocu experiments --data cc12m --benchmark voc --data-root data --recipe training/configs/groupvit_cc12m.yaml
 
 An interrupted run resumes from its last checkpoint when the same command is given again; finished runs are kept.
 """
@@ -28,12 +27,10 @@ An interrupted run resumes from its last checkpoint when the same command is giv
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments",
+    parser = CommandParser(
+        prog="cocu experiments",
         description="Curate, train and evaluate every arm, and write the page that compares them.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--data", default="demo", help="name of a packaged data set, or a YAML file (default: demo)")
     parser.add_argument("--benchmark", default="demo", help="a packaged benchmark, or a YAML file (default: demo)")
@@ -58,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--arms", type=Path, default=HERE / "arms.yaml", help="what is compared")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="these arms only (default: all)")
     parser.add_argument("--seeds", type=int, help="runs of an arm, at most")
-    parser.add_argument("--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
+    parser.add_argument("-o", "--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
     parser.add_argument(
         "--report",
         type=Path,
@@ -80,9 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     folder = args.report or PAGE / ("started" if args.start else "") / ("quick" if args.quick else "")
-    command = f"python -m experiments {shlex.join(word for word in arguments if word != '--page-only')}".strip()
+    command = f"cocu experiments {shlex.join(word for word in arguments if word != '--page-only')}".strip()
 
     def work() -> None:
+        from experiments.comparison import carry_out, plan  # imports torch, which --help does without
+        from experiments.report import write_report
+
         comparison = plan(args)
         if not args.page_only:
             comparison = carry_out(comparison, args.jobs, console)

@@ -134,7 +134,7 @@ def page(runs: Sequence[tuple[Run, LabelledData]], command: str) -> str:
     parts = [
         "# Two captioners",
         f"Written by `{command}`. {len(data.images):,} scenes of the demo world, whose captions (`{PEOPLE}`) name one or "
-        f"two things that are there. A second captioner (`{MODEL}`) names two to {MOST}, and takes each for another thing "
+        f"two things that are there. A second captioner (`{MODEL}`) names 2 to {MOST}, and takes each for another thing "
         f"with a chance of {ERRS:g}. Vision-driven expansion, L = {both.config.retrieval.neighbors}; the vocabulary is "
         "given, and the CLIP was trained on this world. The numbers say nothing about real captioners; they show what "
         "`sources` are for.",

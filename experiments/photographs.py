@@ -26,7 +26,8 @@ from curation.base.ragged import Ragged, is_in
 from curation.base.terminal import run_command
 from curation.run.curator import Archives
 from curation.run.run import Run, open_run
-from curation.tools.measure import FREQUENT, Pair, curate_all, curator_by, measure, most_frequent
+from curation.tools.commands.measure import FREQUENT
+from curation.tools.measure import Pair, curate_all, curator_by, measure, most_frequent
 from curation.tools.quality import LabelledData, Quality, by_image, means
 from curation.tools.truth import read_labelled, read_labelled_by
 from curation.vocabulary import read_vocabulary

@@ -12,7 +12,8 @@ from curation.mentions import open_mentions
 from curation.ranking import SUPPORT_WEIGHT, anchor_similarities, descending, global_scores, local_scores
 from curation.run.curator import read_calibration
 from curation.run.run import Run
-from curation.tools.measure import FREQUENT, curator_by, most_frequent
+from curation.tools.commands.measure import FREQUENT
+from curation.tools.measure import curator_by, most_frequent
 from curation.tools.quality import MEASURES, LabelledData, by_image, means, resampled, without
 
 WEIGHTS = (0.01, SUPPORT_WEIGHT, 0.05, 0.1, 0.3)

@@ -1,4 +1,4 @@
-"""One training run of an arm: ``python -m training fit`` in a process of its own, resumed if it was interrupted."""
+"""One training run of an arm: ``cocu train`` in a process of its own, resumed if it was interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m pipelines.curate``: from image-text shards to concept archives."""
+"""``cocu curate DATA``: from image-text shards to concept archives."""
 
 from __future__ import annotations
 
@@ -6,49 +6,36 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
-import time
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from curation.base import files
 from curation.base.configuration import did_you_mean
-from curation.base.errors import CocuError, one_line
-from curation.base.scratch import remove_abandoned, scratch
-from curation.base.terminal import RESUMABLE, printable, run_command
+from curation.base.errors import CocuError
+from curation.base.logs import SpokenConsole, add_loudness, speak
+from curation.base.options import CommandParser
+from curation.base.terminal import RESUMABLE, run_command
 from curation.config import CurationConfig, load, options
-from curation.run.cleaning import remove_temporary
-from curation.run.inputs import request
-from curation.run.lock import hold
-from curation.run.manifest import begin, finish, finished
-from curation.run.owner import check_data
-from curation.run.part import Part, finish_together, part_of
-from curation.run.progress import clear_progress
-from curation.run.run import Run, plan_run
-from curation.run.settings import check_settings
-from curation.run.sharing import share
 from pipelines.arguments import beam_options, require_known
-from pipelines.demo.progress import make_with_progress
-from pipelines.demo.world import FOLDER
-from pipelines.runners import RUNNERS, quiet_import, run_pipeline, runner_of
-from pipelines.summary import print_counts, print_forecast, print_stages
+from pipelines.runners import RUNNERS, quiet_import, runner_of
 
 PATIENCE = 600  # seconds
 EPILOG = """\
 examples:
-  python -m pipelines.curate --data demo
-  python -m pipelines.curate --data cc12m
-  python -m pipelines.curate --data my.yaml --output artifacts/mine --archive.expansion text
-  python -m pipelines.curate --data my.yaml --runner inprocess --retrieval.neighbors 16
-  python -m pipelines.curate --data my.yaml --runner dask --dask_client_address tcp://scheduler:8786
-  python -m pipelines.curate --data my.yaml --runner flink --flink_master host:8081
-  python -m pipelines.curate --data my.yaml --only-shards 0:100
+  cocu curate demo
+  cocu curate cc12m
+  cocu curate my.yaml --output artifacts/mine --archive.expansion text
+  cocu curate my.yaml --runner inprocess --retrieval.neighbors 16
+  cocu curate my.yaml --runner dask --dask_client_address tcp://scheduler:8786
+  cocu curate my.yaml --runner flink --flink_master host:8081
+  cocu curate my.yaml --only-shards 0:100
 
 An interrupted run resumes where it stopped; a finished run is left alone. Options that the chosen Beam runner defines
-(such as --dask_client_address) are passed on to it.
+(such as --dask_client_address) are passed on to it. What is printed is also in OUT/curate.log.
 """
 
 
@@ -58,32 +45,53 @@ def packaged() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_config(data: str, overrides: dict[str, str]) -> CurationConfig:
+def read_config(data: str, overrides: Mapping[str, str]) -> CurationConfig:
     """The configuration that ``--data`` means: a packaged name, whose paths are relative to the working directory, or a
-    YAML file, whose paths are relative to the file. Raises CocuError listing the names."""
+    YAML file, whose paths are relative to the file. Raises CocuError that says what to give in place of anything else."""
     known = packaged()
     if data in known:
-        return load(known[data], overrides, folder=os.getcwd())
+        return load(known[data], dict(overrides), folder=os.getcwd())
+    path = Path(data)
+    if path.is_dir() or path.suffix == ".tar":
+        raise CocuError(f"data: {data} is {instead_of(path)}")
     if data.endswith((".yaml", ".yml")) or "/" in data:
-        return load(data, overrides)
+        return load(data, dict(overrides))
     raise CocuError(
         f"data: {data!r} is not a packaged data set{did_you_mean(data, known)}; there are {', '.join(known)}, "
         "or give a YAML file"
     )
 
 
+def instead_of(path: Path) -> str:
+    """What a folder or tar is, which has no settings, and the command that makes a configuration of it.
+
+    >>> instead_of(Path("data/00000.tar"))
+    'a tar, not a configuration; cocu init data/00000.tar writes one'
+    """
+    if not path.is_dir():
+        return f"a tar, not a configuration; cocu init {shlex.quote(str(path))} writes one"
+    folder = shlex.quote(str(path))
+    if (path / "img_emb").is_dir():
+        return "a folder of embeddings; name it as embeddings: in a YAML file (docs/examples.md)"
+    if any(path.glob("*.tar")):
+        return f"a folder of tars, not a configuration; cocu init {folder} writes one"
+    target = shlex.quote(f"{path.resolve().name}-tars/{{}}.tar")
+    return f"a folder; cocu pack {folder} -o {target} makes tars of the pictures in it, and a YAML file to give here"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: a handful of arguments, and every configuration value by its dotted key."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.curate",
+    parser = CommandParser(
+        prog="cocu curate",
+        usage="cocu curate DATA [options]",
         description="Curate concept archives: for every image, the concepts in the captions of its visual neighbours.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     runners = "; ".join(f"{name}: {runner.sentence}" for name, runner in RUNNERS.items())
-    parser.add_argument("--data", required=True, help=f"{', '.join(packaged())}, or the path of a YAML file")
-    parser.add_argument("--output", help="output folder (default: the file's output, or artifacts/<name>)")
+    parser.add_argument("--data", help=f"the same as DATA: {', '.join(packaged())}, or the path of a YAML file")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="output folder (default: the file's output, or artifacts/<name>)"
+    )
     parser.add_argument("--runner", default="DirectRunner", help=f"{runners}; or the name of any Beam runner")
     parser.add_argument(
         "--workers", type=int, help="worker processes on this machine (default: one per core that it may use)"
@@ -104,12 +112,36 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be kept and what would be computed, and why"
     )
+    add_loudness(parser)
     values = parser.add_argument_group("configuration", "override values of the YAML file, as YAML")
     for key, default, text in options():
         if key != "output":
             shown = "" if default in ("", None) else f" (default: {default})"
             values.add_argument(f"--{key}", dest=key, metavar="VALUE", help=(text + shown).replace("%", "%%"))
     return parser
+
+
+def chosen_data(named: str | None, words: list[str]) -> tuple[str, list[str]]:
+    """The data that ``--data`` names, or one of the words that are left over; and the other ones, which are for Beam.
+
+    A word behind an option of Beam's is the value of that. Raises CocuError where no data, or more than one, is given.
+
+    >>> chosen_data(None, ["--flink_master", "host:8081", "my.yaml"])
+    ('my.yaml', ['--flink_master', 'host:8081'])
+    """
+    before = ["x", *words]
+    free = [
+        number
+        for number, word in enumerate(words)
+        if not word.startswith("-") and (not before[number].startswith("-") or "=" in before[number])
+    ]
+    if named is None and not free:
+        raise CocuError("which data? give a YAML file (cocu init TARS writes one), or one of " + ", ".join(packaged()))
+    if named is None:
+        return words[free[0]], words[: free[0]] + words[free[0] + 1 :]
+    if 0 in free:
+        raise CocuError(f"data: given twice, as {words[0]} and by --data {named}")
+    return named, words
 
 
 def check_beam_arguments(arguments: list[str], runner: str) -> None:
@@ -132,163 +164,32 @@ def check_beam_arguments(arguments: list[str], runner: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    return run_command(lambda: curate(arguments, Console()), RESUMABLE)
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> None:
+        args, beam_arguments = build_parser().parse_known_args(words)
+        args.words = ["cocu", "curate", *words]
+        with speak(args.verbose):
+            curate(args, beam_arguments, SpokenConsole(quiet=args.quiet))
+
+    return run_command(work, RESUMABLE)
 
 
-def curate(arguments: list[str] | None, console: Console) -> None:
+def curate(args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
     """Do what the command line says. Raises CocuError."""
-    args, beam_arguments = build_parser().parse_known_args(arguments)
-    overrides = {key: value for key, value in vars(args).items() if value is not None}
+    data, beam_arguments = chosen_data(args.data, beam_arguments)
+    overrides = {key: vars(args)[key] for key, _, _ in options() if key != "output" and vars(args)[key] is not None}
     if args.name is not None:
         overrides["name"] = json.dumps(args.name)  # a text, even where it looks like a number
-    for name in ("data", "output", "runner", "workers", "only_shards", "patience", "dry_run"):
-        overrides.pop(name, None)
     if beam_arguments:
         check_beam_arguments(beam_arguments, args.runner)
-    config = read_config(args.data, overrides)
-    if args.data == "demo" and "shards" not in overrides:
-        _prepare_demo(args.dry_run, console)
-    run = plan_run(config, args.output or config.output_folder)
-    part = _part(run, args) if args.only_shards else None
-    began = time.monotonic()
+    config = read_config(data, overrides)
 
-    manifest = finished(run)
-    if args.dry_run:
-        from curation.run.forecast import forecast
+    from pipelines.execution import carry_out, prepare_demo  # imports torch, which --help does without
 
-        check_data(run)
-        if not manifest:
-            check_settings(run)
-        print_forecast(forecast(run), console)
-        return
-    if manifest:
-        console.print(
-            f"{printable(run.folder)}: already finished; nothing to do", markup=False, highlight=False, soft_wrap=True
-        )
-        print_counts(run, manifest, console)
-        if not files.exists(run.path("report.html")):
-            _write_report(run, console)
-        return
-    if part:
-        is_finisher = _run_part(run, part, args, beam_arguments, console)
-    else:
-        is_finisher = True
-        _run(run, args, beam_arguments, console)
-    if is_finisher:
-        _write_report(run, console)
-    minutes, seconds = divmod(time.monotonic() - began, 60)
-    console.print(f"Finished in {minutes:.0f} min {seconds:.0f} s.", highlight=False)
-
-
-def _prepare_demo(dry_run: bool, console: Console) -> None:
-    if not dry_run:
-        make_with_progress(FOLDER, console)
-    elif not os.path.exists(FOLDER):
-        raise CocuError(f"{FOLDER}: the demo world does not exist yet; run without --dry-run first")
-
-
-def _write_report(run: Run, console: Console) -> None:
-    """The archives are finished, with or without a page about them: what goes wrong here is said, and is no failure."""
-    from curation.tools import report
-
-    try:
-        path = report.write(run)
-    except Exception as error:  # whatever it is, hours of work are done
-        reason = str(error) if isinstance(error, CocuError) else f"{type(error).__name__}: {one_line(error)}"
-        again = f"python -m curation.tools.report {run.folder}"
-        message = escape(printable(f"{reason}; try again with {again}"))
-        console.print(f"[yellow]no report:[/] {message}", highlight=False, soft_wrap=True)
-    else:
-        console.print(f"Pictures and numbers: {printable(path)}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _run(run: Run, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> None:
-    remove_abandoned()
-    with scratch() as folder:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # torch would leave a folder in TMPDIR
-        _announce(run, args.runner, len(run.shards), console)
-        with hold(run):
-            begin(run)
-            _tidy(run)
-            _compute(run, args, beam_arguments, console)
-            finish(run)
-            remove_temporary(run)  # of workers that were lost while others went on
-            _print_tables(run, console)
-            clear_progress(run)  # before another run may begin, whose notes these would be
-
-
-def _run_part(run: Run, part: Part, args: argparse.Namespace, beam_arguments: list[str], console: Console) -> bool:
-    """Compute a part of the shards; returns whether it was this process that finished the run."""
-
-    def first() -> None:
-        begin(run)
-        if not files.is_remote(run.folder):  # where other processes may be at work
-            _tidy(run)
-
-    remove_abandoned()
-    with scratch() as folder:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
-        _announce(run, args.runner, len(part.shards), console)
-        with share(run, request(run), first, last=lambda: _tidy(run)):
-            _compute(run, args, beam_arguments, console, part)
-            is_finisher = finish_together(run, part.patience)
-            _print_tables(run, console)
-    return is_finisher
-
-
-def _part(run: Run, args: argparse.Namespace) -> Part:
-    if runner_of(args.runner).reshuffles:
-        raise CocuError(f"only-shards: runner {args.runner} spreads the shards over its machines by itself")
-    return part_of(run, args.only_shards, args.patience)
-
-
-def _announce(run: Run, runner: str, shards: int, console: Console) -> None:
-    config = run.config
-    check_settings(run)
-    count = f"{shards:,}" if shards == len(run.shards) else f"{shards:,} of {len(run.shards):,}"
-    console.print(
-        f"Curating {config.name}: {count} shards -> {escape(printable(run.folder))}\n"
-        f"{_embedder(config)}; {config.archive.expansion} expansion, "
-        f"L = {config.retrieval.neighbors}, ranking {config.archive.ranking_name}; runner {runner}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _tidy(run: Run) -> None:
-    """Remove what a killed run left. Only where no other process is at work."""
-    remove_temporary(run)
-    clear_progress(run)
-
-
-def _compute(
-    run: Run,
-    args: argparse.Namespace,
-    beam_arguments: list[str],
-    console: Console,
-    part: Part | None = None,
-) -> None:
-    from pipelines.monitor import Monitor
-
-    with Monitor(run, console, part.shards if part else ()):
-        run_pipeline(run, args.runner, args.workers, beam_arguments, part)
-
-
-def _print_tables(run: Run, console: Console) -> None:
-    print_counts(run, files.read_json(run.manifest), console)
-    print_stages(run, console)
-
-
-def _embedder(config: CurationConfig) -> str:
-    """What embeds images and texts, in a few words."""
-    from curation import encoder
-
-    if not config.encoder.is_named:
-        return (
-            f"No encoder: given embeddings of images and of concepts ({escape(printable(config.concept_embeddings))})"
-        )
-    device, precision = encoder.resolve(config.encoder)
-    return f"Encoder {config.encoder.model} on {device}, {precision}"
+    if data == "demo" and "shards" not in overrides:
+        prepare_demo(args.dry_run, console)
+    carry_out(config, args, beam_arguments, console)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from curation.base import files
+from curation.base.logs import DETAIL
 from curation.base.terminal import printable
 from curation.run.progress import Note, read_progress
 from curation.run.run import Run
@@ -75,7 +76,9 @@ class Monitor(AbstractContextManager["Monitor"]):
             notes = read_progress(self._run, stage.name)
             if notes:
                 state = summarise(stage, notes, len(self._run.shards), self._own)
-                self._show(stage.name, state) if self._console.is_terminal else self._log(stage.name, state)
+                if self._console.is_terminal:
+                    self._show(stage.name, state)
+                self._log(stage.name, state)
 
     def _show(self, name: str, state: StageProgress) -> None:
         if name not in self._tasks:
@@ -97,11 +100,11 @@ class Monitor(AbstractContextManager["Monitor"]):
         self._logged[name] = (time.monotonic(), state.is_complete)
         rate = f", {state.rate:,.0f} samples/s" if state.rate else ""
         left = "" if state.is_complete or not state.left else f", {state.left:,.0f} s left"
-        self._console.print(
-            f"{name:<11} {state.done}/{state.parts}{rate}{left}  {describe(state)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = f"{name:<11} {state.done}/{state.parts}{rate}{left}  {describe(state)}"
+        if self._console.is_terminal:  # where a bar says so
+            DETAIL.info(line)
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

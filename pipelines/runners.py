@@ -18,15 +18,16 @@ from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.processors import usable_processors
 from curation.base.scratch import scratch
-from curation.run.part import Part
-from curation.run.run import Run
 from pipelines import dask
 from pipelines.engines import flink, spark
-from pipelines.watch import WorkerWatch, one_line_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # whoever asks for --help never needs them
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.runner import PipelineResult
+
+    from curation.run.part import Part
+    from curation.run.run import Run
+    from pipelines.watch import WorkerWatch
 
 # Beam's runner, an object or a name, and its options, while what has to run beside it is there.
 Engine = AbstractContextManager[tuple[Any, "PipelineOptions"]]
@@ -40,6 +41,27 @@ def quiet_import() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def outside_notebooks() -> Iterator[None]:
+    """Let Beam take a notebook's kernel for any other process.
+
+    In one it would put the number of the cell before the name of every step, and for that load all that it has for
+    notebooks, which ends with pandas 3: ``type object 'DataFrame' has no attribute 'first'``.
+    """
+    from apache_beam import pipeline
+    from apache_beam.utils import interactive_utils
+
+    owners = (pipeline, interactive_utils)
+    before = [owner.is_in_ipython for owner in owners]
+    for owner in owners:
+        owner.is_in_ipython = lambda: False
+    try:
+        yield
+    finally:
+        for owner, function in zip(owners, before, strict=True):
+            owner.is_in_ipython = function
 
 
 @contextlib.contextmanager
@@ -213,6 +235,7 @@ def run_pipeline(
         from apache_beam.runners.portability import fn_api_runner  # noqa: F401 - imported here, where nothing is heard
 
         from pipelines.beam import build
+        from pipelines.watch import WorkerWatch, one_line_of
 
     logging.basicConfig(force=True, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     # The error of a worker reaches the user once, as the CocuError below, not as Beam's logs of its stack.
@@ -224,7 +247,7 @@ def run_pipeline(
         chosen = runner_of(runner)
         watch = WorkerWatch(run, folder, only_log=chosen.has_job_server)
         request = Request(count, shards, beam_arguments or [], watch, run.folder)
-        with chosen.engine(request) as (engine, options), watch:
+        with outside_notebooks(), chosen.engine(request) as (engine, options), watch:
             try:
                 with files_in(folder):
                     pipeline = beam.Pipeline(runner=engine, options=options)

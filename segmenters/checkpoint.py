@@ -47,11 +47,13 @@ class LightningContent(NamedTuple):
 
 
 def load(path: str | Path) -> Loaded:
-    """Read a checkpoint: a folder of :func:`save`, a Lightning ``.ckpt``, or a Hugging Face GroupViT folder.
+    """Read a checkpoint: a folder of :func:`save`, a Lightning ``.ckpt``, the folder of a training run, or a Hugging Face
+    GroupViT folder.
 
     Raises CheckpointError for anything else.
     """
     path = Path(path)
+    path = (last_of_run(path) if path.is_dir() else None) or path
     if path.is_dir():
         return _load_folder(path)
     if not path.is_file():
@@ -73,6 +75,17 @@ def latest(folder: str | Path = "artifacts") -> Path:
     if not checkpoints:
         raise CheckpointError(f"no .ckpt below {folder}/; name a checkpoint (--checkpoint, or CKPT= with make)")
     return checkpoints[-1]
+
+
+def last_of_run(folder: Path) -> Path | None:
+    """The last checkpoint of a training run, by its output folder or that of its checkpoints: ``last.ckpt``, else the
+    newest. None for another folder. Raises CheckpointError for a run without checkpoints."""
+    within = folder / "checkpoints"
+    if (folder / "config.json").exists() or not (within.is_dir() or any(folder.glob("*.ckpt"))):
+        return None
+    within = within if within.is_dir() else folder
+    last = within / "last.ckpt"
+    return last if last.is_file() else latest(within)
 
 
 def read_content(path: str | Path) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""``python -m segmenters.convert SOURCE TARGET``: between our checkpoints and Hugging Face GroupViT folders."""
+"""``cocu convert SOURCE TARGET``: between our checkpoints and Hugging Face GroupViT folders."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from curation.base import files
-from curation.base.terminal import run_command
 from segmenters.checkpoint import CheckpointError, save, save_huggingface, write_folder
+from segmenters.convert_command import main
 from segmenters.dense import DenseCLIP
 from segmenters.groupvit import MEAN, STD
 from segmenters.hf_clip import clip_config, clip_to_huggingface
@@ -20,35 +19,6 @@ from segmenters.pretrained import save_folder
 from segmenters.text import tokenizer
 
 SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m segmenters.convert",
-        description="Convert weights between our checkpoints and Hugging Face folders, bit by bit the same.",
-        epilog="""examples:
-  python -m segmenters.convert artifacts/my-run/last.ckpt groupvit-hf
-      from training to transformers: GroupViTModel.from_pretrained("groupvit-hf"), CLIPProcessor.from_pretrained(...)
-  python -m segmenters.convert groupvit-hf groupvit
-      back to config.json and model.safetensors as training and evaluation read them
-  python -m segmenters.convert artifacts/my-run/last.ckpt groupvit --to cocu
-      only the weights of a training checkpoint, without the optimizer's state
-  python -m segmenters.convert artifacts/training/dense_demo/checkpoints/last.ckpt clip
-      a CLIP from dense training to open_clip: open_clip.create_model_and_transforms("local-dir:clip")
-
-The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", help="a .ckpt of training, a folder of ours, or a Hugging Face GroupViT folder")
-    parser.add_argument("target", help="the folder to write; it must not exist, or be empty")
-    parser.add_argument(
-        "--to",
-        choices=("huggingface", "cocu"),
-        help="the kind of folder to write (default: cocu for a Hugging Face folder and for a CLIP, which is one that "
-        "open_clip reads; else huggingface)",
-    )
-    return parser
 
 
 def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
@@ -124,12 +94,6 @@ def preprocessing(size: int, mean: Sequence[float] = MEAN, std: Sequence[float] 
         "image_mean": list(mean),
         "image_std": list(std),
     }
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    args = make_parser().parse_args(arguments)
-    return run_command(lambda: print(convert(args.source, args.target, args.to)))
 
 
 if __name__ == "__main__":

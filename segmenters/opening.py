@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.base.errors import one_line
-from segmenters.checkpoint import CheckpointError, from_lightning, load, read_lightning
+from segmenters.checkpoint import CheckpointError, from_lightning, last_of_run, load, read_lightning
 from segmenters.dense import DenseCLIP, DenseConfig
 from segmenters.groupvit import GroupViT
 from segmenters.pretrained import FOLDER, filled, is_folder, is_name, open_pretrained, path_digest
@@ -28,7 +28,7 @@ class Opened(NamedTuple):
 
 
 def open_segmenter(checkpoint: str | Path) -> Opened:
-    """The model that a checkpoint, or the name of a pretrained model, means.
+    """The model that a checkpoint, the folder of a training run, or the name of a pretrained model means.
 
     Raises CheckpointError, or CocuError for a pretrained model that cannot be opened.
     """
@@ -38,6 +38,8 @@ def open_segmenter(checkpoint: str | Path) -> Opened:
     if is_name(text):
         pretrained = open_pretrained(text)
         return Opened(pretrained.model, pretrained.path, "open_clip", pretrained.sha256)
+    if Path(text).is_dir():
+        text = str(last_of_run(Path(text)) or text)
     if not Path(text).is_file():
         return Opened(*load(text))
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from curation.base import files
 from curation.base.configuration import did_you_mean
+from curation.base.downloads import require_weights
 from curation.base.errors import CocuError, OutputError, loading_error, one_line
 from segmenters.dense import DenseCLIP, DenseConfig, with_reading
 from segmenters.groupvit import MEAN, STD
@@ -175,6 +176,7 @@ def _read_named(name: str) -> tuple[DenseConfig, dict[str, Any], str]:
             f"{NAMED}{name}: {tag} is neither weights of {architecture} nor a file; there are {', '.join(tags)}"
         )
 
+    require_weights(f"{NAMED}{name}", architecture, tag, f"name weights that are here: {FOLDER}FOLDER")
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))  # open_clip logs to the root
     try:
         model = open_clip.create_model(

@@ -17,6 +17,7 @@ from curation.base.errors import OutputError
 from segmenters import checkpoint
 from segmenters.checkpoint import CheckpointError, latest, load, save
 from segmenters.huggingface import huggingface_names, to_huggingface
+from segmenters.opening import open_segmenter
 
 
 def test_our_folder_comes_back_as_it_was(groupvit, tmp_path):
@@ -167,3 +168,19 @@ def test_the_newest_checkpoint_is_found(tmp_path):
         path.touch()
         os.utime(path, (number, number))
     assert latest(tmp_path) == tmp_path / "a/deep/x.ckpt"
+
+
+def test_the_folder_of_a_training_run_is_its_last_checkpoint(tmp_path, groupvit):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"no .ckpt below .*run/checkpoints"):
+        load(run)
+    lightning(groupvit, run / "checkpoints" / "best.ckpt")
+    assert load(run).path == str(run / "checkpoints" / "best.ckpt")
+    lightning(groupvit, run / "checkpoints" / "last.ckpt")
+    os.utime(run / "checkpoints" / "last.ckpt", (1, 1))
+    for folder in (run, run / "checkpoints"):
+        assert load(folder).path == str(run / "checkpoints" / "last.ckpt")
+        assert open_segmenter(folder).path == str(run / "checkpoints" / "last.ckpt")
+    save(groupvit, run)  # a folder of weights, whatever else lies in it
+    assert load(run).kind == "cocu folder"

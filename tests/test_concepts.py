@@ -320,6 +320,10 @@ def test_other_parts_of_speech_are_no_mention_where_they_are_known(caption, noun
     assert [concepts[identifier] for identifier in Matcher(concepts).match(caption, nouns)] == expected
 
 
+def test_a_longer_concept_that_the_caption_cuts_off_is_not_taken_for_a_shorter_one():
+    assert Matcher(["bus dog dog", "bus bus"]).match("bus bus", [2]) == []
+
+
 @settings(max_examples=100, deadline=None)
 @given(captions, vocabularies, st.sets(st.integers(0, 20)))
 def test_with_nouns_a_match_is_a_run_that_ends_in_one(caption, concepts, nouns):

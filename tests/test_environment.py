@@ -296,5 +296,5 @@ def test_a_report_that_cannot_be_written_is_no_failure(world, tmp_path, monkeypa
         assert main(arguments) == 0
         captured = capfd.readouterr()
         assert "no report: " in captured.out
-        assert "try again with python -m curation.tools.report" in captured.out
+        assert "try again with cocu report" in captured.out
         assert "Traceback" not in captured.out + captured.err

@@ -94,6 +94,16 @@ def test_crowds_of_duplicates_are_cut_to_the_best(bf16: bool, monkeypatch: pytes
     assert all(len(set(row)) == 6 for row in ids.tolist())
 
 
+def test_bf16_products_cut_no_vector_that_they_cannot_tell_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CROWD", 4000)
+    near = 0.02 * np.random.default_rng(1).normal(size=(4000, 64))  # cosines differ by less than bf16 tells apart
+    vectors = normalise(random_units(1, 64) + near)
+    queries, member = random_units(128, 64, seed=2), np.zeros(4000, int)
+    ids = search_lists(queries, np.zeros((128, 1), int), in_lists(vectors, member, 1), 8, bf16=True)[1]
+    exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    assert (np.sort(ids, axis=1) == np.sort(np.argsort(-exact, axis=1)[:, :8], axis=1)).all()
+
+
 def test_results_do_not_depend_on_the_block() -> None:
     vectors, member = random_units(2000, 32), np.random.default_rng(1).integers(0, 5, 2000)
     lists = in_lists(vectors, member, 5)

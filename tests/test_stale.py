@@ -21,7 +21,7 @@ from curation.run import inputs
 from curation.run.run import open_run, plan_run
 from curation.run.stages import embeddings
 from curation.tools import report, show
-from pipelines import curate as command
+from pipelines import execution
 from training.plan import Span
 from training.stream import Stream, TrainingShard
 
@@ -53,14 +53,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_an_input_that_changes_while_a_run_works_ends_it_with_an_error(change, data, tmp_path, monkeypatch, capfd):
-    run_pipeline = command.run_pipeline
+    run_pipeline = execution.run_pipeline
 
     def disturbed(*arguments, **options):
         run_pipeline(*arguments, **options)
         assert (tmp_path / "out" / "run.json").exists()
         change(data)
 
-    monkeypatch.setattr(command, "run_pipeline", disturbed)
+    monkeypatch.setattr(execution, "run_pipeline", disturbed)
     assert curate(data, tmp_path / "out") == 1
     error = capfd.readouterr().err
     assert "changed while the run was working" in error or "00001.tar: no such file" in error
@@ -104,7 +104,7 @@ def test_weights_that_changed_are_loaded_again(tiny_clip, tmp_path):
 
 
 def test_what_a_run_is_made_of_is_written_first(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "run_pipeline", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(execution, "run_pipeline", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         curate(data, tmp_path / "out")
     recorded = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -170,7 +170,7 @@ def test_help_shows_our_options_first_and_examples_as_written(capsys):
         with pytest.raises(SystemExit):
             main(arguments)
         texts.append(capsys.readouterr().out)
-    assert "\n  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best\n" in texts[0]
+    assert "\n  cocu train validate --config training/configs/cocu_cc12m.yaml --ckpt_path best\n" in texts[0]
     assert "validate" in texts[0] and "predict" not in texts[0]
     options = re.findall(r"^  (--[\w.]+)", texts[1], re.MULTILINE)
     shown = ["--output", "--resume", "--model.sizes.width", "--data.archives", "--trainer.accelerator"]

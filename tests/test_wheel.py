@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cocu.commands import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cocu", "curation", "evaluation", "pipelines", "segmenters", "training")
 SHIPPED = ("LICENSE", "NOTICE", "README.md", "pyproject.toml", "setup.cfg", *PACKAGES)
@@ -97,6 +99,32 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names if ".dist-info/licenses/" in name}
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == set(PACKAGES)
+
+
+def test_every_command_explains_itself_from_the_wheel(run, python):
+    """All but experiments, which are not part of the package."""
+    code = (
+        "import contextlib, io, sys\nfrom cocu.__main__ import main\nfrom cocu.commands import COMMANDS\n"
+        "for name in COMMANDS:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:\n"
+        "        try: code = main([name, '--help'])\n"
+        "        except SystemExit as ended: code = ended.code\n"
+        "    print(name, code, (out.getvalue() or error.getvalue()).splitlines()[0])\n"
+    )
+    lines = run("-c", code).splitlines()
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    for line in lines:
+        name, code, text = line.split(maxsplit=2)
+        expected = "error: cocu experiments: works in a clone" if name == "experiments" else f"usage: cocu {name}"
+        assert (code, text[: len(expected)]) == ("1" if name == "experiments" else "0", expected)
+
+
+def test_the_program_that_pip_installs_is_cocu(python, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [python.parent / "cocu", "--version"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split()[0]) == (0, "cocu"), done.stderr
 
 
 def test_the_demo_configuration_runs_from_the_wheel(run, python, tmp_path):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shlex
 import sys
-from collections.abc import Mapping
+from argparse import ArgumentParser
 from itertools import pairwise
 from typing import Any
 
@@ -16,23 +16,32 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning_utilities.core.rank_zero import rank_zero_only
-from rich.console import Console
 
 from curation.base import files
 from curation.base.configuration import read_yaml, require
 from curation.base.errors import CocuError
-from curation.base.terminal import INTERRUPTED, print_error, run_command
+from curation.base.logs import SpokenConsole, log_to, speak
+from curation.base.terminal import INTERRUPTED, run_command
 from segmenters.checkpoint import CheckpointError
 from training import resume
 from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
 from training.datamodule import ArchiveDataModule
 from training.dense import DenseModule
-from training.interruption import Interrupted, Interruption
+from training.interruption import Interrupted, Interruption, say_how_to_go_on
 from training.labels import LabelDataModule
 from training.logs import LoggedSettings, loggers
 from training.module import GroupViTModule
 from training.negatives import NEGATIVES
-from training.parser import DESCRIPTION, HelpFormatter, Parser, explain, from_lightning, quiet_lightning, reason
+from training.parser import (
+    DESCRIPTION,
+    HelpFormatter,
+    Parser,
+    explain,
+    from_lightning,
+    quiet_lightning,
+    reason,
+    subparsers,
+)
 from training.pictures import ValidationPictures
 from training.progress import TrainingProgress
 from training.settings import RunSettings, flat
@@ -42,6 +51,7 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}  # Trainin
 CHECKPOINTS = {"auto_insert_metric_name": False, "enable_version_counter": False}
 BEST = {"monitor": SCORE, "mode": "max", "filename": "best", "save_weights_only": False, **CHECKPOINTS}
 LAST = {"save_top_k": 0, "save_last": True, **CHECKPOINTS}
+LOG = "train.log"  # in the output folder
 
 
 class ConfigError(CocuError):
@@ -59,12 +69,18 @@ class TrainingCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What is offered: not predict, which ``python -m evaluation.segment`` does for images."""
+        """What is offered: not predict, which ``cocu segment`` does for images."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Lightning's hook: keep the command for the log file."""
+        words = sys.argv[1:] if args is None else args
+        self.words = [*parser.prog.split(), *(words if isinstance(words, list) else [])]
+        super().parse_arguments(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options come first in the help."""
-        parser.add_argument("--output", default="artifacts/training", help="folder of checkpoints and logs")
+        parser.add_argument("--output", "-o", default="artifacts/training", help="folder of checkpoints and logs")
         parser.add_argument(
             "--resume",
             type=bool,
@@ -86,6 +102,10 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="project of Weights & Biases to log to as well: pip install wandb; WANDB_MODE=offline uses no network",
         )
+        parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but warnings and errors")
+        parser.add_argument(
+            "-v", "--details", action="store_true", help="print all that goes into OUT/train.log"
+        )  # --verbose is one of Lightning's
         super().add_default_arguments_to_parser(parser)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -110,6 +130,11 @@ class TrainingCLI(LightningCLI):
         for name in ("image_size", "text_context"):  # the data is made for the model that it is used with
             parser.link_arguments(f"model.{name}", f"data.{name}", apply_on="instantiate")
         explain(parser, "data.negatives", {name: kind.sentence for name, kind in NEGATIVES.items()})
+
+    @property
+    def console(self) -> SpokenConsole:
+        """What prints as loudly as the options say."""
+        return SpokenConsole(quiet=self.config[self.config.subcommand].quiet)
 
     # --- the checkpoint ---------------------------------------------------------------------------------------------------
 
@@ -136,7 +161,7 @@ class TrainingCLI(LightningCLI):
         if subcommand == "fit":
             changed = resume.changed_settings(self.checkpoint, self._settings())
             lines = [f"Going on at step {self.checkpoint.step:,}, from {path}", *(f"  {change}" for change in changed)]
-            say("\n".join(lines))
+            say("\n".join(lines), self.console)
 
     def _chosen_path(self, subcommand: str, config: Any) -> str | None:
         """The file of the checkpoint: the one that is named, else what an earlier run left."""
@@ -178,7 +203,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with loggers into the output folder unless the configuration names others."""
         config = self.config[self.config.subcommand]
-        self.trainer_defaults["callbacks"] = [TrainingProgress(self.datamodule), Interruption()]
+        self.trainer_defaults["callbacks"] = [TrainingProgress(self.datamodule, self.console), Interruption()]
         if self.config.subcommand == "fit":
             settings = self._settings()
             pictures = ValidationPictures(self.datamodule, config.pictures)
@@ -209,34 +234,43 @@ class TrainingCLI(LightningCLI):
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Lightning's hook: training keeps a log file in its output folder."""
+        config = self.config[subcommand]
+        is_logged = subcommand == "fit" and not config.trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0
+        log = log_to(os.path.join(config.output, LOG), self.words) if is_logged else contextlib.nullcontext()
+        with speak(config.details), log:
+            super()._run_subcommand(subcommand)
+
     def before_fit(self) -> None:
         """Make room where a run begins anew."""
         config = self.config.fit
         if not config.trainer.fast_dev_run:
-            make_room(config.output, anew=not config.resume and config.ckpt_path is None)
+            make_room(config.output, anew=not config.resume and config.ckpt_path is None, console=self.console)
 
     def after_fit(self) -> None:
         """Say where nothing was left to do."""
         if self.checkpoint and self.trainer.global_step == self.checkpoint.step:
             say(
                 f"This run is at its end, step {self.checkpoint.step:,}: {self.checkpoint.path}; raise trainer.max_epochs "
-                "(or max_steps) to train on, or begin anew with --resume no"
+                "(or max_steps) to train on, or begin anew with --resume no",
+                self.console,
             )
 
 
 @rank_zero_only
-def make_room(output: str, anew: bool) -> None:
+def make_room(output: str, anew: bool, console: SpokenConsole) -> None:
     """Set the checkpoints of an earlier run aside where one begins anew, and clear away what a killed one left."""
     folder = resume.set_aside(output) if anew else None
     if folder:
-        say(f"The checkpoints of the earlier run are in {folder}")
+        say(f"The checkpoints of the earlier run are in {folder}", console)
     remove_leftovers(resume.checkpoints_in(output))
 
 
 @rank_zero_only
-def say(text: str) -> None:
+def say(text: str, console: SpokenConsole) -> None:
     """Print on the first process."""
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 # --- main -----------------------------------------------------------------------------------------------------------------
@@ -252,17 +286,7 @@ def main(
     def work() -> int:
         try:
             chosen = module or (DenseModule if names_encoder(arguments) else GroupViTModule)
-            TrainingCLI(
-                chosen,
-                LabelDataModule if issubclass(chosen, DenseModule) else ArchiveDataModule,
-                seed_everything_default=0,
-                trainer_defaults={},
-                save_config_kwargs={"overwrite": True},
-                parser_kwargs={"description": DESCRIPTION, "prog": prog, "formatter_class": HelpFormatter},
-                parser_class=Parser,
-                args=arguments,
-                auto_configure_optimizers=False,
-            )
+            run_cli(TrainingCLI, chosen, prog, arguments)
         except (ValueError, RuntimeError, MisconfigurationException) as error:
             if not from_lightning(error):
                 raise
@@ -280,35 +304,40 @@ def main(
     return run_command(work)
 
 
-@rank_zero_only
-def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
-    """Print the command that goes on with a run that was ended."""
-    state = "ended" if step is None else f"ended, with the state of step {step:,} in last.ckpt"
-    if isinstance(arguments, Mapping):  # from Python, which has no command line
-        print_error(state, "interrupted", "bold yellow")
-        return
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    last = [] if step is None else ["--ckpt_path", "last"]
-    print_error(f"{state}; to go on: {command(prog, words, last)}", "interrupted", "bold yellow")
+def run_cli(cli: type[TrainingCLI], module: type[ZeroShotModule], prog: str, arguments: ArgsType) -> None:
+    """Parse the arguments and do what they say."""
+    cli(
+        module,
+        LabelDataModule if issubclass(module, DenseModule) else ArchiveDataModule,
+        seed_everything_default=0,
+        trainer_defaults={},
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"description": DESCRIPTION, "prog": prog, "formatter_class": HelpFormatter},
+        parser_class=Parser,
+        args=arguments,
+        auto_configure_optimizers=False,
+    )
 
 
-def command(prog: str, words: list[str], last: list[str]) -> str:
-    """The command that goes on: the same, by the Python that runs this, without what says where to begin.
+class _Built(Exception):
+    """Carries a parser out of Lightning's constructor, where nothing is to be parsed."""
 
-    >>> words = ["fit", "--resume", "no", "--output", "my run"]
-    >>> command("python -m training", words, ["--ckpt_path", "last"]).partition(" ")[2]
-    "-m training fit --output 'my run' --ckpt_path last"
-    """
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        option, _, value = word.partition("=")
-        if not skip and option not in ("--resume", "--ckpt_path"):
-            kept.append(word)
-        skip = not skip and option in ("--resume", "--ckpt_path") and not value
-    python = os.path.relpath(sys.executable)
-    python = sys.executable if python.startswith(os.pardir) else python
-    return f"{shlex.quote(python)} {prog.partition(' ')[2]} {shlex.join([*kept, *last])}"
+    def __init__(self, parser: LightningArgumentParser) -> None:
+        self.parser = parser
+
+
+class _Unparsed(TrainingCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        raise _Built(parser)
+
+
+def parser_of(subcommand: str, prog: str) -> ArgumentParser:
+    """The parser of a subcommand, for completion."""
+    try:
+        run_cli(_Unparsed, GroupViTModule, prog, [])
+    except _Built as built:
+        return subparsers(built.parser)[subcommand]
+    raise AssertionError("parsed")
 
 
 def names_encoder(arguments: ArgsType) -> bool:

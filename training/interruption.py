@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
+import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from curation.base.terminal import print_error
 from training.checkpoints import LastCheckpoint
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -98,3 +105,38 @@ def write_last(trainer: Trainer) -> int | None:
             callback.save(trainer)
             return callback.saved_step if callback.saved_step == trainer.global_step else None
     return None
+
+
+@rank_zero_only
+def say_how_to_go_on(step: int | None, prog: str, arguments: ArgsType) -> None:
+    """Print the command that goes on with a run that was ended."""
+    state = "ended" if step is None else f"ended, with the state of step {step:,} in last.ckpt"
+    if isinstance(arguments, Mapping):  # from Python, which has no command line
+        print_error(state, "interrupted", "bold yellow")
+        return
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    last = [] if step is None else ["--ckpt_path", "last"]
+    print_error(f"{state}; to go on: {command(prog, words, last)}", "interrupted", "bold yellow")
+
+
+def command(prog: str, words: list[str], last: list[str]) -> str:
+    """The command that goes on: the same, by the Python that runs this, without what says where to begin.
+
+    >>> words = ["fit", "--resume", "no", "--output", "my run"]
+    >>> command("python -m training", words, ["--ckpt_path", "last"]).partition(" ")[2]
+    "-m training fit --output 'my run' --ckpt_path last"
+    """
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        option, _, value = word.partition("=")
+        if not skip and option not in ("--resume", "--ckpt_path"):
+            kept.append(word)
+        skip = not skip and option in ("--resume", "--ckpt_path") and not value
+    python = os.path.relpath(sys.executable)
+    python = sys.executable if python.startswith(os.pardir) else python
+    program, _, rest = prog.partition(" ")
+    if program == "cocu" and shutil.which("cocu"):
+        return f"{prog} {shlex.join([*kept, *last])}"
+    rest = f"-m {prog}" if program == "cocu" else rest
+    return f"{shlex.quote(python)} {rest} {shlex.join([*kept, *last])}"

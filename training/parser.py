@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
@@ -18,11 +19,11 @@ from curation.base.terminal import print_error
 DESCRIPTION = """\
 Train GroupViT on image-text shards and their concept archives.
 
-  python -m training fit --config training/configs/cocu_cc12m.yaml
-  python -m training fit --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
-  python -m training fit --config training/configs/cocu_demo.yaml
-  python -m training validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
-  python -m training fit --help       (every option)
+  cocu train --config training/configs/cocu_cc12m.yaml
+  cocu train --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
+  cocu train --config training/configs/cocu_demo.yaml
+  cocu train validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
+  cocu train --help       (every option)
 
 The same command goes on with a run that was ended; --resume no begins anew, another --output leaves it alone.
 """
@@ -34,7 +35,14 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Suggests the nearest option for one that does not exist."""
+    """Suggests the nearest option for one that does not exist, and leaves the hundred names of options out of the usage."""
+
+    def format_help(self, *arguments: Any, **options: Any) -> str:
+        """The help, which begins with what the command is for."""
+        self.prog = self.prog.replace(" [options]", "")  # of the parser above
+        if not subparsers(self):
+            self.usage = f"{self.prog} --config FILE [options]"
+        return str(super().format_help(*arguments, **options))
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """End with one line."""
@@ -60,8 +68,13 @@ def suggestion(option: str, names: list[str]) -> str:
 def option_names(parser: ArgumentParser) -> list[str]:
     """The dotted names of a parser's options, and of its subcommands'."""
     names = [action.dest for action in parser._actions]
-    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-    return names + [name for choices in subcommands for child in choices.values() for name in option_names(child)]
+    return names + [name for child in subparsers(parser).values() for name in option_names(child)]
+
+
+def subparsers(parser: ArgumentParser) -> dict[str, ArgumentParser]:
+    """The parsers of a parser's subcommands, by name."""
+    choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return {name: child for group in choices for name, child in group.items()}
 
 
 def explain(parser: ArgumentParser, option: str, sentences: dict[str, str]) -> None:
@@ -75,7 +88,7 @@ def reason(error: Exception) -> str:
     """Why Lightning refuses something, on one line; of a class that cannot be made, without all that it might have been."""
     text = one_line(error, 2000)
     problem = re.search(r"Problem with given class_path .*", text)
-    return (problem[0] if problem else text)[:400]
+    return one_line(problem[0] if problem else text, 400)
 
 
 def from_lightning(error: Exception) -> bool:

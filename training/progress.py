@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from curation.base.logs import DETAIL
 from training.batches import COUNTED, Batch
 from training.checkpoints import LastCheckpoint
 from training.datamodule import ArchiveDataModule
@@ -26,9 +27,9 @@ SMOOTHING = 0.98  # weight of the past in the mean time of a step
 class TrainingProgress(Callback):
     """Shows steps, samples per second, time left and the share of time that was spent waiting for data."""
 
-    def __init__(self, data: ArchiveDataModule) -> None:
+    def __init__(self, data: ArchiveDataModule, console: Console | None = None) -> None:
         self._data = data
-        self._console = Console()
+        self._console = console or Console()
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
@@ -90,9 +91,10 @@ class TrainingProgress(Callback):
         self._seen += len(batch.pixels) * trainer.world_size
         self._counts.update(batch.counts)
 
-        if trainer.is_global_zero and (self._console.is_terminal or now - self._logged >= LOG_EVERY):
-            self._show(trainer, float(outputs["loss"]))
-            self._logged = now
+        is_due = now - self._logged >= LOG_EVERY
+        if trainer.is_global_zero and (self._console.is_terminal or is_due):
+            self._show(trainer, float(outputs["loss"]), is_due)
+            self._logged = now if is_due else self._logged
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Show the scores; the time was not spent on data."""
@@ -144,7 +146,7 @@ class TrainingProgress(Callback):
         """Give the terminal back."""
         self._bar.stop()
 
-    def _show(self, trainer: Trainer, loss: float) -> None:
+    def _show(self, trainer: Trainer, loss: float, is_due: bool) -> None:
         total = self._total(trainer)
         spent = self._worked + self._waited
         left = (total - trainer.global_step) * self._step * trainer.accumulate_grad_batches if total else None
@@ -155,8 +157,11 @@ class TrainingProgress(Callback):
         if self._console.is_terminal:
             self._bar.update(self._task, completed=trainer.global_step, epoch=trainer.current_epoch, note=note)
             self._bar.refresh()
-        else:
-            self._print(trainer, f"epoch {trainer.current_epoch}, step {trainer.global_step:,}/{total or '?'}: {note}")
+        line = f"epoch {trainer.current_epoch}, step {trainer.global_step:,}/{total or '?'}: {note}"
+        if not self._console.is_terminal:
+            self._print(trainer, line)
+        elif is_due:
+            DETAIL.info(line)
 
     def _total(self, trainer: Trainer) -> int | None:
         steps = trainer.estimated_stepping_batches

@@ -78,5 +78,15 @@ def loading_error(error: object) -> str:
 
 
 def one_line(error: object, longest: int = 300) -> str:
-    """The message of an exception of a library, or another text, on one line, for a message of ours to quote."""
-    return " ".join(str(error).split())[:longest]
+    """The message of an exception of a library, or another text, on one line, for a message of ours to quote.
+
+    What is too long is cut between two words. An error of ours is never cut: its remedy is at its end.
+
+    >>> one_line("no such\\n  file or directory", 15)
+    'no such file …'
+    """
+    text = " ".join(str(error).split())
+    if len(text) <= longest or isinstance(error, CocuError):
+        return text
+    kept, _, _ = text[: longest - 1].rpartition(" ")
+    return f"{kept} …" if len(kept) > longest // 2 else f"{text[: longest - 1]}…"

@@ -210,6 +210,8 @@ def atomic_path(path: str) -> Iterator[str]:
     with _writing(path, lambda: os.remove(temporary)):
         os.makedirs(folder, exist_ok=True)
         yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, os.path.join(folder, name))
 
 
@@ -286,7 +288,8 @@ def _entries(folder: str) -> dict[str, dict[str, Any]]:
         try:
             return list(filesystem.ls(inner, detail=True))
         except Exception as error:
-            if remote.is_missing(error) or isinstance(error, NotADirectoryError):
+            is_local = not is_remote(folder)  # where the exception itself says it, whatever is being handled around it
+            if (is_local and isinstance(error, FileNotFoundError | NotADirectoryError)) or remote.is_missing(error):
                 return []
             raise
 

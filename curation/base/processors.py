@@ -12,7 +12,7 @@ CGROUPS = "/sys/fs/cgroup"
 def usable_processors() -> int:
     """Processors that this process may use, at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return limited(affinity, _read("/proc/self/cgroup"), _read)
+    return limited(affinity, read_or_nothing("/proc/self/cgroup"), read_or_nothing)
 
 
 def limited(affinity: int, membership: str, read: Callable[[str], str]) -> int:
@@ -24,9 +24,9 @@ def limited(affinity: int, membership: str, read: Callable[[str], str]) -> int:
     >>> limited(8, "0::/job", {"/sys/fs/cgroup/job/cpu.max": "250000 100000"}.get)
     3
     """
-    quotas = [_processors(read(f"{folder}/cpu.max") or "") for folder in _folders(membership, "", [CGROUPS])]
+    quotas = [_processors(read(f"{folder}/cpu.max") or "") for folder in control_groups(membership, "", [CGROUPS])]
     mounts = [f"{CGROUPS}/cpu", f"{CGROUPS}/cpu,cpuacct", f"{CGROUPS}/cpuacct,cpu"]
-    for folder in _folders(membership, "cpu", mounts):
+    for folder in control_groups(membership, "cpu", mounts):
         quota, period = (read(f"{folder}/cpu.cfs_{name}_us") or "" for name in ("quota", "period"))
         quotas.append(_processors(f"{quota.strip()} {period.strip()}"))
     return max(1, math.ceil(min([affinity, *quotas])))
@@ -40,7 +40,7 @@ def _processors(text: str) -> float:
     return int(quota) / int(period)
 
 
-def _folders(membership: str, controller: str, mounts: list[str]) -> Iterator[str]:
+def control_groups(membership: str, controller: str, mounts: list[str]) -> Iterator[str]:
     """The folders of a control group and of those that it is in; each may have a quota.
 
     In a container its own group is mounted as the root, whatever path the membership gives.
@@ -56,7 +56,8 @@ def _folders(membership: str, controller: str, mounts: list[str]) -> Iterator[st
                 yield "/".join([mount, *parts[:length]])
 
 
-def _read(path: str) -> str:
+def read_or_nothing(path: str) -> str:
+    """The content of a file; nothing where it cannot be read."""
     try:
         with open(path) as stream:
             return stream.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import signal
 import sys
@@ -18,9 +19,15 @@ from rich.table import Table
 
 from curation.base.addresses import redacted
 from curation.base.errors import CocuError
+from curation.base.extras import remedy
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
 RESUMABLE = "interrupted; run the same command again to resume"
+SAID = logging.getLogger(
+    "cocu.said"
+)  # what commands print, for the log file (curation.base.logs); without one, nobody hears
+SAID.propagate = False
+SAID.addHandler(logging.NullHandler())
 TURNING = {
     *map(chr, range(0x202A, 0x202F)),
     *map(chr, range(0x2066, 0x206A)),
@@ -44,6 +51,7 @@ def printable(value: object) -> str:
 
 def print_error(message: str, label: str = "error", style: str = "bold red") -> None:
     """Print one line on standard error, such as ``error: world.yaml: unknown key shard``."""
+    SAID.warning(f"{label}: {message}")
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"[{style}]{escape(printable(label))}:[/] {escape(printable(message))}", highlight=False)
 
@@ -51,8 +59,8 @@ def print_error(message: str, label: str = "error", style: str = "bold red") -> 
 def run_command(work: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run the work of a command and return its exit code, 0 unless ``work`` returns another.
 
-    An error that the user can fix, and an error of the operating system, are printed as one line and give 1; Ctrl-C and
-    SIGTERM print ``interrupted`` and give 130.
+    An error that the user can fix, an error of the operating system, and a package of an extra that is not installed are
+    printed as one line and give 1; Ctrl-C and SIGTERM print ``interrupted`` and give 130.
     """
     try:
         with terminable():
@@ -64,6 +72,12 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
         print_error(f"{path}{error.strerror or error}")
+        return FAILED
+    except ModuleNotFoundError as error:
+        line = remedy(error.name or "")
+        if line is None:  # a mistake of ours
+            raise
+        print_error(line)
         return FAILED
     except KeyboardInterrupt:
         Console(stderr=True).print(interrupted, highlight=False)

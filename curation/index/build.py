@@ -163,5 +163,5 @@ def list_content(inverted: faiss.IndexIVF, number: int) -> tuple[np.ndarray, np.
 
 def write_index(index: faiss.Index, path: str) -> None:
     """Write a FAISS index; it appears whole or not at all."""
-    with files.atomic_path(path) as local:
-        faiss.write_index(index, local)
+    with files.atomic_write(path) as stream:  # by our own stream: FAISS prints a failing close, and goes on
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))

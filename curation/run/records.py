@@ -7,7 +7,7 @@ of all that decides its content. A stage is computed again when the record that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from curation.base import files
 from curation.base.errors import CocuError
@@ -34,15 +34,19 @@ def recorded(path: str, stage: str) -> Record:
         written = (files.read_note(path) if path.endswith(".json") else read_metadata(path)).get(stage)
     except CocuError:
         return {}
-    return written if isinstance(written, dict) else {}
+    return written if _is_record(written) else {}
 
 
 def read_record(path: str, stage: str) -> Record:
     """The record of ``stage``, which later stages depend on. Raises CocuError when it is not there."""
     written = (files.read_json(path) if path.endswith(".json") else read_metadata(path)).get(stage)
-    if not isinstance(written, dict) or "fingerprint" not in written:
+    if not _is_record(written) or "fingerprint" not in written:
         raise CocuError(f"{path}: has no record of stage {stage}; delete it and run again")
     return written
+
+
+def _is_record(written: Any) -> TypeGuard[Record]:
+    return isinstance(written, dict) and isinstance(written.get("parameters", {}), dict)
 
 
 def fingerprints(paths: list[str], stage: str, read: Reader) -> list[str]:
@@ -57,9 +61,9 @@ def vocabulary_content(run: Run, read: Reader) -> str:
 
 def changes(old: Record, new: Record) -> str:
     """Why an output with record ``old`` has to be computed again as ``new``, in one line; empty when it is still good."""
-    if not old or old["fingerprint"] == new["fingerprint"]:
+    if not old or old.get("fingerprint") == new["fingerprint"]:
         return ""
-    before, after = old["parameters"], new["parameters"]
+    before, after = old.get("parameters", {}), new["parameters"]
     changed = [f"{key}: {before.get(key)} -> {value}" for key, value in after.items() if before.get(key) != value]
     return "; ".join(changed) or "its inputs changed"
 

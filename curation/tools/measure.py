@@ -1,4 +1,4 @@
-"""``python -m curation.tools.measure OUT``: do archives find what captions omit?
+"""``cocu measure OUT``: do archives find what captions omit?
 
 Every expansion and ranking is compared with what is visible, in one table: for data whose json sidecars say it
 (``objects``, ``stuff``), or by a file that has concepts or captions by key. A second table leaves out the most frequent
@@ -19,7 +19,7 @@ from curation.base import files
 from curation.base.errors import listed
 from curation.base.parquet import open_parquet
 from curation.base.ragged import Ragged
-from curation.base.terminal import add_remote_option, plain_table, printable, run_command
+from curation.base.terminal import plain_table, printable
 from curation.expansion import EXPANSIONS
 from curation.index.build import exact_index
 from curation.index.open import searchable
@@ -27,15 +27,15 @@ from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
 from curation.run.captions import caption_column
 from curation.run.curator import Curator, read_calibration
-from curation.run.indexes import check_retrieved, open_searched
-from curation.run.run import Run, open_run
+from curation.run.indexes import check_retrieved, open_representatives, open_searched
+from curation.run.run import Run
 from curation.run.texts import caption_part, embed_captions, gives_captions
+from curation.tools.commands.measure import main
 from curation.tools.quality import CUTS, LabelledData, Quality, quality, without
 from curation.tools.truth import read_labelled, read_labelled_by
 from curation.vocabulary import read_vocabulary
 
 BLOCK = 4096
-FREQUENT = 10  # concepts that the second table leaves out
 
 Pair = tuple[str, str]  # an expansion and a ranking
 
@@ -62,7 +62,12 @@ def curator_by(run: Run, expansion: str, ranking: str) -> Curator:
     elif retrieves == "text":
         index = searchable(exact_index(_caption_embeddings(changed)))
     return Curator(
-        changed.config, read_vocabulary(run.vocabulary), open_mentions(run.mentions), read_calibration(run), index
+        changed.config,
+        read_vocabulary(run.vocabulary),
+        open_mentions(run.mentions),
+        read_calibration(run),
+        index,
+        representatives=open_representatives(run),
     )
 
 
@@ -160,31 +165,6 @@ def _shares(result: Quality) -> tuple[float, ...]:
 
 def _share(value: float) -> str:
     return "-" if np.isnan(value) else "1" if value == 1 else f"{value:.3f}".lstrip("0")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.measure",
-        description="Compare archives, by every expansion and ranking, with what json sidecars or a file say is visible.",
-    )
-    parser.add_argument("folder", help="output folder of a finished run")
-    parser.add_argument("--fields", default="objects,stuff", help="sidecar fields that list visible concepts")
-    parser.add_argument(
-        "--truth",
-        metavar="FILE",
-        help="in place of sidecars: jsonl, csv, parquet or json with key and concepts or captions, or COCO's json",
-    )
-    parser.add_argument(
-        "--without",
-        type=int,
-        default=FREQUENT,
-        metavar="K",
-        help=f"measure again without the K most frequent concepts; 0: do not (default: {FREQUENT})",
-    )
-    add_remote_option(parser)
-    args = parser.parse_args(arguments)
-    return run_command(lambda: report(open_run(args.folder, args.allow_remote), args, Console()))
 
 
 def report(run: Run, args: argparse.Namespace, console: Console) -> None:

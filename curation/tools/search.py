@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import add_remote_option, plain_table, printable, run_command
 
 SHOWN = 8  # concepts of each image
@@ -55,21 +56,25 @@ def read_rows(paths: list[str], rows: np.ndarray) -> list[dict[str, Any]]:
     return archives
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = CommandParser(
         prog="cocu search", description="Print the images of a run that are nearest to words or to a picture."
     )
-    parser.add_argument("folder", help="output folder of a finished run")
+    parser.add_argument("folder", metavar="OUT", help="output folder of a finished run")
     parser.add_argument("words", nargs="?", help='what to look for, such as "red fox"')
     parser.add_argument("--image", metavar="FILE", help="a picture to look for, alone or together with words")
-    parser.add_argument("--count", type=int, default=12, help="how many images (default: 12)")
+    parser.add_argument("--count", metavar="N", type=positive, default=12, help="how many images (default: 12)")
     add_remote_option(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     if not (args.words or args.image):
         parser.error("give words, or --image FILE")
-    if args.count < 1:
-        parser.error("--count must be at least 1")
 
     return run_command(
         lambda: show(args.folder, args.allow_remote, args.words or "", args.image or "", args.count, Console())

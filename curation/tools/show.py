@@ -1,8 +1,7 @@
-"""``python -m curation.tools.show OUT [KEY...]``: print archives readably."""
+"""``cocu show OUT [KEY...]``: print archives readably."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -18,12 +17,13 @@ from curation.archive.keys import read_keys
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import read_columns, row_count
-from curation.base.terminal import add_remote_option, printable, run_command
+from curation.base.terminal import printable
 from curation.run.captions import block_captions, caption_column
 from curation.run.curator import Curator, open_curator
 from curation.run.indexes import check_retrieved, first_row
-from curation.run.run import Run, open_run
+from curation.run.run import Run
 from curation.samples import Shard
+from curation.tools.commands.show import main
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR = 24  # characters of the longest bar
@@ -127,20 +127,6 @@ def concept_table(concepts: list[dict[str, Any]]) -> Table:
             *(plain(", ".join(concept[name])) for name in sources),
         )
     return table
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.show",
-        description="Print archives: caption, captions of the visual neighbours, concepts as bars coloured by cluster.",
-    )
-    parser.add_argument("folder", help="output folder of a finished run")
-    parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
-    parser.add_argument("--count", type=int, default=3, help="how many when no key is given (default: 3)")
-    add_remote_option(parser)
-    args = parser.parse_args(arguments)
-    return run_command(lambda: show(open_run(args.folder, args.allow_remote), args.keys, args.count, Console()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m curation.tools.verify OUT``: is a finished run what it says it is?
+"""``cocu verify OUT``: is a finished run what it says it is?
 
 Checks that every file is there and whole, counts, schemas, order, score bounds and fingerprints, and computes a random
 sample of archives again by the plain formulas of docs/method.md §2 and §3, one anchor and one concept at a time.
@@ -6,7 +6,6 @@ sample of archives again by the plain formulas of docs/method.md §2 and §3, on
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from curation.archive import SCHEMA, SEVERAL, read_archive
+from curation.archive import archive_schema, read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import open_parquet, read_metadata, row_count
 from curation.base.ragged import Ragged
-from curation.base.terminal import FAILED, add_remote_option, print_error, printable, run_command
+from curation.base.terminal import FAILED, print_error, printable
 from curation.clustering import LAST_CLUSTER
 from curation.expansion import EXPANSIONS
 from curation.ranking import RANKINGS
@@ -33,6 +32,7 @@ from curation.run.run import Run, open_run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
 from curation.samples import Shard
+from curation.tools.commands.verify import main
 from curation.tools.plain import PlainCurator
 from curation.vocabulary import read_vocabulary
 
@@ -97,7 +97,7 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
     if not rejects.schema.remove_metadata().equals(REJECTS):
         problems.append(Problem(paths["rejects"], "its schema differs from the documented one"))
     archives = read_archive(paths["archives"])
-    if not archives.schema.remove_metadata().equals(SEVERAL if several else SCHEMA):
+    if not archives.schema.remove_metadata().equals(archive_schema(several, run.config.retrieval.counts_once)):
         return [*problems, Problem(paths["archives"], "its schema differs from the documented one")]
     counts = read_metadata(paths["embeddings"])["embed"]["counts"]
     if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):
@@ -207,19 +207,6 @@ def other_sources(written: list[dict[str, Any]], expected: dict[str, set[str]]) 
         if set(entry["sources"]) != expected[entry["concept"]]:
             return f"{entry['concept']} is mentioned by {sorted(expected[entry['concept']])}, not {entry['sources']}"
     return ""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code: 0 when all is OK."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.verify",
-        description="Check counts, schemas, order, bounds and fingerprints, and compute a sample of archives again.",
-    )
-    parser.add_argument("folder", help="output folder of a finished run")
-    parser.add_argument("--sample", type=int, default=100, help="archives to compute again (default: 100)")
-    add_remote_option(parser)
-    args = parser.parse_args(arguments)
-    return run_command(lambda: report(args.folder, args.sample, args.allow_remote))
 
 
 def report(folder: str, sample: int, allow_remote: bool = False) -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from curation.base import files
 from curation.base.errors import CocuError, one_line
+from curation.base.options import CommandParser
 from curation.base.terminal import add_remote_option, is_interactive, run_command
 
 PORT, TRIES = 8642, 20
@@ -22,12 +23,12 @@ HOST = "127.0.0.1"  # nobody else can ask
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="cocu browse",
         description="Look through the archives of a finished run in a browser: search, galleries, reasons, the vocabulary. "
         "The pages are for this machine only.",
     )
-    parser.add_argument("folder", help="output folder of a finished run")
+    parser.add_argument("folder", metavar="OUT", help="output folder of a finished run")
     parser.add_argument("--port", type=int, help=f"where to listen (default: {PORT}, or the next that is free)")
     parser.add_argument("--open", action="store_true", help="open the first page in the browser of this machine")
     parser.add_argument(
@@ -50,12 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(args: argparse.Namespace) -> None:
     """Open a run, build its catalogue where there is none yet, and answer until somebody stops it."""
-    try:
-        import uvicorn
-    except ModuleNotFoundError:
-        raise CocuError("cocu browse: uvicorn is not installed; run pip install 'cocu[browse]'") from None
     import faiss
     import torch
+    import uvicorn  # first: it comes with an extra, and what follows takes seconds
 
     from curation.tools.browse.app import application
 

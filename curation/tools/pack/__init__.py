@@ -1,6 +1,7 @@
 """``cocu pack SOURCE -o packed/{}.tar``: pictures as people have them, as tars that curation reads.
 
 command.py  the command line
+packing.py  packing from its beginning to its end
 sources.py  which kind of source something is
 folder.py   images in a folder, with captions beside them
 tables.py   captions in tables and lists

@@ -1,31 +1,14 @@
-"""The command line of packing: what to pack, progress, and what came of it."""
+"""The command line of packing."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from curation.base import files
-from curation.base.configuration import parse_bytes, require
-from curation.base.errors import CocuError
+from curation.base.options import CommandParser
 from curation.base.terminal import RESUMABLE, run_command
-from curation.run.rejects import is_notable
-from curation.tools.pack.shards import NOTE, Packer, Pattern, Tally, identify
-from curation.tools.pack.sources import open_source
-from curation.tools.pack.tables import Columns
-
-HEAD = b"# Written by cocu pack"
-LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 EPILOG = """\
 sources:
@@ -44,11 +27,10 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="cocu pack",
         description="Pack images and captions into sorted tars with safe keys, ready to be curated.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help="folder, table, list or tar")
     parser.add_argument("-o", "--output", default="packed/{}.tar", help="the tars; {} is their number (%(default)s)")
@@ -70,152 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
-    return run_command(lambda: pack(arguments, Console()), RESUMABLE)
-
-
-def pack(arguments: list[str] | None, console: Console) -> None:
-    """Do what the command line says. Raises CocuError."""
     args = build_parser().parse_args(arguments)
-    pattern = Pattern.parse(args.output)
-    require(args.count > 0, f"--count: {args.count} must be at least 1")
-    size = parse_bytes(args.size, "--size")
-    named = tuple(dict.fromkeys(args.caption_column))
-    columns = Columns(args.image_column, next(iter(named), None), named if len(named) > 1 else ())
-    source = open_source(args.source, pattern.folder, args.captions, args.images, columns)
 
-    try:
-        pattern.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CocuError(f"{pattern.folder}: cannot be written ({error.strerror}); give another -o") from None
-    lock = FileLock(pattern.folder / ".packing.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CocuError(
-            f"{pattern.folder}: another process is packing into it; wait for it, or give another -o"
-        ) from None
-    try:
-        with console.status("Listing images ..."):
-            options = [pattern.name, args.count, size, args.name, *columns.captions]
-            total, fingerprint = identify(source.entries(), options)
-        configuration = pattern.configuration
-        check_ours(configuration)
-        if configuration.exists() and files.read_note(str(pattern.folder / NOTE)).get("fingerprint") == fingerprint:
-            console.print(f"{pattern.folder}: already packed; nothing to do", highlight=False, soft_wrap=True)
-            return
+    def work() -> None:
+        from curation.tools.pack.packing import pack
 
-        packer = Packer(pattern, fingerprint, args.count, size)
-        files.remove(str(configuration))  # no configuration: not finished
-        with _Shown(console, total) as shown:
-            tally = packer.pack(source.entries(), shown.advance)
-        packer.tables()
-        print_tally(tally, pattern, console)
-        if not tally.samples:
-            raise CocuError(
-                f"{args.source}: not one of {total:,} images can be packed; {pattern.folder}/rejects.csv says why"
-            )
-        with files.atomic_write(str(configuration)) as stream:
-            name = args.name or data_name(args.source)
-            stream.write(configuration_of(name, pattern, tally, columns.captions).encode())
-        packer.clean()
-        console.print(f"Next: make curate DATA='{configuration}'", highlight=False, soft_wrap=True, markup=False)
-    finally:
-        lock.release()
-        if os.path.exists(lock.lock_file):
-            os.remove(lock.lock_file)
+        pack(args, Console())
 
-
-def check_ours(configuration: Path) -> None:
-    """Raises CocuError where a configuration that somebody wrote would be overwritten."""
-    if configuration.exists() and HEAD not in configuration.read_bytes()[:1000]:
-        raise CocuError(f"{configuration}: is there, but was not written by packing; move it, or give another -o")
-
-
-class _Shown:
-    """Progress: a bar with rate and time left on a terminal, a line now and then in a log."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._done = console, total, 0
-        self._start = self._last = time.monotonic()
-        self._bar = Progress(
-            TextColumn("packing"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} images/s"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("packing", total=total, rate="")
-
-    def __enter__(self) -> _Shown:
-        """Start."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Show the last state and stop."""
-        self._bar.update(self._task, completed=self._done)
-        self._bar.stop()
-
-    def advance(self) -> None:
-        """One image more is done."""
-        self._done += 1
-        now = time.monotonic()
-        if now - self._last < (0.2 if self._console.is_terminal else LOG_EVERY):
-            return
-        self._last = now
-        rate = self._done / (now - self._start)
-        self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f}")
-        if not self._console.is_terminal:
-            left = (self._total - self._done) / rate
-            line = f"packing {self._done:,} of {self._total:,}, {rate:,.0f} images/s, {left:,.0f} s left"
-            self._console.print(line, highlight=False, soft_wrap=True)
-
-
-def print_tally(tally: Tally, pattern: Pattern, console: Console) -> None:
-    """What was packed, and what was not, by reason."""
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in tally.kinds.most_common())
-    tars = "1 tar" if tally.shards == 1 else f"{tally.shards:,} tars"
-    line = f"{tally.samples:,} samples in {tars}" + (f" ({kinds})" if kinds else "")
-    console.print(f"{line}: {pattern.folder}", highlight=False, soft_wrap=True, markup=False)
-    rejects = tally.reasons.total()
-    if not rejects:
-        return
-    counts = {"rejects": rejects, "samples": rejects + tally.samples}
-    colour = "red" if is_notable(counts) else "yellow"
-    console.print(f"[{colour}]{rejects:,} could not be packed:[/]", highlight=False)
-    for reason, count in tally.reasons.most_common():
-        names = ", ".join(name if name.isprintable() else repr(name) for name in tally.examples[reason])
-        console.print(
-            f"  [{colour}]{escape(f'{count:,} x {reason}, such as {names}')}[/]", highlight=False, soft_wrap=True
-        )
-    console.print(f"  All of them: {pattern.folder}/rejects.csv", highlight=False, soft_wrap=True, markup=False)
-
-
-def data_name(source: Path) -> str:
-    """The name of a data set, after its folder or file.
-
-    >>> data_name(Path("photos/my trip (2)"))
-    'my-trip-2'
-    """
-    resolved = source.resolve()
-    name = resolved.name if resolved.is_dir() else resolved.stem
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "packed"
-
-
-def configuration_of(name: str, pattern: Pattern, tally: Tally, captions: Sequence[str] = ()) -> str:
-    """The YAML file for curation; paths in it are relative to it. ``captions``: the several columns that were packed."""
-    folder = pattern.folder.name if pattern.configuration.parent != pattern.folder else "."
-    shards = [os.path.normpath(os.path.join(folder, name)) for name in pattern.shards(tally.shards)]
-    values = {
-        "name": name,
-        "shards": shards[0] if len(shards) == 1 else shards,
-        "image": ";".join(sorted(tally.kinds, key=lambda kind: (-tally.kinds[kind], kind))),
-        **({"captions": [f"json:captions.{column}" for column in captions]} if captions else {"caption": "txt"}),
-        "encoder": {"model": "ViT-B-16", "pretrained": "openai"},
-        "vocabulary": {"source": "build", "min_count": max(3, min(100, tally.samples // 1000))},
-    }
-    head = f"{HEAD.decode()}; keys.csv beside the tars leads from keys to file names.\n"
-    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return run_command(work, RESUMABLE)

@@ -1,25 +1,8 @@
-"""``python -m curation.tools.report OUT``: write ``OUT/report.html``."""
+"""``python -m curation.tools.report OUT``, which is ``cocu report``."""
 
-from __future__ import annotations
-
-import argparse
 import sys
 
-from curation.base.terminal import add_remote_option, run_command
-from curation.run.run import open_run
-from curation.tools.report import write
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m curation.tools.report", description="Write OUT/report.html: a finished run on one page."
-    )
-    parser.add_argument("folder", help="output folder of a finished run")
-    add_remote_option(parser)
-    args = parser.parse_args(arguments)
-    return run_command(lambda: print(write(open_run(args.folder, args.allow_remote))))
-
+from curation.tools.commands.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

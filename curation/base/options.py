@@ -1,0 +1,45 @@
+"""Command lines of one style: options are never abbreviated, and a wrong one is one line that names the nearest."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any, NoReturn
+
+from curation.base.configuration import did_you_mean
+from curation.base.terminal import print_error
+
+WRONG = 2  # exit code
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of every command but training's, which is Lightning's."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None, **options: Any) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line with the nearest option and where help is, and exit with 2."""
+        unknown = re.search(r"unrecognized arguments: .*?(--?[\w.-]+)", message)
+        near = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        print_error(f"{self.prog}: {' '.join(message.split())}{near}; {self.prog} --help has all options")
+        sys.exit(WRONG)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+positive.__name__ = "whole number"  # in messages of argparse

@@ -1,0 +1,55 @@
+"""The command line of ``cocu segment``. Light to import: no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from curation.base.options import CommandParser
+from curation.base.terminal import run_command
+from evaluation.options import AUTO
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="cocu segment",
+        description="Draw where the words are in an image. Name everything that you expect, including backgrounds such as "
+        "grass: each pixel gets the word that fits it best.",
+    )
+    parser.add_argument("image", help="a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")
+    parser.add_argument("--words", required=True, help='comma-separated, such as "red fox, grass, water"')
+    parser.add_argument(
+        "-o", "--output", default="segmentation.png", help="picture to write (default: segmentation.png)"
+    )
+    parser.add_argument("--checkpoint", help="as for cocu eval (default: newest .ckpt in artifacts/)")
+    parser.add_argument(
+        "--heatmap", action="store_true", help="draw how well each pixel fits each word, one panel a word"
+    )
+    parser.add_argument(
+        "--per-word", action="store_true", help="with --heatmap: a colour scale of its own for every word"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=threshold_value,
+        help="leave pixels whose best word scores less unnamed: 0 to 1, or auto, chosen by the image (default: name all)",
+    )
+    parser.add_argument("--size", type=int, help="pixels of the short side (default: twice the model's input)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    return parser
+
+
+def threshold_value(text: str) -> float | str:
+    """A number, or auto. Raises ValueError for anything else."""
+    return text if text == AUTO else float(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    args = build_parser().parse_args(arguments)
+
+    def work() -> None:
+        from evaluation.segment import write  # imports torch, which --help does without
+
+        write(args)
+
+    return run_command(work)
