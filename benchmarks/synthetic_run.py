@@ -57,6 +57,7 @@ def write_run(folder: Path, rows: int, memory: int = 4 << 30) -> Path:
             "shards": [str(folder / "data" / f"{name}.tar") for name in shards],
             "encoder": {"model": f"local-dir:{clip}", "precision": "fp32"},
             "vocabulary": {"source": "build"},
+            "retrieval": {"duplicates": "keep"},
         },
         "synthetic",
     )

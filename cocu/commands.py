@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": Command("curation.tools.commands.verify", "check a finished run, and compute a sample of it again"),
     "report": Command("curation.tools.commands.report", "write the page of a finished run"),
     "export": Command("curation.tools.export", "archives in the forms that other programs read"),
+    "match": Command("curation.tools.match", "archives for another download of the same data"),
     "train": Command("training.command", "train a model on images, captions and archives"),
     "eval": Command("evaluation.__main__", "zero-shot segmentation on benchmarks"),
     "segment": Command("evaluation.segment_command", "segment pictures of your own by words of your own"),

@@ -122,6 +122,11 @@ class RetrievalConfig:
         None, "output folder of a finished run whose images are retrieved instead of the data's own"
     )
     include_anchor: bool = option(True, "the anchor is its own first neighbour when the index holds it")
+    duplicates: str | None = option(
+        None,
+        "once: of near-identical images only one is retrieved, and those of the anchor not at all; keep: all count "
+        "(default: once; runs that finished before there was a choice stay as they are)",
+    )
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -136,6 +141,13 @@ class RetrievalConfig:
         require(0 < self.recall <= 1, f"retrieval.recall: {self.recall} is not between 0 and 1")
         parse_bytes(self.memory, "retrieval.memory")
         check_device_name("retrieval.device", self.device)
+        if self.duplicates is not None:
+            require_one_of("retrieval.duplicates", self.duplicates, ("once", "keep"))
+
+    @property
+    def counts_once(self) -> bool:
+        """Whether near-identical images count once."""
+        return self.duplicates != "keep"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from curation.base import images
 from curation.base.devices import to_device
 from curation.samples import Reject, Sample
+from curation.thumbnails import thumbnail
 
 TO_TENSOR = ("ToTensor", "MaybeToTensor")  # torchvision's and open_clip's
 THREADS = 2  # that decode where no processes do
@@ -51,7 +52,8 @@ class Decoder:
     side: int
 
     def __call__(self, sample: Sample | Reject) -> Decoded | Reject:
-        """The sample without its image, and its pixels (H, W, 3) uint8, or what ``cut`` makes; or why there are none."""
+        """The sample with a thumbnail in place of its image, and its pixels (H, W, 3) uint8, or what ``cut`` makes; or why
+        there are none."""
         if isinstance(sample, Reject):
             return sample
         try:
@@ -59,7 +61,8 @@ class Decoder:
         except images.ImageError as error:
             return Reject(sample.key, f"image cannot be decoded ({error})")
         pixels = self.cut(picture)
-        return replace(sample, image=b""), np.array(pixels)  # numpy's arrays travel between processes by value
+        known = replace(sample, image=b"", thumbnail=thumbnail(picture))
+        return known, np.array(pixels)  # numpy's arrays travel between processes by value
 
 
 def split(preprocess: Any) -> tuple[Callable[[Image.Image], Any], Normalisation | None]:

@@ -60,6 +60,7 @@ class Sample:
     fields: tuple[str, ...] = field(default=(), compare=False)  # of the tar
     captions: tuple[Caption, ...] = ()  # all of them, where several fields are read
     remedy: str = field(default="", compare=False)  # a field to name in place of one that is JSON
+    thumbnail: bytes = field(default=b"", compare=False)  # of the image, once it is decoded
 
 
 @dataclass(frozen=True)

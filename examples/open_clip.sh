@@ -9,7 +9,7 @@ out=$1 model=$2
 shift 2
 
 # "our house" becomes "our house, with tree, grass": up to three concepts that at least two retrieved captions mention.
-cocu export "$out" --format csv --omitted --support 2 --top 3
+python -m cocu export "$out" --format csv --omitted --support 2 --top 3
 
 python -m open_clip_train.main --model "$model" \
     --dataset-type csv --train-data "$out/export/csv/train.csv" --csv-img-key filepath --csv-caption-key title \

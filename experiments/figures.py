@@ -51,7 +51,8 @@ def _losses(curve: Curve, column: int) -> np.ndarray:
 
 
 def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Final mIoU of each arm, for all classes and for each group of classes; whiskers: least and greatest over seeds."""
+    """Final mIoU of each arm, for all classes and for each group of classes; whiskers: least and greatest over seeds, where
+    there are several."""
     columns = ["miou", *(f"miou {name}" for name in NAMES)]
     columns = [column for column in columns if np.isfinite([line[column] for line in lines]).any()]
     figure, axis = plt.subplots(figsize=(max(7, 1.2 * len(lines)), 4), layout="constrained")
@@ -60,12 +61,14 @@ def draw_groups(lines: Sequence[dict[str, Any]], path: Path) -> None:
         values, least, most = (np.array([line[column + end] for line in lines]) for end in ("", " min", " max"))
         positions = np.arange(len(lines)) + number * width
         label = column.replace("miou ", "").replace("miou", "all classes")
-        axis.bar(positions, values, width, yerr=[values - least, most - values], capsize=2, label=label)
+        several = np.array([line["seeds"] > 1 for line in lines])
+        whiskers = np.where(several, [values - least, most - values], np.nan)
+        axis.bar(positions, values, width, yerr=whiskers, capsize=2, label=label)
 
     names = ["\n".join(wrap(line["arm"].replace("-", "- "), 12)).replace("- ", "-") for line in lines]
     axis.set_xticks(np.arange(len(lines)) + (len(columns) - 1) * width / 2, names)
     axis.set_ylabel("final mIoU, %")
-    axis.legend(fontsize=8)
+    _legend(figure, axis)
     _save(figure, path)
 
 
@@ -79,11 +82,14 @@ def draw_sweep(sweep: Sequence[ArmRuns], middle: ArmRuns, path: Path) -> None:
     axis.bar(positions, scores, 0.7)
 
     middle_scores = [curve.miou[-1] for curve in middle.curves]
-    axis.axhspan(min(middle_scores), max(middle_scores), color="C1", alpha=0.2)
-    axis.axhline(float(np.mean(middle_scores)), color="C1", label=f"{middle.arm.name}, mean and range")
+    several = len(middle_scores) > 1
+    if several:
+        axis.axhspan(min(middle_scores), max(middle_scores), color="C1", alpha=0.2)
+    label = f"{middle.arm.name}, mean and range" if several else middle.arm.name
+    axis.axhline(float(np.mean(middle_scores)), color="C1", label=label)
     axis.set_xticks(positions, ["\n".join(wrap(runs.arm.title, 14)) for runs in ordered])
     axis.set_ylabel("final mIoU, %")
-    axis.legend(fontsize=8)
+    _legend(figure, axis)
     _save(figure, path)
 
 
@@ -110,7 +116,7 @@ def _draw_panel(axis: Axes, arms: Sequence[ArmRuns], values: Sequence[Sequence[n
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    """The names of all lines beside the panels: with many arms they would hide what they name."""
+    """The names of all lines, or bars, beside the panels: with many they would hide what they name."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curation.archive import SCHEMA, archive_batch, read_archive
+from curation.archive import archive_batch, read_archive
 from curation.base.parquet import write_table
 from curation.run.run import open_run
 from curation.tools.quality import LabelledData
@@ -23,20 +23,24 @@ def write_truth(truth: LabelledData, base: Path, folder: Path) -> None:
     names = pa.array(read_vocabulary(run.vocabulary).concepts, pa.string())
     start = 0
     for shard in run.shards:
-        keys = read_archive(run.of_shard("archives", shard))["key"].combine_chunks()
-        batch = truth_batch(truth, names, start, keys)
-        write_table(str(folder / "archives" / f"{shard.name}.parquet"), pa.Table.from_batches([batch], SCHEMA), {})
+        archives = read_archive(run.of_shard("archives", shard)).combine_chunks()
+        duplicates = archives["duplicate_of"].combine_chunks() if "duplicate_of" in archives.column_names else None
+        batch = truth_batch(truth, names, start, archives["key"].combine_chunks(), duplicates)
+        write_table(str(folder / "archives" / f"{shard.name}.parquet"), pa.Table.from_batches([batch]), {})
         start += len(batch)
 
 
-def truth_batch(truth: LabelledData, names: pa.Array, start: int, keys: pa.Array) -> pa.RecordBatch:
-    """The archives of the images from number ``start`` on, one for each key."""
+def truth_batch(
+    truth: LabelledData, names: pa.Array, start: int, keys: pa.Array, duplicates: pa.Array | None = None
+) -> pa.RecordBatch:
+    """The archives of the images from number ``start`` on, one for each key; ``duplicates``: their ``duplicate_of``."""
     stop = start + len(keys)
     visible = truth.visible.slice(start, stop)
     visible = visible.where(visible.values < len(names))  # others are not in the vocabulary
     captions = pa.array(truth.captions[start:stop], pa.string())
     ones = np.ones(len(visible.values), np.float32)
-    columns = {
+    columns: dict[str, np.ndarray | pa.Array | None] = {
+        "duplicate_of": duplicates,
         "score": ones,
         "global": ones,
         "local": ones,

@@ -22,7 +22,7 @@ from curation.run.cleaning import remove_temporary
 from curation.run.forecast import forecast
 from curation.run.inputs import request
 from curation.run.lock import hold
-from curation.run.manifest import begin, finish, finished
+from curation.run.manifest import begin, finish, finished, settled
 from curation.run.owner import check_data
 from curation.run.part import Part, finish_together, part_of
 from curation.run.progress import clear_progress
@@ -52,7 +52,7 @@ def carry_out(config: CurationConfig, args: argparse.Namespace, beam_arguments: 
 
     Raises CocuError.
     """
-    run = plan_run(config, args.output or config.output_folder)
+    run = settled(plan_run(config, args.output or config.output_folder))
     part = _part(run, args) if args.only_shards else None
     began = time.monotonic()
 

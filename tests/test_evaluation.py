@@ -265,15 +265,15 @@ def test_heat_is_the_cosine_of_the_groups(groupvit):
     np.testing.assert_allclose(fits[:, 0, 0], expected.numpy(), atol=1e-5)
 
 
-# --- README ----------------------------------------------------------------------------------------------------------
+# --- docs/evaluation.md --------------------------------------------------------------------------------------------------
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text().partition("## Folders and labels")[0]
 
 
-def test_the_readmes_examples_run_as_written(huggingface, tmp_path, monkeypatch):
+def test_the_pages_examples_run_as_written(huggingface, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (description,) = re.findall(r"```yaml evaluation\n(.*?)```", README, re.DOTALL)
-    (program,) = re.findall(r"```python evaluation\n(.*?)```", README, re.DOTALL)
+    (description,) = re.findall(r"```yaml evaluation\n(.*?)```", PAGE, re.DOTALL)
+    (program,) = re.findall(r"```python evaluation\n(.*?)```", PAGE, re.DOTALL)
     worlds.photo(tmp_path / "my-photos/images/a.jpg", 0)
     worlds.mask(tmp_path / "my-photos/masks/a.png", worlds.stripes([0, 1, 3, 255]))
     (tmp_path / "my-photos/val.txt").write_text("a\n")
@@ -284,10 +284,10 @@ def test_the_readmes_examples_run_as_written(huggingface, tmp_path, monkeypatch)
     assert "'red fox'" in run.stdout
 
 
-def test_the_readme_has_every_benchmark_with_its_folder_and_numbers():
+def test_the_page_has_every_benchmark_with_its_folder_and_numbers():
     for name in packaged():
         benchmark = read_benchmark(name, "")
-        (row,) = re.findall(rf"^\| `{name}` \|.*", README, re.MULTILINE)
+        (row,) = re.findall(rf"^\| `{name}` \|.*", PAGE, re.MULTILINE)
         assert f"| {benchmark.val_images:,} | {len(benchmark.classes)} |" in row
         assert f"`{benchmark.layout.root}/" in row
 

@@ -21,12 +21,12 @@ from hostile_tars import BLOCK, END, member, pair
 from curation import samples
 from curation.archive import read_tar
 from curation.archive.members import MAX_HEADER, key_problem
+from curation.archive.thumbnails import read_fields
 from curation.base.configuration import build
 from curation.base.errors import CocuError
 from curation.base.files import HashingReader
 from curation.config import CurationConfig
 from curation.samples import Reject, Sample
-from curation.tools.report.pictures import read_fields
 
 COMPRESSED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 

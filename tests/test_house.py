@@ -129,19 +129,22 @@ def test_packaged_configurations_are_valid(name, monkeypatch, tmp_path):
     assert len(shards) == counts[name]
 
 
-def test_every_packaged_configuration_is_named_in_help_and_readme():
+def test_every_packaged_configuration_is_named_in_help_and_docs():
     text = build_parser().format_help()
     for name in packaged():
         assert name in text
-        assert f"`{name}`" in (ROOT / "README.md").read_text()
+        assert f"`{name}`" in (ROOT / "docs" / "data.md").read_text()
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+USING = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("data", "archives", "training", "evaluation"))]
 
 
-@pytest.mark.parametrize("block", readme_blocks("python"))
-def test_python_examples_of_the_readme_run_as_written(block, finished, tmp_path):
+def blocks_of(language: str, *pages: Path) -> list[str]:
+    return [block for page in pages for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize("block", blocks_of("python", ROOT / "README.md", ROOT / "docs" / "archives.md"))
+def test_python_examples_of_the_readme_and_of_archives_run_as_written(block, finished, tmp_path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "my-data").symlink_to(finished)
     run = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
@@ -149,21 +152,22 @@ def test_python_examples_of_the_readme_run_as_written(block, finished, tmp_path)
     assert "apple" in run.stdout
 
 
-def test_the_yaml_example_of_the_readme_is_a_valid_configuration(tmp_path):
-    (block,) = readme_blocks("yaml")
+def test_the_yaml_example_of_your_own_data_is_a_valid_configuration(tmp_path):
+    block, _ = blocks_of("yaml", ROOT / "docs" / "data.md")
     (tmp_path / "my-data.yaml").write_text(block)
     config = read_config(str(tmp_path / "my-data.yaml"), {})
     assert len(list_shards(config.shards)) == 100
     assert config.output_folder == "artifacts/my-data"
 
 
-def test_every_configuration_key_of_the_readme_exists():
+def test_every_configuration_key_of_the_pages_exists():
     from curation.config import options
 
     keys = {key for key, _, _ in options()}
     keys |= {f"model.{name}" for name in inspect.signature(DenseModule).parameters}
-    named = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert len(named) > 10
+    pages = [page for page in USING if page.stem != "evaluation"]
+    named = {name for page in pages for name in re.findall(r"^\| `([\w.]+)` \|", page.read_text(), re.MULTILINE)}
+    assert len(named) > 30
     assert named <= keys | set(benchmarks()) | set(SAMPLERS) | {"data.sampler.kind"}
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_formula import neighbours as slow_neighbours
 
+from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.index.build import (
     empty_index,
@@ -26,7 +27,7 @@ from curation.index.build import (
     write_index,
 )
 from curation.index.neighbours import choose_neighbours, nearest
-from curation.index.open import SearchIndex, open_index, searchable, set_search
+from curation.index.open import SearchIndex, faiss_is_faster, open_index, read_trained, searchable, set_search
 from curation.mentions import open_mentions
 
 # 24 unit vectors whose products are exactly 0, ±1/2 or ±1, so that ties are frequent and nothing is rounded.
@@ -331,3 +332,36 @@ def test_index_written_again_is_opened_anew(vectors: np.ndarray, tmp_path: Path)
     for rows in (20, 30):
         write_index(exact_index(vectors[:rows]), path)
         assert open_index(path).rows == rows
+
+
+@pytest.mark.parametrize(
+    ("probes", "lists", "faster"),
+    [(1, 64, False), (1, 512, False), (1, 1024, True), (2, 1024, False), (7, 4096, True), (8, 4096, False)],
+)
+def test_few_probes_of_many_lists_are_left_to_faiss(probes, lists, faster):
+    assert faiss_is_faster(probes, lists) == faster
+
+
+def test_what_faiss_searches_has_the_same_results(monkeypatch):
+    vectors = normalise(np.random.default_rng(2).normal(size=(3000, 16)))
+    index = build(vectors, "IVF64,Flat")
+    set_search(index, "nprobe=2")
+    ours = searchable(index, bf16=False).search(vectors[:100], 5)
+    monkeypatch.setattr("curation.index.open.LISTS_A_PROBE", 1)
+    theirs = searchable(index, bf16=False)
+    monkeypatch.setattr("curation.index.open.search_lists", lambda *_: pytest.fail("not by FAISS"))
+    cosines, ids = theirs.search(vectors[:100], 5)
+    assert (ids == ours[1]).all()
+    np.testing.assert_allclose(cosines, ours[0], atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(faiss, "set_deserialization_vector_byte_limit"), reason="this FAISS has no such limit")
+def test_a_large_index_is_read_after_a_small_one(tmp_path):
+    """FAISS' limit of what it believes of a file is the process's, and was that of the index read before."""
+    small, large = build(UNITS, "Flat"), build(normalise(np.random.default_rng(0).normal(size=(9000, 64))), "Flat")
+    for name, index in (("small", small), ("large", large)):
+        faiss.write_index(index, str(tmp_path / name))
+    open_index(str(tmp_path / "small"))
+    with pytest.raises(RuntimeError):
+        faiss.read_index(str(tmp_path / "large"))
+    assert read_trained(str(tmp_path / "large")).ntotal == 9000

@@ -23,8 +23,8 @@ from curation.archive import SCHEMA, ConceptArchive, Sampler, read_archive
 from curation.base.errors import CocuError
 from curation.run.run import open_run
 from curation.tools import report, show
-from curation.tools.export import MISSING
 from curation.tools.export import main as export
+from curation.tools.export.openclip import MISSING
 
 # --- rewritten by other programs ----------------------------------------------------------------------------------------
 

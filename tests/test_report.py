@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,78 +15,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from report_page import Page, number, rows
 from tiny_world import ROWS, SHARDS, jpeg, write_tar, write_world
 
 from curation.archive.members import read_members
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.base.errors import InputError
+from curation.base.markup import text
 from curation.run.run import open_run
 from curation.tools import report
 from curation.tools.report import __main__ as program
 from curation.tools.report import examples as report_examples
 from curation.tools.report import record, survey
 from curation.tools.report.charts import folded
-from curation.tools.report.markup import text
-from curation.tools.report.pictures import read_fields, thumbnail
 from pipelines.curate import main
 
-VOID = {"meta", "img", "br", "link", "input"}
 EVIL = "<script>alert(1)</script> \"apple\" & 'leaf' <img src=x onerror=alert(2)> \x00\x1b boat"
-
-
-class Page(HTMLParser):
-    """Elements with attributes and text; fails where tags do not nest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.cells: dict[str, list[list[str]]] = {}
-        self.words = ""
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self.words += " "
-        if tag == "table":
-            self.table = self.cells.setdefault(f"{dict(attrs).get('id') or dict(attrs).get('class')}", [])
-        elif tag == "tr":
-            self.table.append([])
-        elif tag in ("td", "th"):
-            self.table[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        self.words += " "
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
-            self.words += data
-        if {"td", "th"} & set(self.open):
-            self.table[-1][-1] += data
-
-    def of(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
-        return [a for name, a in self.elements if name == tag and attributes.items() <= a.items()]
 
 
 @pytest.fixture(scope="module")
 def page(finished: Path) -> Page:
     return Page(finished / "report.html")
-
-
-def rows(folder: Path, kind: str) -> list[dict]:
-    return [row for path in sorted((folder / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-
-
-def number(cell: str) -> int:
-    return int(cell.replace(",", ""))
 
 
 # --- what it shows -------------------------------------------------------------------------------------------------------
@@ -269,6 +217,7 @@ def test_imported_embeddings_have_captions_but_no_pictures(world, tiny_clip, tmp
     assert main(["--data", str(path), "--output", str(tmp_path / "out"), "--runner", "inprocess"]) == 0
     page = Page(tmp_path / "out/report.html")
     assert (len(page.of("article")), len(page.of("img"))) == (5, 0)
+    assert page.of("div", **{"class": "examples bare"})  # without places for pictures
     assert "imported embeddings, which come without images" in page.words
     assert all(caption in page.words for caption in captions)
 
@@ -331,7 +280,8 @@ def test_a_tar_that_is_gone_costs_its_pictures_only(finished, tmp_path, world, c
     assert program.main([str(folder)]) == 0
     page = Page(folder / "report.html")
     assert len(page.of("article")) == 24
-    assert 0 < len(page.of("img")) < 24 * 4
+    cards = page.source[page.source.index("<article>") :]
+    assert 0 < cards.count("<img") < 24 * 4
     assert "00001.tar: no such file" in page.words
 
 

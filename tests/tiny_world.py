@@ -84,5 +84,9 @@ def write_world(path: Path, clip: Path, **changes: object) -> Path:
         "vocabulary": {"source": "concepts.txt"},
         "retrieval": {"neighbors": 4},
     }
-    path.write_text(yaml.safe_dump(values | changes))
+    values |= changes
+    retrieval = values.get("retrieval")
+    if isinstance(retrieval, dict) and "data" not in retrieval:  # shapes on three grounds: most are alike
+        values["retrieval"] = {"duplicates": "keep"} | retrieval
+    path.write_text(yaml.safe_dump(values))
     return path

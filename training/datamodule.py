@@ -109,7 +109,7 @@ class ArchiveDataModule(LightningDataModule):
             "data.shards: these tars have no archives; set data.require_archives to false to use them",
         )
         require(
-            filter == Filter() or not sampler.method.of_caption,
+            replace(filter, distinct=False) == Filter() or not sampler.method.of_caption,
             f"data.filter: sampler {sampler.kind} draws from captions, which no filter applies to; leave data.filter out, "
             "or choose another data.sampler.kind",
         )

@@ -36,6 +36,7 @@ class LeftOut(StrEnum):
 
     REJECTED = "rejected"  # by curation, which could not use it
     UNUSABLE = "unusable"  # it has no image, or no caption in UTF-8
+    DUPLICATE = "duplicate"  # it is near-identical to another one, and data.filter.distinct is set
 
 
 class Pair(NamedTuple):
@@ -200,11 +201,14 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
     else:
         joined = join(samples, archive, source, keys, required, with_rejected=True)
 
+    duplicates = None if archive is None else archive.duplicates_left_out(source.name)
     for sample, row in joined:
         image = next((sample[name] for name in images if name in sample), None)
         texts = source.read_captions(sample)
         if row == REJECTED:
             yield LeftOut.REJECTED
+        elif row != NO_ARCHIVE and duplicates is not None and duplicates[row]:
+            yield LeftOut.DUPLICATE
         elif image and texts:
             yield Pair(sample["__key__"], image, texts, row)
         elif archive is None or row == NO_ARCHIVE:
@@ -216,12 +220,17 @@ def read_pairs(shard: TrainingShard, keys: list[str], required: bool) -> Iterato
             )
 
 
+def _duplicates(archive: ConceptArchive, name: str) -> int:
+    duplicates = archive.duplicates_left_out(name)
+    return 0 if duplicates is None else int(duplicates.sum())
+
+
 def count_pairs(shards: tuple[TrainingShard, ...], required: bool) -> list[int]:
     """Pairs of each shard: as many as archives where each must have one, else counted by reading the tars once."""
     if required:
         runs = {shard.archive.folder: shard.archive for shard in shards if shard.archive}
         rows = {
-            (folder, source.name): count
+            (folder, source.name): count - _duplicates(archive, source.name)
             for folder, archive in runs.items()
             for source, count in zip(archive.sources, archive.rows, strict=True)
         }

@@ -11,12 +11,14 @@ shard.py       the archives of one shard as arrays
 sampling.py    concepts and prompts drawn from archives, seeded by (epoch, key)
 joining.py     samples of a tar beside their archives, matched by key
 huggingface.py archives as a Hugging Face data set
+thumbnails.py  pictures of a few samples, from their tars
+display.py     archives in a terminal and in a notebook
 """
 
 from curation.archive.entries import Filter, flatten
 from curation.archive.folder import ConceptArchive
 from curation.archive.joining import NO_ARCHIVE, REJECTED, join, read_tar
-from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, read_archive
+from curation.archive.parquet import SCHEMA, SEVERAL, archive_batch, archive_schema, read_archive
 from curation.archive.sampling import Sampler, choose, prompts, seeds, templates
 from curation.archive.shard import Draw, ShardArchives, read_shard
 from curation.archive.source import Source, list_sources
@@ -41,6 +43,7 @@ __all__ = [
     "Source",
     "UnknownKey",
     "archive_batch",
+    "archive_schema",
     "choose",
     "flatten",
     "join",

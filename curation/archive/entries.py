@@ -1,4 +1,4 @@
-"""The concepts of a table of archives as one flat list: some of them left out, or one row each."""
+"""The concepts of a table of archives as one flat list: some of them left out, or one row each; archives by concept."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Filter:
         support: the fewest retrieved captions that mention the concept.
         top: how many concepts an archive keeps, the best ones of those that the other conditions leave.
         omitted: only concepts that the caption does not mention.
+        distinct: no concepts of images that are near-identical to another one, and no training on them.
     """
 
     score: float = -math.inf
     support: int = 0
     top: int | None = None
     omitted: bool = False
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -54,6 +56,21 @@ class Filter:
         return passes
 
 
+@dataclass(frozen=True)
+class Holding:
+    """The archives that hold one of these concepts, at least; the others are left out, unlike by a :class:`Filter`."""
+
+    concepts: tuple[str, ...]
+
+    def holds(self, table: pa.Table) -> np.ndarray:
+        """Which archives of a table stay: bool (N,)."""
+        archives, structs = entries(table)
+        names = structs.field("concept")
+        wanted = pc.is_in(names.dictionary, pa.array(self.concepts, pa.string())).to_numpy(zero_copy_only=False)
+        owners = archives.owners[wanted[names.indices.to_numpy()]]
+        return np.bincount(owners, minlength=table.num_rows) > 0
+
+
 def entries(table: pa.Table) -> tuple[Ragged, pa.StructArray]:
     """The concepts of all archives, one after another, P structs; and N lists of their numbers, 0 to P - 1."""
     column = one_chunk(table["concepts"])
@@ -61,6 +78,13 @@ def entries(table: pa.Table) -> tuple[Ragged, pa.StructArray]:
     offsets = column.offsets.to_numpy().astype(np.int64)
     offsets = offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64)
     return Ragged(offsets, np.arange(len(structs))), structs
+
+
+def duplicates_in(table: pa.Table) -> np.ndarray:
+    """Which archives (N,) are of images that another one represents: bool; none where all images count."""
+    if "duplicate_of" not in table.column_names:
+        return np.zeros(len(table), bool)
+    return table["duplicate_of"].is_valid().to_numpy()
 
 
 def keep(table: pa.Table, mask: np.ndarray) -> pa.Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from curation.archive import joining
+from curation.archive import display, joining
 from curation.archive.entries import flatten
-from curation.archive.reader import ArchiveReader
+from curation.archive.reader import ArchiveReader, Key
 from curation.archive.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -23,9 +23,35 @@ if TYPE_CHECKING:
 class ConceptArchive(ArchiveReader):
     """The output folder of a finished curation run, local or remote. Use :meth:`open`.
 
-    ``archive[key]`` is one archive, ``for row in archive`` goes through all of them in the order of the tars. The methods
-    ``to_...`` return everything at once.
+    ``archive[key]`` is one archive, ``for row in archive`` goes through all of them in the order of the tars; ``show`` and
+    ``head`` are for looking. The methods ``to_...`` return everything at once.
     """
+
+    def __repr__(self) -> str:
+        """What it holds, in a line."""
+        return display.line(self)
+
+    def _repr_html_(self) -> str:
+        return display.table(self)
+
+    def head(self, count: int = 5) -> display.Rows:
+        """The first archives, as a list that a terminal and a notebook show; no more shards are read than they need."""
+        rows: list[dict[str, Any]] = []
+        shards: list[str] = []
+        for name in self.shards:
+            if len(rows) >= count:
+                break
+            rows += self.table(name).slice(0, count - len(rows)).to_pylist()
+            shards += [name] * (len(rows) - len(shards))
+        return display.Rows(self, rows, shards)
+
+    def show(self, *keys: Key) -> display.Rows:
+        """The archives of these keys, or of pairs (shard, key), likewise: with pictures in a notebook.
+
+        Raises UnknownKey and AmbiguousKey.
+        """
+        numbers, _ = self._locate(list(keys))
+        return display.Rows(self, self.select(keys).to_pylist(), [self.shards[number] for number in numbers])
 
     def join(
         self,

@@ -26,7 +26,11 @@ SEVERAL = datasets.Features(
 
 def features_of(archives: pa.Schema) -> datasets.Features:
     """The features of archives of these columns."""
-    return SEVERAL if "captions" in archives.names else FEATURES
+    features = SEVERAL if "captions" in archives.names else FEATURES
+    if "duplicate_of" not in archives.names:
+        return features
+    by_name = dict(features) | {"duplicate_of": {"shard": TEXT, "key": TEXT}}
+    return datasets.Features({name: by_name[name] for name in archives.names})
 
 
 def whole(archives: pa.Table) -> datasets.Dataset:

@@ -106,7 +106,8 @@ def attach(
 
     Each gets ``concepts``, a list of {concept, score, global, local, cluster, support}; with a ``sampler``, ``prompts``
     too, M sentences as the trainer draws them in this epoch. ``epoch`` may be a function, for pipelines that live longer
-    than an epoch. Samples that curation rejected are left out. A sample without an archive raises CocuError; unless
+    than an epoch. Samples that curation rejected, or ``filter(concept=...)``, are left
+    out. A sample without an archive raises CocuError; unless
     ``required``, it has no concepts, and its caption (``""`` for none) in place of every prompt. What was rejected may not
     decode, so put ``decode`` after this, with ``partial=True``: it then leaves what is no bytes alone.
     """
@@ -119,6 +120,7 @@ def attach(
         return _Shard(rows, one_chunk(table["concepts"]), drawn)
 
     rejected = lru_cache(SHARDS_KEPT)(archive.rejected)
+    left_out = lru_cache(SHARDS_KEPT)(archive.left_out)
     known = set(archive.shards)
     for sample in samples:
         key, name = sample["__key__"], shard_name(sample["__url__"])
@@ -128,7 +130,7 @@ def attach(
             more: RawSample = {"concepts": archives.concepts[row].as_py()}
             if sampler:
                 more["prompts"] = archives.prompts[row]
-        elif archives and (key in rejected(name) or key_problem(key)):
+        elif archives and (key in rejected(name) or key in left_out(name) or key_problem(key)):
             continue
         elif required:
             where = archive.path("archives", name)

@@ -34,6 +34,18 @@ SEVERAL = pa.schema(
     ]
 )
 
+# Of runs in which near-identical images count once: the image that represents this one, null for one that counts itself.
+DUPLICATE_OF = pa.field("duplicate_of", pa.struct([("shard", pa.string()), ("key", pa.string())]))
+
+
+def archive_schema(several: bool = False, duplicates: bool = False) -> pa.Schema:
+    """The columns of archives; ``several``: images may have several captions; ``duplicates``: these count once."""
+    schema = SEVERAL if several else SCHEMA
+    return schema.insert(len(schema) - 1, DUPLICATE_OF) if duplicates else schema
+
+
+FORMS = tuple(archive_schema(several, duplicates) for several in (False, True) for duplicates in (False, True))
+
 
 def entry_fields(schema: pa.Schema) -> list[pa.Field]:
     """The fields of an entry of an archive."""
@@ -47,20 +59,22 @@ def archive_batch(
     offsets: np.ndarray,
     concepts: np.ndarray,
     several: pa.Array | None = None,
+    duplicate_of: pa.Array | None = None,
     **columns: np.ndarray | pa.Array,
 ) -> pa.RecordBatch:
     """Archive rows of a block of anchors.
 
     keys, captions (B,) and names (V,): string arrays; offsets (B + 1,), concepts (P,): CSR in descending score;
     ``columns``: score, global, local, cluster, support, (P,) each; with ``several`` (B,), lists of CAPTION, also sources,
-    (P,) lists of strings.
+    (P,) lists of strings. ``duplicate_of`` (B,): structs of DUPLICATE_OF, where duplicates count once.
     """
-    schema = SCHEMA if several is None else SEVERAL
+    schema = archive_schema(several is not None, duplicate_of is not None)
     fields = entry_fields(schema)
     entries = [pa.DictionaryArray.from_arrays(pa.array(concepts, pa.int32()), names)]
     entries += [pa.array(columns[field.name], field.type) for field in fields[1:]]
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(entries, fields=fields))
-    return pa.record_batch([keys, captions, *([] if several is None else [several]), lists], schema=schema)
+    more = [column for column in (several, duplicate_of) if column is not None]
+    return pa.record_batch([keys, captions, *more, lists], schema=schema)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------------
@@ -74,7 +88,7 @@ def read_archive(path: str) -> pa.Table:
     anything else.
     """
     with open_parquet(path, mapped=True) as file:
-        is_ours = file.schema_arrow.equals(SCHEMA) or file.schema_arrow.equals(SEVERAL)
+        is_ours = any(file.schema_arrow.equals(form) for form in FORMS)
         if not is_ours:
             _check_columns(file.schema_arrow, path)
         schema = _schema_of(file.schema_arrow)
@@ -109,10 +123,11 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
 
 
 def _schema_of(schema: pa.Schema) -> pa.Schema:
-    """SEVERAL for archives of images with several captions, else SCHEMA."""
+    """Which of FORMS archives of anyone's columns have."""
     entry = schema.field("concepts").type.value_type
     has_sources = schema.get_field_index("captions") >= 0 and entry.get_field_index("sources") >= 0
-    return SEVERAL if has_sources else SCHEMA
+    has_duplicates = schema.get_field_index("duplicate_of") >= 0
+    return archive_schema(has_sources, has_duplicates and pa.types.is_struct(schema.field("duplicate_of").type))
 
 
 def _converted(table: pa.Table, schema: pa.Schema, path: str) -> pa.Table:
@@ -147,7 +162,7 @@ def _lists(column: pa.Array, kind: pa.DataType) -> pa.Array:
 def _check_values(table: pa.Table, path: str) -> None:
     """Raises CocuError where a value is missing or a score is not finite: readers count on both."""
     for name in table.column_names:
-        if table[name].null_count:
+        if table[name].null_count and name != DUPLICATE_OF.name:
             raise CocuError(f"{path}: {table[name].null_count} rows have no {name}")
     for chunk in table["captions"].chunks if "captions" in table.column_names else ():
         captions = chunk.flatten()

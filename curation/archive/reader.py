@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.archive.entries import Filter, entries, keep
+from curation.archive.entries import Filter, Holding, duplicates_in, entries, keep
 from curation.archive.keys import Footer, locate, read_footers, read_keys
-from curation.archive.parquet import SCHEMA, SEVERAL, read_archive
+from curation.archive.parquet import archive_schema, read_archive
 from curation.archive.sampling import Sampler
 from curation.archive.shard import ShardArchives, read_caption_concepts, shard_archives
 from curation.archive.source import Source, shard_name
 from curation.base import files
 from curation.base.configuration import did_you_mean, parse_bytes
-from curation.base.errors import AmbiguousKey, CocuError, UnknownKey
+from curation.base.errors import AmbiguousKey, CocuError, UnknownKey, quoted
 from curation.base.parquet import read_columns
 from curation.base.patterns import expand, split
 from curation.base.ragged import is_in
@@ -40,7 +40,7 @@ class ArchiveReader:
 
     folder: str
     manifest: dict[str, Any]
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Filter | Holding, ...] = ()
     allow_remote: bool = False
 
     @classmethod
@@ -112,8 +112,11 @@ class ArchiveReader:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of the archives: with ``captions`` and ``sources`` where images may have several captions."""
-        return SEVERAL if self.manifest["config"].get("captions") else SCHEMA
+        """The columns of the archives: with ``captions`` and ``sources`` where images may have several captions, and
+        ``duplicate_of`` where near-identical images count once."""
+        config = self.manifest["config"]
+        counts_once = (config.get("retrieval") or {}).get("duplicates", "keep") != "keep"
+        return archive_schema(bool(config.get("captions")), counts_once)
 
     @cached_property
     def _footers(self) -> list[Footer]:
@@ -121,8 +124,20 @@ class ArchiveReader:
 
     @property
     def rows(self) -> list[int]:
-        """Archives of each shard, in the order of :attr:`shards`. Raises CocuError when a file is missing."""
-        return [footer.rows for footer in self._footers]
+        """Archives of each shard, in the order of :attr:`shards`. Raises CocuError when a file is missing.
+
+        With ``filter(concept=...)`` every shard is read for them, once.
+        """
+        return self._kept_counts if self._drops else [footer.rows for footer in self._footers]
+
+    @cached_property
+    def _kept_counts(self) -> list[int]:
+        return [len(self._filtered(name)[1]) for name in self.shards]
+
+    @property
+    def _drops(self) -> bool:
+        """Whether archives may be left out."""
+        return any(isinstance(condition, Holding) for condition in self.filters)
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -141,36 +156,88 @@ class ArchiveReader:
 
     # --- by shard ---------------------------------------------------------------------------------------------------------
 
-    def filter(self, *values: Any, **conditions: Any) -> Self:
+    def filter(self, *values: Any, concept: str | Iterable[str] | None = None, **conditions: Any) -> Self:
         """The same archives with fewer concepts; the conditions are those of :class:`Filter`. Filters apply in turn.
 
         An archive of which nothing is left stays, with no concepts: ``archive.filter(support=2, top=5)``.
-        Raises CocuError for an unknown condition.
+        ``concept``, a name or several, keeps only the archives that hold one of them, with all of their concepts, once the
+        other conditions are met: ``archive.filter(concept="fox", omitted=True)`` are the images whose captions omit a fox.
+        Raises CocuError for an unknown condition, and for a concept that is not in the vocabulary.
         """
-        known = [field.name for field in dataclasses.fields(Filter)]
+        known = [*(field.name for field in dataclasses.fields(Filter)), "concept"]
         for name in conditions:
             if name not in known:
                 raise CocuError(f"filter: unknown condition {name}{did_you_mean(name, known)}")
-        return dataclasses.replace(self, filters=(*self.filters, Filter(*values, **conditions)))
+
+        applied: list[Filter | Holding] = [Filter(*values, **conditions)] if values or conditions else []
+        if concept is not None:
+            names = (concept,) if isinstance(concept, str) else tuple(concept)
+            self._check_concepts(names)
+            applied.append(Holding(names))
+        return dataclasses.replace(self, filters=(*self.filters, *applied))
+
+    def _check_concepts(self, names: Sequence[str]) -> None:
+        if not files.exists(files.join(self.folder, "vocabulary.parquet")):
+            return  # archives alone do not say which concepts there are
+        for name in names:
+            if name not in self.vocabulary:
+                raise CocuError(
+                    f"filter: {quoted(name)} is no concept of the vocabulary{did_you_mean(name, self.vocabulary)}"
+                )
 
     def table(self, name: str) -> pa.Table:
         """The archives of a shard: key, caption, concepts, in the order of the tar."""
+        return self._filtered(name)[0]
+
+    def _filtered(self, name: str) -> tuple[pa.Table, np.ndarray]:
+        """The archives of a shard that the filters keep, and their rows (N,) int64 in its file."""
         table = read_archive(self.path("archives", name))
+        rows = np.arange(table.num_rows)
         for condition in self.filters:
+            if isinstance(condition, Holding):
+                kept = np.flatnonzero(condition.holds(table))
+                table, rows = table.take(pa.array(kept)), rows[kept]
+                continue
             archives, structs = entries(table)
             score = structs.field("score").to_numpy()
             support = structs.field("support").to_numpy()
-            omitted = self._omitted(name, table) if condition.omitted else np.ones(len(score), bool)
-            table = keep(table, condition.passes(archives, score, support, omitted))
-        return table
+            omitted = self._omitted(name, table, rows) if condition.omitted else np.ones(len(score), bool)
+            passes = condition.passes(archives, score, support, omitted)
+            if condition.distinct:
+                passes &= ~duplicates_in(table)[archives.owners]
+            table = keep(table, passes)
+        return table, rows
 
-    def _omitted(self, name: str, table: pa.Table) -> np.ndarray:
-        """Which entries of a shard's archives its captions do not mention: bool (P,)."""
+    def duplicates_left_out(self, name: str) -> np.ndarray | None:
+        """Which images of a shard the filters leave out as duplicates of others, bool (N,); None for none."""
+        if not any(isinstance(condition, Filter) and condition.distinct for condition in self.filters):
+            return None
+        return duplicates_in(read_archive(self.path("archives", name)))
+
+    def _omitted(self, name: str, table: pa.Table, rows: np.ndarray) -> np.ndarray:
+        """Which entries of the archives in some rows of a shard its captions do not mention: bool (P,)."""
         archives, structs = entries(table)
         concepts = structs.field("concept")
-        captions = self.read(name, mentioned=True)
+        captions = self._mentioned(name)
         ids = pc.index_in(concepts.dictionary, pa.array(captions.names, pa.string())).to_numpy()
-        return ~is_in(archives.with_values(ids[concepts.indices.to_numpy()]), captions.lists)
+        return ~is_in(archives.with_values(ids[concepts.indices.to_numpy()]), captions.lists.take(rows))
+
+    def _mentioned(self, name: str) -> ShardArchives:
+        """The concepts that the captions of a shard mention, in place of its archives, whatever the filters."""
+        archives = shard_archives(read_archive(self.path("archives", name)))
+        vocabulary = files.join(self.folder, "vocabulary.parquet")
+        return read_caption_concepts(self.path("embeddings", name), vocabulary, archives)
+
+    def rows_of(self, name: str) -> np.ndarray:
+        """The rows (N,) int64 of a shard's files that :meth:`table` has."""
+        return self._filtered(name)[1] if self._drops else np.arange(self._footers[self.shards.index(name)].rows)
+
+    def left_out(self, name: str) -> set[str]:
+        """Keys of the archives of a shard that ``filter(concept=...)`` leaves out."""
+        if not self._drops:
+            return set()
+        every = read_keys(self.path("archives", name))
+        return set(np.delete(np.array(every.to_pylist(), object), self._filtered(name)[1]).tolist())
 
     def tables(self) -> Iterator[pa.Table]:
         """The archives of every shard, one shard at a time."""
@@ -185,9 +252,8 @@ class ArchiveReader:
         """The archives of a shard as arrays; with ``mentioned``, the concepts that its captions mention in their place."""
         if not mentioned:
             return shard_archives(self.table(name))
-        archives = shard_archives(read_archive(self.path("archives", name)))
-        vocabulary = files.join(self.folder, "vocabulary.parquet")
-        return read_caption_concepts(self.path("embeddings", name), vocabulary, archives)
+        captions = self._mentioned(name)
+        return captions.take(self._filtered(name)[1]) if self._drops else captions
 
     def rejected(self, name: str) -> set[str]:
         """Keys of the samples of a shard that could not be used."""
@@ -199,7 +265,10 @@ class ArchiveReader:
     # --- by key -----------------------------------------------------------------------------------------------------------
 
     def _locate(self, keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and row of every key. Raises UnknownKey for a key that no shard holds, AmbiguousKey where several do."""
+        """Shard of every key, and row in :meth:`table` of it.
+
+        Raises UnknownKey for a key that no shard holds or the filters leave out, AmbiguousKey where several shards hold it.
+        """
         names = [key if isinstance(key, str) else key[1] for key in keys]
         numbers = {name: number for number, name in enumerate(self.shards)}
         chosen = np.array([-1 if isinstance(key, str) else numbers.get(key[0], len(numbers)) for key in keys], np.int64)
@@ -218,7 +287,20 @@ class ArchiveReader:
                     f"{self.folder}: the key {names[position]} is in the shards {one} and {other}; "
                     f"ask for one of them, as ({one!r}, {names[position]!r})"
                 )
-        return shards, rows
+        return shards, self._positions(keys, shards, rows) if self._drops else rows
+
+    def _positions(self, keys: Sequence[Key], shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The places of rows of files among those that the filters keep. Raises UnknownKey for one that they leave out."""
+        positions = np.full(len(rows), -1)
+        for shard in np.unique(shards):
+            kept = self._filtered(self.shards[shard])[1]
+            of_shard = np.flatnonzero((shards == shard) & np.isin(rows, kept))
+            positions[of_shard] = np.searchsorted(kept, rows[of_shard])
+        if (positions < 0).any():
+            missing = keys[int(np.flatnonzero(positions < 0)[0])]
+            shown = missing if isinstance(missing, str) else f"{missing[1]} in shard {missing[0]}"
+            raise UnknownKey(f"{self.folder}: the archive of {shown} holds none of the concepts of filter(concept=...)")
+        return positions
 
     def _keys(self, shard: int) -> pa.Array:
         return read_keys(self.path("archives", self.shards[shard]))

@@ -9,5 +9,6 @@ embeddings.py      embeddings as they are stored: fp16 columns, unit length when
 ragged.py          lists of unequal lengths as two arrays
 random_numbers.py  random numbers that are hashes
 versions.py        versions of what can change a value
+markup.py          data as HTML
 terminal.py        errors, tables and progress on the terminal
 """

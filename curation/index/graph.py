@@ -16,6 +16,7 @@ from curation.base.errors import CocuError, one_line
 from curation.index.search import descending
 
 EXTRA = 4  # neighbours beyond L that a search keeps, to be found from their ends
+SPARE = 16  # at most as many more, as many as L, where duplicates are taken out: enough for a copy of each
 TARGETS = 1 << 18  # rows whose edges are in memory at once: 16 edges each take 100 MB
 
 Part = tuple[int, np.ndarray, np.ndarray]  # the first row of consecutive ones, their ids (n, K), and cosines (n, K)

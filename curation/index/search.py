@@ -10,15 +10,15 @@ cosines in fp32, pair by pair, so that results depend on neither the block nor t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from curation.base.devices import to_device, to_host
+from curation.index.lists import Lists
 from curation.similarity import sampled_products
 
 QUERY_BLOCK, VECTOR_BLOCK = 4096, 8192  # most queries and vectors of one product
@@ -34,18 +34,6 @@ SUM_ERROR = (
 )
 GPU_SUM_ERROR = 2.0**-22  # the same on a GPU, for each dimension, whatever the order: docs/gpus.md
 BF16_ERROR = 2.0**-8  # most that rounding to bf16 takes from a number, relative to it
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Vectors in lists: ``read(number)`` gives those of a list, (n, D) fp32 or fp16, and their ids (n,) int64.
-
-    ``roundings`` remembers the largest rounding of a vector in each part of a list, by list number and first row.
-    """
-
-    count: int
-    read: Callable[[int], tuple[Tensor, np.ndarray]]
-    roundings: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 def search_lists(

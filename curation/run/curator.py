@@ -13,12 +13,13 @@ from curation.base.parquet import read_columns
 from curation.base.ragged import Ragged
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS, Anchors, Expansion, ExpansionMethod
+from curation.index.duplicates import collapse
 from curation.index.graph import look_up
 from curation.index.neighbours import choose_neighbours, nearest
 from curation.index.open import SearchIndex
 from curation.mentions import Mentions, open_mentions
 from curation.ranking import RANKINGS
-from curation.run.indexes import open_graph, open_searched
+from curation.run.indexes import graph_size, open_graph, open_representatives, open_searched
 from curation.run.run import Run
 from curation.vocabulary import Vocabulary, read_vocabulary
 
@@ -58,6 +59,7 @@ class Curator:
     calibration: np.ndarray | None  # (V, 2), for a ranking that is calibrated
     index: SearchIndex | None  # that neighbours are looked up in; None where nothing is retrieved
     graph: np.ndarray | None = None  # the neighbours of the run's own images, where they were all searched before
+    representatives: np.ndarray | None = None  # (N,) int64: of the images of the index, where duplicates count once
 
     @property
     def method(self) -> ExpansionMethod:
@@ -70,11 +72,33 @@ class Curator:
         if self.method.retrieves == "text" and config.include_anchor:
             # An image is always nearest to itself, but not to its own caption, which has to earn its place.
             rows = np.full_like(rows, -1)
+        assert self.index is not None  # this expansion retrieves
         if self.graph is not None and (rows >= 0).all():
             ids, cosines = look_up(self.graph, rows)
+        elif self.representatives is not None:
+            cosines, ids = self.index.search(images, graph_size(config))
+        else:
+            return nearest(self.index, images, rows, config.neighbors, config.include_anchor)
+        if self.representatives is None:
             return choose_neighbours(ids, cosines, rows, config.neighbors, config.include_anchor)
-        assert self.index is not None  # this expansion retrieves
-        return nearest(self.index, images, rows, config.neighbors, config.include_anchor)
+        return self._different(images, rows, ids, cosines)
+
+    def _different(
+        self, images: np.ndarray, rows: np.ndarray, ids: np.ndarray, cosines: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """R_i of results (B, K) in which each group of duplicates counts once, searched for further where that leaves too
+        few."""
+        config, groups = self.config.retrieval, self.representatives
+        assert groups is not None and self.index is not None
+        size, include = config.neighbors, config.include_anchor
+        chosen, likeness = choose_neighbours(collapse(ids, cosines, rows, groups), cosines, rows, size, include)
+        few = np.flatnonzero((chosen[:, -1] < 0) & (ids[:, -1] >= 0))
+        if len(few):
+            others = self.index.among(groups == np.arange(len(groups)))
+            cosines, ids = others.search(images[few], size + 2)  # its representative, and one to be replaced by itself
+            ids = collapse(ids, cosines, rows[few], groups)
+            chosen[few], likeness[few] = choose_neighbours(ids, cosines, rows[few], size, include)
+        return chosen, likeness
 
     def expand(
         self, images: np.ndarray, rows: np.ndarray, captions: Ragged, sources: np.ndarray | None = None
@@ -125,6 +149,7 @@ def open_curator(run: Run) -> Curator:
         read_calibration(run) if RANKINGS[config.ranking_name].calibrated else None,
         open_searched(run) if EXPANSIONS[config.expansion].retrieves else None,
         open_graph(run),
+        open_representatives(run),
     )
     _check_together(curator, run)
     return curator

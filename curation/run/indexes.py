@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from curation.base import files, gpus
 from curation.base.devices import find_device
@@ -18,7 +19,8 @@ from curation.base.errors import CocuError, quoted
 from curation.base.parquet import blocks, row_count
 from curation.config import RetrievalConfig
 from curation.expansion import EXPANSIONS
-from curation.index.graph import read_graph
+from curation.index.duplicates import chosen_rows, open_duplicates
+from curation.index.graph import EXTRA, SPARE, read_graph
 from curation.index.open import SearchIndex, open_index
 from curation.run.records import Reader, Record, read_record, recorded
 from curation.run.run import Run, indexed_run
@@ -72,8 +74,11 @@ def searched_index(run: Run, read: Reader = read_record) -> tuple[Record, str | 
 
 
 def has_graph(run: Run) -> bool:
-    """Whether a run looks its anchors up in a graph of all neighbours: with ``auto`` where its own index is not exact."""
+    """Whether all images of a run are searched together: with ``auto`` where its own index is not exact, and wherever their
+    duplicates count once."""
     retrieval = run.config.retrieval
+    if has_duplicates(run):
+        return True
     if retrieval.index != "auto" or retrieval.search or retrieval.data:
         return False
     if EXPANSIONS[run.config.archive.expansion].retrieves != "image":
@@ -83,14 +88,54 @@ def has_graph(run: Run) -> bool:
     return bool(trained.get("parameters", {}).get("factory", "Flat") != "Flat")
 
 
+def graph_size(config: RetrievalConfig) -> int:
+    """K, the neighbours of every image that a graph holds."""
+    return config.neighbors + EXTRA + (min(config.neighbors, SPARE) if config.counts_once else 0)
+
+
 def open_graph(run: Run) -> np.ndarray | None:
     """The graph of all neighbours, mapped into memory: ids (N, K) and cosines (N, K); None where there is none."""
     indexed, written = (recorded(run.index_json, stage) for stage in (INDEXES["image"].stage(""), "graph"))
     if not has_graph(run) or not written:  # a run of an earlier version has none
         return None
+    if EXPANSIONS[run.config.archive.expansion].retrieves != "image":  # it is there for the duplicates only
+        return None
     size = whole_number(written, "bytes", run.index_json)
     rows = whole_number(indexed, "rows", run.index_json)
     return read_graph(run.graph, size, rows, run.config.retrieval.neighbors + (not run.config.retrieval.include_anchor))
+
+
+def has_duplicates(run: Run) -> bool:
+    """Whether a run looks for near-identical images among its own: those of ``retrieval.data`` are that run's."""
+    retrieval = run.config.retrieval
+    retrieves = EXPANSIONS[run.config.archive.expansion].retrieves
+    return retrieval.counts_once and not retrieval.data and retrieves is not None
+
+
+def duplicates_record(run: Run, read: Reader = read_record) -> Record:
+    """The record of the duplicates among the images that are retrieved; empty where all of them count."""
+    if has_duplicates(run):
+        return read(run.index_json, "duplicates")
+    if not (run.config.retrieval.counts_once and run.config.retrieval.data):
+        return {}
+    source = indexed_run(run)
+    return read(source.index_json, "duplicates") if has_duplicates(source) else {}
+
+
+def read_duplicates(run: Run) -> pa.Table | None:
+    """The duplicates among the images that are retrieved, mapped into memory; None where all of them count."""
+    written = duplicates_record(run)
+    if not written:
+        return None
+    path = files.join(run.indexed, "index", "index.json")
+    size, rows = (whole_number(written, name, path) for name in ("bytes", "rows"))
+    return open_duplicates(files.join(run.indexed, "index", "duplicates.arrow"), size, rows)
+
+
+def open_representatives(run: Run) -> np.ndarray | None:
+    """The representative (N,) int64 of every image that may be retrieved; None where all of them count."""
+    table = read_duplicates(run)
+    return None if table is None else chosen_rows(table, duplicates_record(run)["rows"])
 
 
 def open_searched(run: Run) -> SearchIndex:

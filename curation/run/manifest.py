@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from curation.archive.keys import read_footers, read_keys, repeated_keys
@@ -9,8 +10,10 @@ from curation.base import files
 from curation.base.parquet import FORMAT, read_metadata, row_count
 from curation.base.versions import versions
 from curation.run.cleaning import remove_stale
+from curation.run.indexes import has_duplicates
 from curation.run.inputs import check_unchanged, record_inputs, request
 from curation.run.progress import WHOLE, read_progress, stages_begun
+from curation.run.records import read_record
 from curation.run.run import Run, portable, relative_paths
 from curation.run.texts import provenance
 from curation.run.unmentioned import unmentioned
@@ -46,6 +49,15 @@ def finished(run: Run) -> dict[str, Any] | None:
     return manifest if complete and manifest.get("fingerprint") == asked else None
 
 
+def settled(run: Run) -> Run:
+    """The run, or where just this request finished before duplicates could count once, the run as it was then."""
+    retrieval = run.config.retrieval
+    if retrieval.duplicates is not None or not files.exists(run.manifest):
+        return run
+    before = replace(run, config=replace(run.config, retrieval=replace(retrieval, duplicates="keep")))
+    return before if finished(before) else run
+
+
 def begin(run: Run) -> None:
     """From here on the run is not finished; record what it is made of. For the holder of the output folder."""
     files.remove(run.manifest)
@@ -75,6 +87,8 @@ def finish(run: Run) -> None:
             if note.part == WHOLE:
                 seconds[stage] = note.seconds
     counts["concepts"] = row_count(run.vocabulary)
+    if has_duplicates(run):
+        counts["duplicates"] = read_record(run.index_json, "duplicates")["duplicates"]
     archives = run.of_shards("archives")
     counts["repeated_keys"], repeated = repeated_keys(
         read_footers(archives), lambda number: read_keys(archives[number])

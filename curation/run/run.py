@@ -32,6 +32,7 @@ SHARD_FOLDERS = (
     "rejects",
     "tags",
     "text-codes",
+    "thumbnails",
     "visualness",
 )
 
@@ -97,6 +98,11 @@ class Run:
         return self.path("index", "graph.npy")
 
     @property
+    def duplicates(self) -> str:
+        """The groups of near-identical images, where these count once."""
+        return self.path("index", "duplicates.arrow")
+
+    @property
     def indexed(self) -> str:
         """The folder of the run whose images are retrieved: another one's with ``retrieval.data``."""
         return self.config.retrieval.data or self.folder
@@ -127,6 +133,9 @@ def open_run(folder: str, allow_remote: bool = False) -> Run:
     if not isinstance(archive.manifest.get("counts"), dict) or not archive.manifest["counts"].keys() >= COUNTS:
         raise CocuError(f"{manifest}: counts lacks one of {listed(sorted(COUNTS), 20)}; run make curate again")
 
+    retrieval = values.get("retrieval")
+    if isinstance(retrieval, dict):
+        retrieval.setdefault("duplicates", "keep")  # runs that finished before there was a choice
     resolve_paths(values, files.base(folder), resolve_recorded)
     config = from_mapping(values, manifest)
     if config.retrieval.data:
@@ -176,6 +185,9 @@ def portable(config: CurationConfig, folder: str) -> dict[str, Any]:
         values["shards"] = relative_paths([part for pattern in joined for part in split(pattern)], folder)
     if config.embeddings:
         values["embeddings"] = relative(config.embeddings)
+    values["retrieval"]["duplicates"] = "once"
+    if not config.retrieval.counts_once:  # runs of before know no such key
+        del values["retrieval"]["duplicates"]
     if config.retrieval.data:
         values["retrieval"]["data"] = relative(config.retrieval.data)
     if config.encoder.model.startswith("local-dir:"):

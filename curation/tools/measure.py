@@ -27,7 +27,7 @@ from curation.mentions import open_mentions
 from curation.ranking import RANKINGS
 from curation.run.captions import caption_column
 from curation.run.curator import Curator, read_calibration
-from curation.run.indexes import check_retrieved, open_searched
+from curation.run.indexes import check_retrieved, open_representatives, open_searched
 from curation.run.run import Run
 from curation.run.texts import caption_part, embed_captions, gives_captions
 from curation.tools.commands.measure import main
@@ -62,7 +62,12 @@ def curator_by(run: Run, expansion: str, ranking: str) -> Curator:
     elif retrieves == "text":
         index = searchable(exact_index(_caption_embeddings(changed)))
     return Curator(
-        changed.config, read_vocabulary(run.vocabulary), open_mentions(run.mentions), read_calibration(run), index
+        changed.config,
+        read_vocabulary(run.vocabulary),
+        open_mentions(run.mentions),
+        read_calibration(run),
+        index,
+        representatives=open_representatives(run),
     )
 
 

@@ -13,7 +13,7 @@ from curation.expansion import EXPANSIONS, PlainAnchor
 from curation.ranking import RANKINGS, PlainEntry
 from curation.run.captions import caption_column
 from curation.run.curator import read_calibration
-from curation.run.indexes import check_retrieved, open_searched
+from curation.run.indexes import check_retrieved, open_representatives, open_searched
 from curation.run.run import Run
 from curation.run.stages.nouns import noun_positions
 from curation.vocabulary import read_vocabulary
@@ -36,6 +36,7 @@ class PlainCurator:
         self._matcher = self._vocabulary.matcher()
         self._calibration = read_calibration(run)
         self._indexed = _IndexedRows(run, check_retrieved(run))
+        self._representatives = open_representatives(run)
 
     def archive(self, image: np.ndarray, row: int, caption: list[int]) -> tuple[dict[str, float], bool]:
         """The scores of one archive by concept, and whether its neighbours are certain (no tie at the L-th place).
@@ -93,12 +94,29 @@ class PlainCurator:
         if retrieves is None:
             return [], True
 
-        cosines, ids = open_searched(self._run).faiss.search(image[None].astype(np.float32), config.neighbors + 2)
+        index, query = open_searched(self._run).faiss, image[None].astype(np.float32)
+        if self._representatives is not None:
+            return self._different(index.search(query, index.ntotal), row if retrieves == "image" else -1)
+        cosines, ids = index.search(query, config.neighbors + 2)
         ranked = [(int(j), float(cosine)) for j, cosine in zip(ids[0], cosines[0], strict=True) if j >= 0]
         if row >= 0 and not config.include_anchor:
             ranked = [(j, cosine) for j, cosine in ranked if j != row]
         elif row >= 0 and retrieves == "image":
             ranked = [(row, 1.0)] + [(j, cosine) for j, cosine in ranked if j != row]
+        chosen, rest = ranked[: config.neighbors], ranked[config.neighbors :]
+        return [j for j, _ in chosen], not rest or chosen[-1][1] - rest[0][1] > 1e-5
+
+    def _different(self, results: tuple[np.ndarray, np.ndarray], row: int) -> tuple[list[int], bool]:
+        """The neighbours where each group of duplicates counts once, as its representative, and the anchor's not at all."""
+        config, groups = self._config.retrieval, self._representatives
+        assert groups is not None
+        nearest: dict[int, float] = {}
+        for cosine, j in sorted(zip(-results[0][0], results[1][0].tolist(), strict=True)):
+            if j >= 0 and (row < 0 or groups[j] != groups[row]):
+                nearest.setdefault(int(groups[j]), -float(cosine))
+        ranked = list(nearest.items())
+        if row >= 0 and config.include_anchor:
+            ranked.insert(0, (row, 1.0))
         chosen, rest = ranked[: config.neighbors], ranked[config.neighbors :]
         return [j for j, _ in chosen], not rest or chosen[-1][1] - rest[0][1] > 1e-5
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from curation.archive import SCHEMA, SEVERAL, read_archive
+from curation.archive import archive_schema, read_archive
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
@@ -97,7 +97,7 @@ def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:
     if not rejects.schema.remove_metadata().equals(REJECTS):
         problems.append(Problem(paths["rejects"], "its schema differs from the documented one"))
     archives = read_archive(paths["archives"])
-    if not archives.schema.remove_metadata().equals(SEVERAL if several else SCHEMA):
+    if not archives.schema.remove_metadata().equals(archive_schema(several, run.config.retrieval.counts_once)):
         return [*problems, Problem(paths["archives"], "its schema differs from the documented one")]
     counts = read_metadata(paths["embeddings"])["embed"]["counts"]
     if (counts["rows"], counts["rejects"]) != (len(embeddings), len(rejects)):

@@ -7,7 +7,8 @@ nouns.py       captions -> which of their words are nouns, and what is counted o
 vocabulary.py  nouns -> candidates -> visualness -> vocabulary
 index.py       embeddings -> an index, trained, filled, merged, and tuned to the recall
 mentions.py    what the captions of all indexed images mention
-graph.py       the neighbours of all images, where the index is not exact
+graph.py       the neighbours of all images, where the index is not exact or duplicates count once
+duplicates.py  groups of near-identical images
 archives.py    expansion, ranking and clusters of every anchor
 
 The arithmetic is in the modules of :mod:`curation`; here is what is read, what is written, and what it depends on.

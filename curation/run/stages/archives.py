@@ -9,15 +9,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.archive import SCHEMA, SEVERAL, archive_batch
+from curation.archive import SCHEMA, archive_batch, archive_schema
+from curation.archive.parquet import DUPLICATE_OF
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import FORMAT, blocks, parquet_writer
 from curation.base.ragged import Ragged, is_in
 from curation.expansion import EXPANSIONS
+from curation.index.duplicates import COLUMNS
 from curation.ranking import RANKINGS
 from curation.run.captions import source_names
 from curation.run.curator import open_curator
-from curation.run.indexes import first_row, has_graph, searched_index
+from curation.run.indexes import (
+    duplicates_record,
+    first_row,
+    has_duplicates,
+    has_graph,
+    read_duplicates,
+    searched_index,
+)
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, record, vocabulary_content
 from curation.run.run import Run, indexed_run
@@ -45,6 +54,9 @@ def _expected(run: Run, shard: Shard, read: Reader) -> Record:
         read(run.index_json, "mentions")["fingerprint"],
         searched["fingerprint"],
     ]
+    if config.retrieval.counts_once:
+        parameters["duplicates"] = "once"
+        inputs += [written["fingerprint"] for written in [duplicates_record(run, read)] if written]
     if has_graph(run):
         inputs.append(read(run.index_json, "graph")["fingerprint"])
     if RANKINGS[config.archive.ranking_name].calibrated:
@@ -64,7 +76,8 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
     batches: list[pa.RecordBatch] = []
     has_several = bool(run.config.captions)
     fields = _sources(run)
-    schema = SEVERAL if has_several else SCHEMA
+    duplicates = _Duplicates(run) if run.config.retrieval.counts_once else None
+    schema = archive_schema(has_several, duplicates is not None)
     with parquet_writer(_archives(run, shard), schema, metadata, ending) as writer:
         columns = ["key", "caption", "concepts", "embedding", *(["captions", "sources"] if has_several else [])]
         for block in blocks(run.of_shard("embeddings", shard), columns, BLOCK):
@@ -74,9 +87,9 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
             own = block["sources"].flatten().to_numpy() if has_several else None
             archives = curator.curate(images, rows, captions, own)
 
-            several: dict[str, Any] = {}
+            several: dict[str, Any] = {"duplicate_of": duplicates.of(rows)} if duplicates else {}
             if archives.sources is not None and has_several:
-                several = {"several": block["captions"], "sources": source_names(archives.sources, fields)}
+                several |= {"several": block["captions"], "sources": source_names(archives.sources, fields)}
             batches.append(archive_batch(block["key"], block["caption"], names, **archives.columns(), **several))
             start += len(block)
             progress.advance(len(block))
@@ -86,6 +99,25 @@ def _write(run: Run, shard: Shard, expected: Record, progress: Progress) -> dict
         write_whole(writer, batches, schema)
         ending["archive"] = expected | {"counts": totals}
     return totals
+
+
+class _Duplicates:
+    """Which image represents each of a run's own."""
+
+    def __init__(self, run: Run) -> None:
+        table = read_duplicates(run) if has_duplicates(run) else None
+        self._table = COLUMNS.empty_table() if table is None else table
+        self._rows = self._table["row"].to_numpy()
+
+    def of(self, rows: np.ndarray) -> pa.Array:
+        """Shard and key of the representative of rows (B,), null where that is the row itself: structs of DUPLICATE_OF."""
+        position = np.searchsorted(self._rows, rows)
+        is_one = np.append(self._rows, -2)[position] == rows  # -1: an image that no index holds
+        chosen = self._table.take(pa.array(position[is_one]))
+        place = pa.array(np.where(is_one, np.cumsum(is_one) - 1, 0), mask=~is_one)
+        shards, keys = (chosen[name].combine_chunks().cast(pa.string()) for name in ("shard", "key"))
+        structs = pa.StructArray.from_arrays([shards, keys], fields=list(DUPLICATE_OF.type))
+        return structs.take(place)
 
 
 def _sources(run: Run) -> list[str]:

@@ -36,9 +36,11 @@ from curation.run.stages.nouns import noun_positions
 from curation.run.stages.stage import Stage
 from curation.run.texts import caption_part, check_width, embed_captions, gives_captions
 from curation.samples import Reject, Sample, Shard
+from curation.thumbnails import SIDE
 from curation.vocabulary import read_vocabulary
 from curation.wordlists import read_embeddings
 
+THUMBNAILS = pa.schema([("thumbnail", pa.binary(SIDE * SIDE))])
 REJECTS = pa.schema([("key", pa.string()), ("reason", pa.string())])
 
 Batch = tuple[list[Sample], np.ndarray]  # samples and their (B, D) float32 embeddings
@@ -135,7 +137,8 @@ def _write(
     columns = schema(source.width, bool(run.config.captions))
     with parquet_writer(_embeddings(run, shard), columns, {"format": FORMAT}, ending) as writer:
         rows = 0
-        for batch in _row_groups(source.batches(rejects), columns, progress):
+        pictures: list[bytes] = []
+        for batch in _row_groups(source.batches(rejects), columns, progress, pictures):
             writer.write_batch(batch)
             rows += len(batch)
         if source.is_limited:
@@ -149,7 +152,11 @@ def _write(
             "weights": source.weights,
             "counts": counts,
         }
-        # Rejects first: the embeddings file is the sign that the shard is done.
+        # Thumbnails and rejects first: the embeddings file is the sign that the shard is done.
+        if pictures:
+            write_table(run.of_shard("thumbnails", shard), pa.table([pictures], schema=THUMBNAILS), ending)
+        else:  # an import, or nothing that could be used
+            files.remove(run.of_shard("thumbnails", shard))
         texts = [pa.array([reject.key for reject in rejects]), pa.array([reject.reason for reject in rejects])]
         table = pa.table([column.cast(pa.string()) for column in texts], schema=REJECTS)
         write_table(run.of_shard("rejects", shard), table, ending)
@@ -276,14 +283,20 @@ class _Import:
         return [files.file_digest(file) for file in _inputs(self._config, self._shard)]
 
 
-def _row_groups(batches: Iterator[Batch], columns: pa.Schema, progress: Progress) -> Iterator[pa.RecordBatch]:
-    """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch."""
+def _row_groups(
+    batches: Iterator[Batch], columns: pa.Schema, progress: Progress, pictures: list[bytes]
+) -> Iterator[pa.RecordBatch]:
+    """Collect batches of the encoder into record batches of at least ROW_GROUP rows, noting progress by batch.
+
+    Thumbnails go to ``pictures``.
+    """
     collected: list[Sample] = []
     parts: list[np.ndarray] = []
     for more, embeddings in batches:
         progress.advance(len(more))
         collected.extend(more)
         parts.append(embeddings)
+        pictures.extend(sample.thumbnail for sample in more if sample.thumbnail)
         if len(collected) >= ROW_GROUP:
             yield _record_batch(collected, np.concatenate(parts), columns)
             collected, parts = [], []

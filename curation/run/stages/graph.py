@@ -11,9 +11,9 @@ import pyarrow as pa
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.parquet import blocks, parquet_writer
-from curation.index.graph import EXTRA, Part, from_either_end, graph_type, groups
+from curation.index.graph import Part, from_either_end, graph_type, groups
 from curation.index.open import SearchIndex, open_index
-from curation.run.indexes import INDEXES, has_graph, own_search_device
+from curation.run.indexes import INDEXES, graph_size, has_graph, own_search_device
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
 from curation.run.run import Run
@@ -21,6 +21,7 @@ from curation.run.stages.stage import Stage
 from curation.samples import Shard
 
 TOGETHER = 1 << 28  # bytes of the vectors that are searched together: more of them use a list better
+EXACT_TOGETHER = 1 << 13  # rows, where the index is exact, so that workers share the work
 IMAGE = INDEXES["image"]
 
 
@@ -30,11 +31,17 @@ def _output(run: Run, shard: Shard) -> str:
 
 def _members(run: Run, shards: list[dict[str, Any]], dimension: int, shard: Shard) -> list[Shard]:
     """The shards that are searched together with one, where it is the first of them; else none."""
-    most = TOGETHER // (6 * dimension)  # fp32 and bf16
+    most = _together(run, dimension)
     numbers = groups([item["rows"] for item in shards], most)
     first = [group for group in numbers if shards[group[0]]["name"] == shard.name]
     names = {shards[number]["name"] for number in first[0]} if first else set()
     return [other for other in run.shards if other.name in names]
+
+
+def _together(run: Run, dimension: int) -> int:
+    """Rows that are searched together: many, where a list is read and rounded for all of them."""
+    exact = recorded(run.index_json, IMAGE.stage("")).get("parameters", {}).get("factory") == "Flat"
+    return min(TOGETHER // (6 * dimension), EXACT_TOGETHER if exact else TOGETHER)  # bytes in fp32 and bf16
 
 
 def _graph_expected(run: Run, read: Reader) -> Record | None:
@@ -42,7 +49,8 @@ def _graph_expected(run: Run, read: Reader) -> Record | None:
     if not has_graph(run):
         return None
     indexed, tuned = read(run.index_json, IMAGE.stage("")), read(run.index_json, IMAGE.stage("tune"))
-    parameters = {"neighbors": run.config.retrieval.neighbors + EXTRA, "search": tuned["graph"]["search"]}
+    search = run.config.retrieval.search or tuned.get("graph", tuned)["search"]
+    parameters = {"neighbors": graph_size(run.config.retrieval), "search": search}
     embedded = fingerprints(run.of_shards("embeddings"), "embed", read)
     return record(parameters, [indexed["fingerprint"], embedded])
 
@@ -76,7 +84,7 @@ def _write_neighbours(run: Run, shard: Shard, expected: Record, progress: Progre
     schema = pa.schema([("ids", pa.list_(pa.int64(), size)), ("cosines", pa.list_(pa.float32(), size))])
 
     with parquet_writer(_output(run, shard), schema, {"neighbours": expected}) as writer:
-        for vectors in _batches(run, members, TOGETHER // (6 * indexed["dimension"])):
+        for vectors in _batches(run, members, _together(run, indexed["dimension"])):
             cosines, ids = opened.search(vectors, size)
             columns = [
                 pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), size) for values in (ids, cosines)

@@ -22,7 +22,7 @@ from curation.config import RetrievalConfig
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index
 from curation.index.graph import EXTRA
-from curation.index.open import SearchIndex, effort, open_index, set_search
+from curation.index.open import SearchIndex, effort, open_index, read_trained, set_search
 from curation.index.recall import TrueNeighbours, true_neighbours, tune
 from curation.index.trial import try_factory
 from curation.run.indexes import INDEXES, VectorIndex, own_search_device
@@ -143,7 +143,7 @@ def _fill_expected(run: Run, shard: Shard, read: Reader, kind: VectorIndex) -> R
 
 def _fill(run: Run, shard: Shard, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Encode a shard's vectors for the index."""
-    trained = faiss.read_index(files.local_path(kind.trained(run)))
+    trained = read_trained(kind.trained(run))
     width = trained.sa_code_size()
     schema = pa.schema([("code", pa.binary(width))])
     with parquet_writer(kind.codes(run, shard), schema, {kind.stage("fill"): expected}) as writer:
@@ -169,7 +169,7 @@ def _merge_expected(run: Run, read: Reader, kind: VectorIndex) -> Record:
 def _merge(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> None:
     """Put all vectors into the index: ``index/<kind>.faiss``."""
     trained, path = files.read_json(run.index_json)[kind.stage("train")], run.index(kind.name)
-    merged = faiss.read_index(files.local_path(kind.trained(run)))
+    merged = read_trained(kind.trained(run))
     if trained["in_parts"]:
 
         def codes() -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ from curation.expansion import EXPANSIONS
 from curation.run.indexes import INDEXES
 from curation.run.run import Run
 from curation.run.stages.archives import ARCHIVE
+from curation.run.stages.duplicates import DUPLICATES
 from curation.run.stages.embeddings import CAPTIONS, CONCEPTS, EMBED
 from curation.run.stages.graph import GRAPH
 from curation.run.stages.index import index_stages
@@ -35,5 +36,6 @@ def plan(run: Run) -> list[Stage]:
         *own_captions,
         MENTIONS,
         *GRAPH,
+        DUPLICATES,
         ARCHIVE,
     ]

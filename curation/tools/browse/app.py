@@ -177,6 +177,7 @@ def application(views: Views, token: str, note: Callable[[], str] = str) -> Any:
                 Route("/like/{row:int}", page(lambda request, site: views.like(site, request.path_params["row"]))),
                 Route("/vocabulary", page(vocabulary)),
                 Route("/vocabulary", edit, methods=["POST"]),
+                Route("/duplicates", page(lambda request, site: views.duplicates(site, number(request, "page", 1, 1)))),
                 Route("/rejects", page(rejects)),
                 Route("/picture/{row:int}", picture(views.picture)),
                 Route("/retrieved/{row:int}", picture(views.retrieved_picture)),

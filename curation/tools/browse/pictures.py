@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
+from curation.archive.thumbnails import read_fields, small_jpeg
 from curation.base import files
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import read_columns
@@ -16,7 +17,6 @@ from curation.run.run import Run, tar_of
 from curation.tools.browse.catalogue import concept_names
 from curation.tools.browse.tars import TarPlaces, find_places, read_place, read_places, write_places
 from curation.tools.report.examples import read_sidecar
-from curation.tools.report.pictures import read_fields, small_jpeg
 
 SIDES = (160, 320, 1024)  # pixels of thumbnails
 KEPT = 512  # thumbnails in memory, of some 20 kB each

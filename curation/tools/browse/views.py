@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from curation.base import files
 from curation.base.errors import CocuError
+from curation.base.markup import text
 from curation.base.ragged import Ragged
 from curation.concepts import concept_key
 from curation.run.run import Run
@@ -22,6 +23,7 @@ from curation.tools.browse.catalogue import Catalogue, Postings
 from curation.tools.browse.edits import SHOWS, SORTS, VocabularyTable, shown
 from curation.tools.browse.evidence import Evidence, Neighbour, archive_of, mentioning
 from curation.tools.browse.pages import concept as concept_pages
+from curation.tools.browse.pages import duplicates as duplicate_pages
 from curation.tools.browse.pages import home as home_page
 from curation.tools.browse.pages import image as image_page
 from curation.tools.browse.pages import rejects as reject_pages
@@ -29,14 +31,15 @@ from curation.tools.browse.pages import results
 from curation.tools.browse.pages import vocabulary as vocabulary_page
 from curation.tools.browse.pages.layout import PAGE, SEARCHES, Card, Site, slice_of
 from curation.tools.browse.pictures import Pictures
+from curation.tools.copies import Groups
 from curation.tools.finder import Finder, image_embedding
 from curation.tools.report.examples import rows_of, truth
-from curation.tools.report.markup import text
 from curation.vocabulary import Vocabulary, read_vocabulary
 
 FREQUENT = 60  # concepts on the first page
 MATCHES = 200  # concepts that a search lists
 NEAREST_PAGES = 20  # of images that are nearest to words
+DUPLICATES = 12  # of each group
 REJECTS = 4  # of each kind on the first page of rejects
 
 
@@ -274,6 +277,23 @@ class Views:
             reject_pages.Reject(number, self.run.shards[row["shard"]].name, row["key"] or "", row["reason"])
             for number, row in zip(numbers.tolist(), rows, strict=True)
         ]
+
+    # --- duplicates -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Groups of near-identical images."""
+        return Groups(self.run)
+
+    def duplicates(self, site: Site, page: int) -> str:
+        """A page of the groups of near-identical images."""
+        numbers = range(len(self.groups))[slice_of(page, duplicate_pages.GROUPS)]
+        shown = []
+        for group in map(self.groups.rows, numbers):
+            rows = group[:DUPLICATES]
+            lines = [text(self.catalogue.key(row), 60) for row in rows]
+            shown.append(duplicate_pages.Group(len(group), self._cards(rows, lines)))
+        return duplicate_pages.groups(site, shown, self.groups.duplicates, len(self.groups), page)
 
     # --- pictures -------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = CommandParser(prog="cocu report", description="Write OUT/report.html: a finished run on one page.")
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run")
+    parser.add_argument(
+        "--map",
+        choices=("pca", "umap"),
+        help="also draw where images lie among each other (umap: pip install umap-learn)",
+    )
     add_remote_option(parser)
     return parser
 
@@ -24,6 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
         from curation.run.run import open_run
         from curation.tools.report import write
 
-        print(write(open_run(args.folder, args.allow_remote)))
+        print(write(open_run(args.folder, args.allow_remote), args.map))
 
     return run_command(work)

@@ -4,10 +4,11 @@ record.py    what the page shows
 survey.py    concepts counted over many rows
 examples.py  some samples, with archives, neighbours and pictures
 rejects.py   what could not be used, and why
-pictures.py  thumbnails from the tars
+galleries.py the concepts that captions leave out most, in pictures
+duplicates.py groups of near-identical images
+map.py       images in two dimensions
 page.py      the page
 charts.py    its histogram and tables
-markup.py    data as HTML
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from curation.tools.report.record import collect
 __all__ = ["page_of", "write"]
 
 
-def page_of(run: Run) -> str:
-    """The page of a finished run, as HTML. Raises CocuError."""
-    return render(run.config, collect(run))
+def page_of(run: Run, map_by: str | None = None) -> str:
+    """The page of a finished run, as HTML; ``map_by``: how to draw a map of its images, if at all. Raises CocuError."""
+    return render(run.config, collect(run, map_by))
 
 
-def write(run: Run) -> str:
+def write(run: Run, map_by: str | None = None) -> str:
     """Write ``report.html``; returns its path. Raises CocuError."""
     path = run.path("report.html")
-    page = page_of(run)
+    page = page_of(run, map_by)
     with files.atomic_write(path) as stream:
         stream.write(page.encode("utf-8"))
     return path

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from curation.base.markup import text
 from curation.config import CurationConfig
-from curation.tools.report.markup import text
 from curation.tools.report.survey import Candidate, Survey
 
 TABLE_ROWS, DROPPED_ROWS = 80, 24
@@ -33,6 +33,10 @@ def histogram(survey: Survey) -> str:
                 f"<title>{label} concepts: {value:,} images</title></rect>"
             )
         drawn.append(f'<text x="{middle:.1f}" y="{high + 24}">{label}</text>')
+    axis = "".join(
+        f'<path class="tick" d="M0 {height:.1f}H{wide}"/><text class="tick" x="-10" y="{height + 5:.1f}">{value:,}</text>'
+        for value, height in ((value, high - high * value / largest) for value in ticks(largest))
+    )
     in_captions, in_archives = mean(survey.before), mean(survey.after)
     cells = "".join(
         f'<tr><th scope="row">{label}</th><td>{b:,}</td><td>{b / rows:.1%}</td><td>{a:,}</td><td>{a / rows:.1%}</td></tr>'
@@ -41,13 +45,27 @@ def histogram(survey: Survey) -> str:
     return f"""<figure class="histogram">
 <figcaption><span><i class="swatch before"></i>captions, {in_captions:.2f} on average</span>
 <span><i class="swatch after"></i>archives, {in_archives:.2f} on average</span></figcaption>
-<svg viewBox="0 -8 {wide} {high + 44}" role="img" aria-label="Histogram of concepts per image: captions hold
+<svg viewBox="-90 -12 {wide + 90} {high + 72}" role="img" aria-label="Histogram of concepts per image: captions hold
 {in_captions:.2f} on average, archives {in_archives:.2f}; the numbers are in the table below">
-<line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}</svg>
+{axis}<line x1="0" y1="{high}" x2="{wide}" y2="{high}"/>{"".join(drawn)}
+<text x="{wide / 2:.0f}" y="{high + 50}">concepts of an image</text>
+<text class="tick" x="-10" y="{high + 24}">images</text></svg>
 </figure>
 <details><summary>The numbers</summary><div class="scroll"><table id="histogram-table">
 <thead><tr><th scope="col">concepts</th><th scope="col">captions</th><th scope="col">share</th><th scope="col">archives</th>
 <th scope="col">share</th></tr></thead><tbody>{cells}</tbody></table></div></details>"""
+
+
+def ticks(largest: int) -> list[int]:
+    """Round numbers up to the largest, two to five of them where there are.
+
+    >>> ticks(1287), ticks(72), ticks(3)
+    ([500, 1000], [20, 40, 60], [1, 2, 3])
+    """
+    step = next(
+        step for power in range(20) for step in (10**power, 2 * 10**power, 5 * 10**power) if largest // step <= 5
+    )
+    return list(range(step, largest + 1, step))
 
 
 def folded(counts: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.archive import read_archive
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.base import files
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError, InputError
@@ -22,7 +23,6 @@ from curation.run.curator import open_curator
 from curation.run.indexes import check_retrieved, first_row, indexed_shards
 from curation.run.run import Run, indexed_run, tar_of
 from curation.samples import Shard
-from curation.tools.report.pictures import read_fields, thumbnail
 from curation.tools.report.survey import concept_names
 
 EXAMPLES = 24
@@ -132,24 +132,29 @@ def add_neighbours(run: Run, examples: list[Example]) -> None:
                 picture = Picture(source.shards[shard_number], number - int(starts[shard_number]))
                 example.neighbours.append((cosine, picture))
 
-    retrieved = [picture for example in examples for _, picture in example.neighbours]
-    for shard, pictures in by_shard(retrieved):
+    add_captions(source, [picture for example in examples for _, picture in example.neighbours])
+
+
+def add_captions(source: Run, chosen: list[Picture]) -> None:
+    """Keys and captions of samples of a run; several captions with bars between them."""
+    column = caption_column(source.config)
+    for shard, pictures in by_shard(chosen):
         path = source.of_shard("embeddings", shard)
-        column = caption_column(source.config)
         texts = rows_of(path, [picture.row for picture in pictures], ["key", column])
         for picture, row in zip(pictures, texts, strict=True):
             texts_of = [caption["text"] for caption in row[column]] if source.config.captions else [row[column]]
             picture.key, picture.caption = row["key"], " | ".join(texts_of)
 
 
-def add_images(run: Run, examples: list[Example], notes: list[str]) -> None:
-    """Thumbnails and truth from the tars: of the examples, then of their neighbours while the reading is bounded."""
+def add_images(run: Run, examples: list[Example], gallery: list[Picture], notes: list[str]) -> None:
+    """Thumbnails and truth from the tars: of the examples, then of neighbours and galleries while little is read."""
     source = indexed_run(run)
     spent = 0.0
     passed_over = 0
     for owner, side, pictures in (
         (run, LARGE, [example.picture for example in examples]),
         (source, SMALL, [picture for example in examples for _, picture in example.neighbours]),
+        (run, SMALL, gallery),
     ):
         if owner.config.embeddings and pictures:
             notes.append("No pictures: the run was made from imported embeddings, which come without images.")

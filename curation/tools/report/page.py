@@ -6,12 +6,15 @@ import math
 from importlib import resources
 from typing import Any
 
+from curation.base.markup import quoted, text
 from curation.concepts import concept_key
 from curation.config import CurationConfig
 from curation.expansion import EXPANSIONS
 from curation.tools.report.charts import histogram, vocabulary
+from curation.tools.report.duplicates import duplicates_section
 from curation.tools.report.examples import Example, Picture
-from curation.tools.report.markup import quoted, text
+from curation.tools.report.galleries import galleries_section
+from curation.tools.report.map import map_section
 from curation.tools.report.record import Report
 from curation.tools.report.rejects import rejects_section
 from curation.tools.report.survey import Survey
@@ -19,6 +22,7 @@ from curation.tools.report.survey import Survey
 COLOURS = 8  # of clusters; more than that take turns
 CONCEPTS_SHOWN = 12  # of an archive
 CREDITS = 40
+SHORTEST = 0.03  # share of a bar's track
 
 
 def render(config: CurationConfig, report: Report) -> str:
@@ -26,6 +30,8 @@ def render(config: CurationConfig, report: Report) -> str:
     style = (resources.files("curation.tools.report") / "style.css").read_text(encoding="utf-8")
     name = text(config.name)
     notes = "".join(f'<p class="note">{text(note, 400)}</p>' for note in dict.fromkeys(report.notes))
+    scale = scale_of(report.examples)
+    has_pictures = any(example.picture.image for example in report.examples)
     has_truth = any(example.picture.visible is not None for example in report.examples)
     return f"""<!doctype html>
 <html lang="en">
@@ -51,12 +57,12 @@ def render(config: CurationConfig, report: Report) -> str:
 <p>{counted(report.survey, report.manifest["counts"]["rows"])}</p>
 {histogram(report.survey)}
 </section>
-{rejects_section(report.rejects, report.manifest["counts"])}<section aria-labelledby="examples">
+{sections(report)}<section aria-labelledby="examples">
 <h2 id="examples">{len(report.examples)} images, chosen at random</h2>
-{legend(config, has_truth)}
+{legend(config, has_truth, scale)}
 {notes}
-<div class="examples">
-{"".join(map(card, report.examples))}</div>
+<div class="examples{"" if has_pictures else " bare"}">
+{"".join(card(example, scale) for example in report.examples)}</div>
 </section>
 <section aria-labelledby="vocabulary">
 <h2 id="vocabulary">Vocabulary</h2>
@@ -69,6 +75,17 @@ def render(config: CurationConfig, report: Report) -> str:
 """
 
 
+def sections(report: Report) -> str:
+    """What not every page has."""
+    counts = report.manifest["counts"]
+    return (
+        galleries_section(report.galleries)
+        + map_section(report.map)
+        + duplicates_section(report.duplicates, counts["rows"])
+        + rejects_section(report.rejects, counts)
+    )
+
+
 def lead(config: CurationConfig, counts: dict[str, int]) -> str:
     """What the run found, in a sentence."""
     rows = max(counts["rows"], 1)
@@ -76,7 +93,7 @@ def lead(config: CurationConfig, counts: dict[str, int]) -> str:
     names = "The captions of an image name" if config.captions else "A caption names"
     return (
         f"{names} <b>{before:.1f}</b> concepts of the vocabulary on average, an archive holds <b>{after:.1f}</b>. "
-        f"<b>{counts['gained'] / rows:.1%}</b> of the images gained concepts that their captions leave out."
+        f"For <b>{counts['gained'] / rows:.1%}</b> of the images it holds candidates that the caption leaves out."
     )
 
 
@@ -105,10 +122,18 @@ def counted(survey: Survey, rows: int) -> str:
 # --- examples ------------------------------------------------------------------------------------------------------------
 
 
-def legend(config: CurationConfig, has_truth: bool) -> str:
+def scale_of(examples: list[Example]) -> tuple[float, float]:
+    """Where the bars of scores begin and end: the lowest and the highest score that is shown."""
+    scores = [concept["score"] for example in examples for concept in example.concepts[:CONCEPTS_SHOWN]]
+    finite = [score for score in scores if math.isfinite(score)]
+    return min(finite, default=0.0), max(finite, default=1.0)
+
+
+def legend(config: CurationConfig, has_truth: bool, scale: tuple[float, float]) -> str:
     """How to read the examples."""
     parts = [
         f"Each archive holds concepts from {EXPANSIONS[config.archive.expansion].sentence}, the most relevant first.",
+        f"Bars of scores begin at {scale[0]:.2f} and end at {scale[1]:.2f}, the lowest and the highest here.",
         "Bars of one colour are one cluster." if config.archive.clusters else "",
         '<span class="tag new">new</span> marks what the caption leaves out'
         + (
@@ -120,12 +145,11 @@ def legend(config: CurationConfig, has_truth: bool) -> str:
     return f"<p>{' '.join(part for part in parts if part)}</p>"
 
 
-def card(example: Example) -> str:
+def card(example: Example, scale: tuple[float, float]) -> str:
     """One image with caption, archive and neighbours."""
     picture = example.picture
     shown, more = example.concepts[:CONCEPTS_SHOWN], len(example.concepts) - CONCEPTS_SHOWN
-    largest = max((concept["score"] for concept in shown if math.isfinite(concept["score"])), default=1.0)
-    bars = "".join(bar(concept, largest, example) for concept in shown)
+    bars = "".join(bar(concept, scale, example) for concept in shown)
     archive = f'<ol class="archive">{bars}</ol>' if shown else '<p class="quiet">The archive is empty.</p>'
     rest = f'<p class="quiet">and {more} more</p>' if more > 0 else ""
     return f"""<article>
@@ -157,10 +181,12 @@ def image(picture: Picture, width: int) -> str:
     return f'<img src="{picture.image}" alt="{text(picture.caption)}" width="{width}" loading="lazy">'
 
 
-def bar(concept: dict[str, Any], largest: float, example: Example) -> str:
-    """One concept of an archive."""
+def bar(concept: dict[str, Any], scale: tuple[float, float], example: Example) -> str:
+    """One concept of an archive; the lowest score of all has a bar that can just be seen."""
     score, colour = concept["score"], concept["cluster"] % COLOURS
-    share = max(0.0, min(1.0, score / largest)) if largest > 0 and math.isfinite(score) else 0.0
+    least, most = scale
+    share = (score - least) / (most - least) if most > least and math.isfinite(score) else 1.0
+    share = SHORTEST + (1 - SHORTEST) * share
     visible = example.picture.visible
     new = "" if concept["concept"] in example.said else '<span class="tag new">new</span>'
     seen = visible is not None and concept_key(concept["concept"]) in visible

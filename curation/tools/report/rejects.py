@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from curation.archive.thumbnails import read_fields, thumbnail
 from curation.base import files
 from curation.base.errors import InputError
+from curation.base.markup import text
 from curation.run.rejects import RejectGroup, read_rejects
 from curation.run.run import Run, tar_of
 from curation.samples import Shard
-from curation.tools.report.markup import text
-from curation.tools.report.pictures import read_fields, thumbnail
 
 KINDS = 12  # shown on the page
 SIDE = 120  # pixels of thumbnails

@@ -6,5 +6,6 @@ results.py     what a search gives
 concept.py     the gallery of a concept
 image.py       an image with its neighbours, its archive, and why
 vocabulary.py  the table of the vocabulary, to be edited
+duplicates.py  groups of near-identical images
 rejects.py     what could not be used, by reason
 """

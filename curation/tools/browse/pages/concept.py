@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from curation.base.markup import text
 from curation.tools.browse.gallery import VIEWS
 from curation.tools.browse.pages.layout import Card, Site, grid, pager, tabs
-from curation.tools.report.markup import text
 
 
 class Facts(NamedTuple):

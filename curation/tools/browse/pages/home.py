@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from curation.base.markup import text
 from curation.tools.browse.pages.layout import Card, Site, grid
-from curation.tools.report.markup import text
 
 TILES = {"rows": "images", "concepts": "concepts", "gained": "images with candidates", "rejects": "rejects"}
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from curation.base.markup import quoted, text
 from curation.tools.browse.evidence import Neighbour
 from curation.tools.browse.pages.layout import Site, picture, tick
-from curation.tools.report.markup import quoted, text
 
 COLOURS = 8  # of clusters; more than that take turns
 

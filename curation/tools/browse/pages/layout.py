@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from curation.tools.report.markup import quoted, text
+from curation.base.markup import quoted, text
 
 PAGE = 48  # images on a page
 SEARCHES = {  # by what to search: as it stands in addresses, and for people
@@ -47,7 +47,7 @@ class Site:
             f'<option value="{name}"{" selected" if name == (by or self.by) else ""}>{label}</option>'
             for name, label in SEARCHES.items()
         )
-        links = {"": "Home", "vocabulary": "Vocabulary", "rejects": "Rejects"}
+        links = {"": "Home", "vocabulary": "Vocabulary", "duplicates": "Duplicates", "rejects": "Rejects"}
         nav = "".join(f'<a href="{self.url(path)}">{label}</a>' for path, label in links.items())
         keys = "".join(f"<dt><kbd>{key}</kbd></dt><dd>{meaning}</dd>" for key, meaning in KEYS.items())
         note = f'<p class="note" role="status">{text(self.note)}</p>' if self.note else ""

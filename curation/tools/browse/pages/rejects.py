@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from curation.base.markup import text
 from curation.tools.browse.pages.layout import Site, pager, picture
-from curation.tools.report.markup import text
 
 
 class Reject(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curation.base.markup import text
 from curation.tools.browse.pages.layout import Card, Site, grid, pager
-from curation.tools.report.markup import text
 
 
 def images(site: Site, query: str, by: str, cards: list[Card], page: int, total: int) -> str:

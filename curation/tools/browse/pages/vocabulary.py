@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curation.base.markup import text
 from curation.tools.browse.edits import SHOWS, SORTS, Entry
 from curation.tools.browse.pages.layout import Site, pager, slice_of, tabs
-from curation.tools.report.markup import text
 
 ROWS = 100  # of a page
 NUMBERS = {"count": "captions", "noun_share": "noun share", "visualness": "visualness"}
