@@ -43,7 +43,7 @@ def test_what_is_packed_can_be_curated(tmp_path, tiny_clip, capfd):
     (tmp_path / "concepts.txt").write_text("apple\nnumber\n")
     assert pack(tmp_path / "photos", tmp_path / "packed") == 0
     config = tmp_path / "packed.yaml"
-    assert f"make curate DATA='{config}'" in capfd.readouterr().out
+    assert f"Next: cocu curate {config}" in capfd.readouterr().out
     options = ["--encoder.model", f"local-dir:{tiny_clip}", "--encoder.pretrained", "null"]
     options += ["--vocabulary.source", str(tmp_path / "concepts.txt"), "--retrieval.neighbors", "3"]
     assert curate(["--data", str(config), "--output", str(tmp_path / "out"), "--runner", "inprocess", *options]) == 0

@@ -36,11 +36,11 @@ def configuration(survey: Survey, path: str, encoder: str) -> str:
     """The text of the file ``path``, in which local paths are relative to it."""
     name = run_name(os.path.basename(path).rpartition(".")[0])
     model, pretrained = encoder_of(encoder)
-    weights = f", pretrained: {_yaml(pretrained)}" if pretrained else ""
+    weights = f", pretrained: {_yaml(pretrained, flow=True)}" if pretrained else ""
     captions = f"   # texts are also in {', '.join(survey.others)}" if survey.others else ""
     several = ""
     if survey.others:
-        fields = ", ".join(_yaml(name) for name in [survey.caption, *survey.others][:31])
+        fields = ", ".join(_yaml(name, flow=True) for name in [survey.caption, *survey.others][:31])
         several = f"# captions: [{fields}]   # in place of caption: all of them count\n"
     return f"""\
 # Written by cocu init. Every key, with its default: README.md, or cocu curate --help.
@@ -52,7 +52,7 @@ caption: {_yaml(survey.caption)}{captions}
 {several}
 # The CLIP that decides what looks alike. It is downloaded once. ViT-L-14 sees more and takes about five times as long,
 # ViT-B-32 a quarter. A model that is here: local-dir:FOLDER.
-encoder: {{model: {_yaml(model)}{weights}}}
+encoder: {{model: {_yaml(model, flow=True)}{weights}}}
 
 # Concepts are the nouns of the captions, where at least min_count captions mention them
 # {_few(survey.rows)}.
@@ -147,14 +147,14 @@ def _rejects(survey: Survey) -> str:
     return f"{survey.samples - survey.usable:,} of {survey.samples:,} that were looked at"
 
 
-def _yaml(text: str) -> str:
-    """A text as YAML writes it, in quotes where it would mean something else.
+def _yaml(text: str, flow: bool = False) -> str:
+    """A text as YAML writes it, in quotes where it would mean something else: ``flow`` within brackets and braces.
 
-    >>> _yaml("jpg;png"), _yaml("2024"), _yaml("data/{0..3}.tar"), _yaml("{0..3}.tar")
-    ('jpg;png', '"2024"', 'data/{0..3}.tar', '"{0..3}.tar"')
+    >>> _yaml("jpg;png"), _yaml("2024"), _yaml("data/{0..3}.tar"), _yaml("data/{0..3}.tar", flow=True)
+    ('jpg;png', '"2024"', 'data/{0..3}.tar', '"data/{0..3}.tar"')
     """
     try:
-        is_plain = yaml.safe_load(f"[{text}]") == [text] and yaml.safe_load(f"x: {text}") == {"x": text}
+        is_plain = yaml.safe_load(f"[{text}]" if flow else f"x: {text}") == ([text] if flow else {"x": text})
     except yaml.YAMLError:
         is_plain = False
-    return text if is_plain and re.fullmatch(r"\S.*", text) else json.dumps(text, ensure_ascii=False)
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
