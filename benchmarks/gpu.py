@@ -27,7 +27,8 @@ from curation.base.markdown import table
 from curation.base.versions import conditions
 from curation.config import EncoderConfig
 from curation.encoder import load
-from curation.index.search import Lists, search_lists
+from curation.index.lists import Lists
+from curation.index.search import search_lists
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from segmenters.text import Texts, arrange
 from training.loss import contrastive_losses

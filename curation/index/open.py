@@ -17,7 +17,8 @@ from curation.base import files
 from curation.base.devices import has_fast_bf16
 from curation.base.errors import CocuError, one_line
 from curation.index.build import fills_in_parts, list_content
-from curation.index.search import VECTOR_BLOCK, Lists, search_lists
+from curation.index.lists import Lists
+from curation.index.search import VECTOR_BLOCK, search_lists
 
 LISTS_A_PROBE = 512  # from which on FAISS is the faster one: a list has some 32 of 16,384 queries then
 AMONG = 8  # times as many results of FAISS, of which some rows are kept
