@@ -15,6 +15,7 @@ SIDE = 32  # pixels of a thumbnail
 CELLS = 16  # of a crop, along each axis
 STEP, MOST = 0.02, 0.1  # margins that are tried on each side, as shares of it
 SAME = 0.88  # similarity from which two pictures are one: measured, docs/duplicates.md
+SLACK = 0.1  # by which the means of rows or columns may fall short of SAME
 SHRUNK = 96  # shorter side from which a picture is first reduced by a whole number, which is fast
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # of structural similarity (Wang et al., IEEE TIP 2004)
@@ -53,11 +54,12 @@ def _cropped(picture: np.ndarray, crop: np.ndarray) -> np.ndarray:
     weights, whole = _margins()  # (H, CELLS, SIDE), (CELLS, SIDE)
     middle = slice(SIDE // 6, SIDE - SIDE // 6)
     columns, across = _best(picture[:, middle].mean(axis=1), crop[:, middle].mean(axis=1))
-    rows, down = _best(picture[:, :, middle].mean(axis=2), crop[:, :, middle].mean(axis=2))
-
     alike = np.full(len(picture), -1, np.float32)
-    likely = np.flatnonzero(np.minimum(across, down) >= SAME - 0.1)
-    inside = weights[rows[likely]] @ picture[likely] @ weights[columns[likely]].transpose(0, 2, 1)
+    likely = np.flatnonzero(across >= SAME - SLACK)  # few: the rest is spared the rows
+    rows, down = _best(picture[likely][:, :, middle].mean(axis=2), crop[likely][:, :, middle].mean(axis=2))
+
+    rows, likely = rows[down >= SAME - SLACK], likely[down >= SAME - SLACK]
+    inside = weights[rows] @ picture[likely] @ weights[columns[likely]].transpose(0, 2, 1)
     target = whole @ crop[likely] @ whole.T
     alike[likely] = structural_similarity(inside.reshape(-1, CELLS**2), target.reshape(-1, CELLS**2))
     return alike

@@ -125,9 +125,9 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], self.seed, 0)"),
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], 0, epoch)"),
         ("seed = int(drawn.draw.seeds[pair.row])", "seed = pair.row"),
+        ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
     ]),
     ("training/stream.py", "test_training_data.py", [
-        ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
         ("rng.randint(0, len(buffer) - 1)", "rng.randint(0, max(len(buffer) - 2, 0))"),
         ("ids = concept_ids(archives.names)[draw.concepts]", "ids = concept_ids(archives.names)[draw.concepts - 1]"),
     ]),
@@ -213,14 +213,14 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("rank[is_anchor] = -np.inf if include_anchor else np.inf", "rank[is_anchor] = np.inf"),
         ("cosines[missing, -1] = 1.0", "cosines[missing, -1] = 0.0"),
     ]),
-    ("curation/index/duplicates.py", "test_duplicates.py", [
+    ("curation/index/duplicates.py", "test_groups.py", [
         ("groups[is_later | own] = -1", "groups[is_later] = -1"),
         ("groups[is_later | own] = -1", "groups[own] = -1"),
         ("(ids == anchors[:, None]), ids, groups)", "(ids == anchors[:, None]), chosen[ids], groups)"),
         ("chosen[nodes[same]] = first[same]", "chosen[nodes[members]] = first[members]"),
         ("pairs = pairs[np.isin(pairs, rest).all(axis=1)]", "pairs = pairs[np.isin(pairs, rest).any(axis=1)][:0]"),
     ]),
-    ("curation/thumbnails.py", "test_thumbnails.py", [
+    ("curation/thumbnails.py", "test_groups.py", [
         ("np.maximum(_cropped(left, right), _cropped(right, left))", "_cropped(left, right)"),
         ("STEP, MOST = 0.02, 0.1", "STEP, MOST = 0.02, 0.0"),
         ("luminance * (2 * covariance + C2)", "(2 * covariance + C2)"),

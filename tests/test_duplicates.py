@@ -1,4 +1,4 @@
-"""Groups of near-identical images: plain formulas, planted copies that are found, and runs in which they count once."""
+"""Runs in which near-identical images count once: planted copies are found, and what is made of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from curated import archived, curate
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_world import write_world
 
 from curation.archive import ConceptArchive
 from curation.base.embeddings import normalise
-from curation.base.errors import CocuError
-from curation.index.build import exact_index
-from curation.index.duplicates import COLUMNS, collapse, open_duplicates, representatives, write_duplicates
-from curation.index.open import searchable
 from curation.run import manifest
 from curation.run.curator import open_curator
 from curation.run.forecast import forecast
@@ -43,97 +37,6 @@ from experiments import duplicates as planted_copies
 from pipelines.curate import read_config
 from pipelines.demo.world import WorldConfig, ensure_world
 from training.stream import LeftOut, TrainingShard, count_pairs, read_pairs
-
-# --- groups -----------------------------------------------------------------------------------------------------------
-
-
-def plain_groups(rows: int, pairs: set[tuple[int, int]], alike: set[tuple[int, int]]) -> list[int]:
-    """The same one row at a time: the first of what is connected takes those that are like itself, and again the rest."""
-    chosen = list(range(rows))
-    left = set(range(rows))
-    while left:
-        first = min(left)
-        reached, todo = {first}, [first]
-        while todo:
-            row = todo.pop()
-            near = {b if a == row else a for a, b in pairs if row in (a, b)} & left - reached
-            reached |= near
-            todo += near
-        members = {row for row in reached if row == first or {(first, row)} & (pairs | alike)}
-        for row in members:
-            chosen[row] = first
-        left -= members
-    return chosen
-
-
-@given(data=st.data())
-def test_groups_are_those_of_the_plain_formula(data: st.DataObject) -> None:
-    rows = data.draw(st.integers(1, 9))
-    every = [(a, b) for a in range(rows) for b in range(a + 1, rows)]
-    pairs = data.draw(st.lists(st.sampled_from(every), max_size=12)) if every else []
-    alike = set(data.draw(st.lists(st.sampled_from(every), max_size=12))) if every else set()
-    ends = np.array(pairs, np.int64).reshape(-1, 2)[:, :: data.draw(st.sampled_from([1, -1]))]
-
-    def are_same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.array([pair in alike for pair in zip(one.tolist(), other.tolist(), strict=True)], bool)
-
-    chosen = representatives(rows, ends[:, 0], ends[:, 1], are_same).tolist()
-    assert chosen == plain_groups(rows, set(pairs), alike)
-
-
-@given(data=st.data())
-def test_results_with_each_group_once(data: st.DataObject) -> None:
-    rows, size = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 6))
-    random = np.random.default_rng(data.draw(st.integers(0, 999)))
-    chosen = np.arange(rows)
-    for row in range(1, rows):
-        other = random.integers(0, row + 1)
-        chosen[row] = chosen[other]
-    chosen = np.array([np.flatnonzero(chosen == group)[0] for group in chosen])
-    ids = np.array([np.append(random.permutation(rows), [-1] * size)[:size] for _ in range(3)])
-    anchors = random.integers(-1, rows, 3)
-    result = collapse(ids, np.zeros(ids.shape), anchors, chosen)
-    for row, anchor, collapsed in zip(ids.tolist(), anchors.tolist(), result.tolist(), strict=True):
-        seen: set[int] = set()
-        for number, kept in zip(row, collapsed, strict=True):
-            group = int(chosen[number]) if number >= 0 else -1
-            if number >= 0 and number == anchor:
-                assert kept == anchor
-            elif number < 0 or group in seen or (anchor >= 0 and group == chosen[anchor]):
-                assert kept == -1
-            else:
-                assert kept == group
-            seen.add(group)
-
-
-def test_a_search_among_some_rows_is_that_of_an_index_of_these(vectors) -> None:
-    kept = np.random.default_rng(1).random(len(vectors)) < 0.4
-    rows = np.flatnonzero(kept)
-    expected = searchable(exact_index(vectors[rows]), bf16=False).search(vectors[:50], 6)
-    for bf16 in (False, True):
-        cosines, ids = searchable(exact_index(vectors), bf16=bf16).among(kept).search(vectors[:50], 6)
-        assert (ids == rows[expected[1]]).all()
-        np.testing.assert_allclose(cosines, expected[0], atol=1e-6)
-
-
-def test_duplicates_are_read_as_written_or_refused(tmp_path: Path) -> None:
-    path = tmp_path / "duplicates.arrow"
-
-    def write(rows: list[int], first: list[int]) -> int:
-        shards = pa.array(["a"] * len(rows)).dictionary_encode().cast(COLUMNS.field("shard").type)
-        columns = [pa.array(rows, pa.int64()), pa.array(first, pa.int64()), shards, pa.array(["k"] * len(rows))]
-        write_duplicates(pa.Table.from_arrays(columns, schema=COLUMNS), str(path))
-        return path.stat().st_size
-
-    size = write([1, 4], [0, 2])
-    assert open_duplicates(str(path), size, 5)["representative"].to_pylist() == [0, 2]
-    with pytest.raises(CocuError, match="bytes"):
-        open_duplicates(str(path), size + 1, 5)
-    for rows, first in (([1, 5], [0, 2]), ([4, 1], [0, 0]), ([1, 2], [0, 1]), ([1], [3]), ([1], [-1])):
-        size = write(rows, first)
-        with pytest.raises(CocuError, match="delete it and run again"):
-            open_duplicates(str(path), size, 5)
-
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 

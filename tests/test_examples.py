@@ -149,6 +149,7 @@ def test_embeddings_of_clip_retrieval_become_archives(finished, world, tiny_clip
         "--encoder.pretrained": "null",
         "--encoder.precision": "fp32",
         "--retrieval.neighbors": 4,
+        "--retrieval.duplicates": "keep",
         "--vocabulary.source": world.parent / "concepts.txt",
         "--vocabulary.min_count": 0,
         "--retrieval.duplicates": "keep",  # the tiny model's embeddings, without pictures, look like copies

@@ -19,7 +19,8 @@ from tiny_world import jpeg
 
 from curation.config import EncoderConfig
 from curation.encoder import Encoder
-from curation.index.search import Lists, search_lists
+from curation.index.lists import Lists
+from curation.index.search import search_lists
 from curation.samples import Sample
 from evaluation import inference, metric
 from segmenters.groupvit import GroupViT

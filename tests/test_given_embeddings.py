@@ -37,7 +37,7 @@ def imported(finished, tmp_path_factory) -> Path:
 def data(imported, finished, tmp_path) -> Path:
     """A configuration without an encoder: images from the import, concepts from the vocabulary of the finished run."""
     shutil.copy(finished / "vocabulary.parquet", tmp_path / "given.parquet")
-    values = {"name": "world", "embeddings": str(imported), "retrieval": {"neighbors": 4}}
+    values = {"name": "world", "embeddings": str(imported), "retrieval": {"neighbors": 4, "duplicates": "keep"}}
     path = tmp_path / "world.yaml"
     path.write_text(yaml.safe_dump(values | {"vocabulary": {"source": "given.parquet"}}))
     return path

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from curation.base.embeddings import normalise
 from curation.index import search
 from curation.index.build import empty_index
+from curation.index.lists import Lists
 from curation.index.open import searchable, set_search
 from curation.index.search import (
     BF16_ERROR,
     SUM_ERROR,
-    Lists,
     Products,
     by_list,
     descending,

@@ -8,7 +8,8 @@ import torch
 from pretended_gpu import pretended_gpu
 
 from curation.index import search
-from curation.index.search import Lists, search_lists
+from curation.index.lists import Lists
+from curation.index.search import search_lists
 
 DIMENSION, SIZE = 256, 5
 STEP = 16  # dimensions that a tensor core adds up at once
