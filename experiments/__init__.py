@@ -19,4 +19,5 @@ figures.py     the tables as pictures
 photographs.py archives of photographs, measured by what people say of them: a page of its own
 rankings.py    the search for a better ranking
 pictures.py    images side by side: what two models see
+omitted.py     images of what captions leave out: archives, and heat maps of models
 """
