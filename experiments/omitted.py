@@ -1,5 +1,4 @@
-"""``python -m experiments.omitted``: a picture of what captions leave out, and of where models see it (the paper's Figures 3b
-and 4).
+"""``python -m experiments.omitted``: what captions leave out, and where models see it (the paper's Figures 3b and 4).
 
 For each class there is one image of the training data: of those whose caption does not mention the class, the one that it
 covers most of. The classes that are covered most come first. Nothing is chosen for what a model makes of it.
@@ -170,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw images whose caption omits what they show: caption, archive, and where models see it.",
         epilog="""example, after make curate, make train CONFIG=training/configs/groupvit_demo.yaml and make train:
   python -m experiments.omitted -o omitted.png
-  python -m experiments.omitted --model untrained=local-dir:pipelines/demo/clip --model CoCu=artifacts/training/cocu_demo/checkpoints/last.ckpt""",
+  python -m experiments.omitted --model untrained=local-dir:pipelines/demo/clip --model mine=last.ckpt""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
