@@ -51,7 +51,7 @@ def place_losses(
         places = -1/Bhw Σ_i Σ_n Σ_c q_icn log Σ_g m_ign p_igc        p_ig = softmax(s f_ig · t)
         image  = -1/B Σ_i Σ_c q̄_ic log softmax(s f_i · t)_c         q̄: the mean of q over places
 
-    The classes that a picture may hold in evaluation are those that fit its image feature best, which is what the second is for.
+    In evaluation a picture may hold those classes only that fit its image feature best: hence the second.
     """
     named = (scale * F.normalize(features, dim=-1) @ text.T).softmax(-1)  # (B, G, V)
     mixture = torch.einsum("bghw,bgc->bchw", masks, named)  # (B, V, h, w)
@@ -130,7 +130,7 @@ class PlaceDistillation(GroupViTModule):
 
     @torch.no_grad()
     def target_places(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the teacher says of every patch: (B, V, h, w), sums to 1 over V. Its cosines are resized, as in evaluation."""
+        """What the teacher says of every patch: (B, V, h, w), sums to 1 over V; its cosines are resized as in evaluation."""
         (teacher,) = self.teacher_model
         logits = teacher.scale * place_cosines(teacher.encode_places(pixels), self.logits_of)  # (B, V, rows, columns)
         return F.interpolate(logits.float(), size=grid, mode="bilinear", align_corners=False).softmax(1)

@@ -50,8 +50,8 @@ class GroupViTModule(ZeroShotModule):
                 kept, or skip it; skipped steps are counted.
             start: checkpoint of a model of these sizes whose weights training starts from: a folder (ours, Hugging Face's)
                 or a .ckpt; null for random weights. A run that resumes from its own checkpoint does not read it.
-            frozen_norms: keep means and variances in the heads' batch norms as they are in ``start``: there they may be those
-                of groups, here they would become those of whole images, which evaluation on groups does not forgive.
+            frozen_norms: keep means and variances in the heads' batch norms as they are in ``start``: there they may be
+                those of groups, here they would become those of whole images, and evaluation is on groups.
             seed: of the random grouping and drop path, for each step apart.
         """
         super().__init__(optimizer, validation, nonfinite, seed)
