@@ -41,11 +41,11 @@ class PlaceLosses(NamedTuple):
 
 
 def place_losses(
-    features: Tensor, masks: Tensor, image: Tensor, target: Tensor, text: Tensor, scale: Tensor
+    groups: Tensor, masks: Tensor, image: Tensor, target: Tensor, text: Tensor, scale: Tensor
 ) -> PlaceLosses:
     """Cross entropies of the student's mixture and of its image feature with what the teacher says.
 
-    features (B, G, D) of groups, masks (B, G, h, w) summing to 1 over G, image (B, D), target (B, V, h, w) summing to 1 over
+    groups (B, G, D), masks (B, G, h, w) summing to 1 over G, image (B, D), target (B, V, h, w) summing to 1 over
     V, text (V, D) of unit norm::
 
         places = -1/Bhw Σ_i Σ_n Σ_c q_icn log Σ_g m_ign p_igc        p_ig = softmax(s f_ig · t)
@@ -53,7 +53,7 @@ def place_losses(
 
     In evaluation a picture may hold those classes only that fit its image feature best: hence the second.
     """
-    named = (scale * F.normalize(features, dim=-1) @ text.T).softmax(-1)  # (B, G, V)
+    named = (scale * F.normalize(groups, dim=-1) @ text.T).softmax(-1)  # (B, G, V)
     mixture = torch.einsum("bghw,bgc->bchw", masks, named)  # (B, V, h, w)
     places = -(target * mixture.clamp(min=LEAST).log()).sum(1).mean()
 
@@ -130,7 +130,7 @@ class PlaceDistillation(GroupViTModule):
 
     @torch.no_grad()
     def target_places(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the teacher says of every patch: (B, V, h, w), sums to 1 over V; its cosines are resized as in evaluation."""
+        """What the teacher says of every patch: (B, V, h, w), sums to 1 over V; cosines are resized as in evaluation."""
         (teacher,) = self.teacher_model
         logits = teacher.scale * place_cosines(teacher.encode_places(pixels), self.logits_of)  # (B, V, rows, columns)
         return F.interpolate(logits.float(), size=grid, mode="bilinear", align_corners=False).softmax(1)
