@@ -48,21 +48,26 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
         help="the kind of folder to write (default: cocu for a Hugging Face folder and for a CLIP, which is one that "
         "open_clip reads; else huggingface)",
     )
+    parser.add_argument(
+        "--half", action="store_true", help="weights in fp16: half the size; our programs compute in fp32 all the same"
+    )
     return parser
 
 
-def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
+def convert(source: str | Path, target: str | Path, kind: str | None = None, half: bool = False) -> str:
     """Write the folder ``target`` and return what was done, in a line.
 
-    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. Raises
-    CheckpointError for a source that is no checkpoint and for a target that holds something. The folder appears whole or
-    not at all.
+    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. ``half``: weights
+    in fp16. Raises CheckpointError for a source that is no checkpoint and for a target that holds something. The folder
+    appears whole or not at all.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
 
     loaded = open_segmenter(source)
+    if half:
+        loaded.model.half()
     ours = isinstance(loaded.model, DenseCLIP) or loaded.kind == "huggingface"
     kind = kind or ("cocu" if ours else "huggingface")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")
@@ -129,7 +134,7 @@ def preprocessing(size: int, mean: Sequence[float] = MEAN, std: Sequence[float] 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     args = make_parser().parse_args(arguments)
-    return run_command(lambda: print(convert(args.source, args.target, args.to)))
+    return run_command(lambda: print(convert(args.source, args.target, args.to, args.half)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import yaml
 from tiny_clip import save_clip, tiny_clip
 from training_runs import MODEL, fit, write_config
 
-from experiments.distil_places import main, place_losses
+from experiments.distil_places import PlaceDistillation, crop, main, place_losses, random_crops
 from segmenters.checkpoint import load
 from segmenters.groupvit import GroupViTConfig
 from training.module import GroupViTModule
@@ -23,6 +23,9 @@ FEATURES, IMAGE, TEXT = RANDOM.normal(size=(2, 3, 5)), RANDOM.normal(size=(2, 5)
 TEXT /= np.linalg.norm(TEXT, axis=1, keepdims=True)
 MASKS, TARGET = RANDOM.dirichlet(np.ones(3), (2, 2, 2)), RANDOM.dirichlet(np.ones(4), (2, 2, 2))  # channels last
 SCALE = 7.0
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------------
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -62,6 +65,50 @@ def test_a_student_that_says_the_same_has_the_least_loss():
     target = np.stack([np.eye(4)[[[0, 1], [2, 0]]], np.eye(4)[[[2, 2], [3, 1]]]])
     assert float(losses(features, masks, target, text, 60.0).places) == pytest.approx(0, abs=1e-4)
     assert float(losses(features[:, [1, 0, 2]], masks, target, text, 60.0).places) > 5  # named wrongly
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_lie_within_the_image_and_half_are_mirrored():
+    crops = random_crops(np.random.default_rng(0), 400, 0.25).numpy()
+    side = crops[:, 1, 1]
+    assert 0.5 <= side.min() < 0.55 and 0.97 < side.max() <= 1
+    assert np.array_equal(np.abs(crops[:, 0, 0]), side)
+    assert 160 < (crops[:, 0, 0] < 0).sum() < 240
+    assert (np.abs(crops[:, :, 2]) <= 1 - side[:, None] + 1e-6).all()
+    assert not crops[:, 0, 1].any() and not crops[:, 1, 0].any()
+
+
+def test_pictures_and_coarser_maps_are_cropped_alike():
+    """A ramp from left to right is the same ramp at any resolution, away from the border."""
+    crops = torch.tensor([[[0.5, 0, 0.25], [0, 0.5, 0.0]], [[-0.5, 0, 0.25], [0, 0.5, 0.0]]])  # columns 3/8 to 7/8
+    ramps = [((torch.arange(size) + 0.5) / size).expand(2, 1, size, size) for size in (32, 8)]
+    expected = 3 / 8 + (torch.arange(4) + 0.5) / 8
+    for ramp in ramps:
+        cropped = crop(ramp, crops, (4, 4))
+        torch.testing.assert_close(cropped[0, 0], expected.expand(4, 4))
+        torch.testing.assert_close(cropped[1, 0], expected.flip(0).expand(4, 4))
+
+
+def test_the_teacher_sees_each_image_once():
+    model = PlaceDistillation("none", GroupViTConfig(**SIZES))
+    teacher, seen = tiny_clip("timm"), []
+    model.teacher_model = [teacher]
+    whole = teacher.encode_places
+    teacher.encode_places = lambda pixels: seen.append(len(pixels)) or whole(pixels)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        expected = whole(images)
+        first = model.teacher_maps(images[[0, 1, 1]])
+        again = model.teacher_maps(images[[3, 1, 0]])
+        model.teacher_maps(images[[0, 3]])
+    assert seen == [3, 1]
+    torch.testing.assert_close(first, expected[[0, 1, 1]], atol=2e-3, rtol=2e-3)  # kept in fp16
+    torch.testing.assert_close(again, expected[[3, 1, 0]], atol=2e-3, rtol=2e-3)
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
