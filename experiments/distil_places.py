@@ -184,12 +184,12 @@ class PlaceDistillation(GroupViTModule):
         (teacher,) = self.teacher_model
         keys = [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in pixels.cpu()]
         fresh = [number for number, key in enumerate(keys) if key not in self.maps]
-        maps = teacher.encode_places(pixels[fresh]).half().cpu() if fresh else torch.zeros(0)
+        maps = teacher.encode_places(pixels[fresh]).float().cpu() if fresh else torch.zeros(0)
         named = {keys[number]: row for number, row in zip(fresh, maps, strict=True)}
-        stacked = torch.stack([named[key] if key in named else self.maps[key] for key in keys])
+        stacked = torch.stack([named[key] if key in named else self.maps[key].float() for key in keys])
         if len(self.maps) < CACHED:
-            self.maps |= {key: row.clone() for key, row in named.items()}
-        return stacked.to(pixels.device).float()
+            self.maps |= {key: row.half() for key, row in named.items()}
+        return stacked.to(pixels.device)
 
     @torch.no_grad()
     def target_texts(self, texts: Texts) -> Tensor:
