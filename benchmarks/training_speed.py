@@ -42,7 +42,7 @@ MARKS = {  # (precision, texts of Hugging Face's model): how many times as fast 
     ("bf16", "padded"): 1.8,
     ("bf16", "trimmed"): 1.1,
 }
-DENSE = {"encoder": "local-dir:package:pipelines/demo/clip", "stride": 16, "size": 96}  # of dense_demo.yaml
+ENCODER, STRIDE, SIZE = "local-dir:package:pipelines/demo/clip", 16, 96  # of dense_demo.yaml
 DENSE_BATCH, DENSE_VOCABULARY = 64, 1024
 DENSE_MARK = 0.85  # of the samples a second of the bare tower
 
@@ -147,7 +147,7 @@ def dense_step(module: DenseModule, loss: Callable[[], Tensor]) -> Callable[[], 
 def measure_dense(rounds: int) -> tuple[float, float]:
     """Seconds a step of the bare tower, and of dense training with its labels and losses."""
     names = [f"concept {number}" for number in range(DENSE_VOCABULARY)]
-    module = DenseModule(**DENSE).train()
+    module = DenseModule(ENCODER, stride=STRIDE, size=SIZE).train()
     module.data = SimpleNamespace(vocabulary=names)  # type: ignore[assignment]  # all that it is asked for
     module.on_fit_start()
 
@@ -156,7 +156,7 @@ def measure_dense(rounds: int) -> tuple[float, float]:
     archives = [random.choice(ids, 12, replace=False) for _ in range(DENSE_BATCH)]
     concepts = stack([SampleConcepts(archive[:4], archive) for archive in archives])
     texts = arrange(["a photo"] * DENSE_BATCH, 32)
-    batch = Batch(torch.randn(DENSE_BATCH, 3, DENSE["size"], DENSE["size"]), texts, texts, {}, concepts)
+    batch = Batch(torch.randn(DENSE_BATCH, 3, SIZE, SIZE), texts, texts, {}, concepts)
 
     bare = dense_step(module, lambda: module.model.encode_places(batch.pixels).float().square().mean())
     whole = dense_step(module, lambda: module.losses(batch)[0])
@@ -198,7 +198,7 @@ def main() -> int:
     }
     bare, dense = measure_dense(rounds["bf16"])
     dense_text = (
-        f"Dense training of the demo's CLIP (dense_demo.yaml: {DENSE['size']} px, places {DENSE['stride']} px apart) and "
+        f"Dense training of the demo's CLIP (dense_demo.yaml: {SIZE} px, places {STRIDE} px apart) and "
         f"{DENSE_VOCABULARY:,} concepts, against its bare image tower: both forward and backward pass, "
         f"clipping and AdamW, batches of {DENSE_BATCH}, bf16, one thread, best of {rounds['bf16']} in turn."
     )
