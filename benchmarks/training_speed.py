@@ -1,6 +1,7 @@
 """``python benchmarks/training_speed.py``: a training step on CoCu's load against one with Hugging Face's GroupViT.
 
 Both have the paper's sizes and the same weights. Images are noise; each comes with a caption and three prompts.
+Beside it a step of dense training against the bare tower that it trains.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 from results import arguments, in_turns, publish
@@ -22,7 +25,10 @@ from curation.base.versions import conditions
 from segmenters.groupvit import GroupViT
 from segmenters.huggingface import to_huggingface
 from segmenters.text import Texts, arrange, tokenize
+from training.batches import Batch
+from training.dense import DenseModule
 from training.loss import contrastive_losses
+from training.negatives import SampleConcepts, concept_ids, stack
 from training.optimizer import adamw, parameter_groups
 
 PROMPTS = 3  # of each image
@@ -36,6 +42,9 @@ MARKS = {  # (precision, texts of Hugging Face's model): how many times as fast 
     ("bf16", "padded"): 1.8,
     ("bf16", "trimmed"): 1.1,
 }
+ENCODER, STRIDE, SIZE = "local-dir:package:pipelines/demo/clip", 16, 96  # of dense_demo.yaml
+DENSE_BATCH, DENSE_VOCABULARY = 64, 1024
+DENSE_MARK = 0.85  # of the samples a second of the bare tower
 
 
 def made_up_texts(count: int) -> tuple[list[str], list[str]]:
@@ -120,6 +129,43 @@ def measure(batch: int, rounds: dict[str, int]) -> tuple[dict[tuple[str, str], f
     return seconds, (trimmed[0].shape[1], trimmed[1].shape[1])
 
 
+def dense_step(module: DenseModule, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A training step of the image tower in bf16, whatever the loss."""
+    optimizer = adamw(parameter_groups(module, DECAY), RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def measure_dense(rounds: int) -> tuple[float, float]:
+    """Seconds a step of the bare tower, and of dense training with its labels and losses."""
+    names = [f"concept {number}" for number in range(DENSE_VOCABULARY)]
+    module = DenseModule(ENCODER, stride=STRIDE, size=SIZE).train()
+    module.data = SimpleNamespace(vocabulary=names)  # type: ignore[assignment]  # all that it is asked for
+    module.on_fit_start()
+
+    random = np.random.default_rng(0)
+    ids = concept_ids(names)[:-1]
+    archives = [random.choice(ids, 12, replace=False) for _ in range(DENSE_BATCH)]
+    concepts = stack([SampleConcepts(archive[:4], archive) for archive in archives])
+    texts = arrange(["a photo"] * DENSE_BATCH, 32)
+    batch = Batch(torch.randn(DENSE_BATCH, 3, SIZE, SIZE), texts, texts, {}, concepts)
+
+    bare = dense_step(module, lambda: module.model.encode_places(batch.pixels).float().square().mean())
+    whole = dense_step(module, lambda: module.losses(batch)[0])
+    for step in (bare, whole):
+        step()  # warm up: the state of the optimizers is made
+    fastest_bare, fastest_whole = in_turns([bare, whole], rounds)
+    return fastest_bare, fastest_whole
+
+
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     parser = arguments(__file__, "Seconds of a training step, against Hugging Face's GroupViT.")
@@ -150,7 +196,18 @@ def main() -> int:
         )
         for (precision, kind), ratio in MARKS.items()
     }
-    return publish("Training step", [conditions("torch", "transformers"), text, table(header, rows)], marks)
+    bare, dense = measure_dense(rounds["bf16"])
+    dense_text = (
+        f"Dense training of the demo's CLIP (dense_demo.yaml: {SIZE} px, places {STRIDE} px apart) and "
+        f"{DENSE_VOCABULARY:,} concepts, against its bare image tower: both forward and backward pass, "
+        f"clipping and AdamW, batches of {DENSE_BATCH}, bf16, one thread, best of {rounds['bf16']} in turn."
+    )
+    dense_header = ["bare tower, samples/s", "dense training, samples/s", "share"]
+    dense_row = [f"{DENSE_BATCH / bare:.0f}", f"{DENSE_BATCH / dense:.0f}", f"{bare / dense:.2f}"]
+    marks[f"dense training: at least {DENSE_MARK} of the bare tower's samples a second"] = bare >= DENSE_MARK * dense
+
+    parts = [text, table(header, rows), dense_text, table(dense_header, [dense_row])]
+    return publish("Training step", [conditions("torch", "transformers"), *parts], marks)
 
 
 if __name__ == "__main__":

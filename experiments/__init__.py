@@ -5,7 +5,8 @@ recipes.py     how it is trained: YAML files, laid one over another
 comparison.py  which runs there are, and running them
 archives.py    one folder of archives for each way of curating, all of the same embeddings
 truth.py       archives of what is really visible, from the json sidecars
-distil.py      what all runs may start from: what the encoder behind the archives knows
+distil.py      what all runs may start from: what the encoder behind the archives knows of windows
+distil_places.py  the same of places: the map of a dense CLIP
 runs.py        one training run, resumed if it was interrupted
 commands.py    running the commands of other packages
 scores.py      what a run measured, step by step
@@ -19,4 +20,5 @@ figures.py     the tables as pictures
 photographs.py archives of photographs, measured by what people say of them: a page of its own
 rankings.py    the search for a better ranking
 pictures.py    images side by side: what two models see
+omitted.py     images of what captions leave out: archives, and heat maps of models
 """

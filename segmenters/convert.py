@@ -21,18 +21,20 @@ from segmenters.text import tokenizer
 SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's names: Hugging Face's
 
 
-def convert(source: str | Path, target: str | Path, kind: str | None = None) -> str:
+def convert(source: str | Path, target: str | Path, kind: str | None = None, half: bool = False) -> str:
     """Write the folder ``target`` and return what was done, in a line.
 
-    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. Raises
-    CheckpointError for a source that is no checkpoint and for a target that holds something. The folder appears whole or
-    not at all.
+    ``kind``: "huggingface", "cocu", or None for the other one; "cocu", which open_clip reads, for a CLIP. ``half``: weights
+    in fp16. Raises CheckpointError for a source that is no checkpoint and for a target that holds something. The folder
+    appears whole or not at all.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: exists already; remove it, or name another folder")
 
     loaded = open_segmenter(source)
+    if half:
+        loaded.model.half()
     ours = isinstance(loaded.model, DenseCLIP) or loaded.kind == "huggingface"
     kind = kind or ("cocu" if ours else "huggingface")
     partial = target.absolute().with_name(f"{target.absolute().name}.partial")

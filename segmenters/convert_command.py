@@ -33,6 +33,9 @@ The scale of the prompt loss in a training checkpoint serves training alone; it 
         help="the kind of folder to write (default: cocu for a Hugging Face folder and for a CLIP, which is one that "
         "open_clip reads; else huggingface)",
     )
+    parser.add_argument(
+        "--half", action="store_true", help="weights in fp16: half the size; our programs compute in fp32 all the same"
+    )
     return parser
 
 
@@ -43,6 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         from segmenters.convert import convert  # imports torch, which --help does without
 
-        print(convert(args.source, args.target, args.to))
+        print(convert(args.source, args.target, args.to, args.half))
 
     return run_command(work)

@@ -131,6 +131,19 @@ def test_the_same_kind_can_be_asked_for(groupvit, tmp_path):
     assert same(loaded.model, groupvit)
 
 
+def test_half_the_size_is_read_as_fp32(groupvit, tmp_path):
+    source = lightning(groupvit, tmp_path / "last.ckpt")
+    for name, options in (("whole", []), ("half", ["--half"])):
+        assert main([str(source), str(tmp_path / name), "--to", "cocu", *options]) == 0
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    assert {value.dtype for value in load_file(tmp_path / "half" / "model.safetensors").values()} >= {torch.float16}
+    for name, value in load(tmp_path / "half").model.state_dict().items():
+        expected = groupvit.state_dict()[name]
+        assert value.dtype == expected.dtype
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-3)
+
+
 def test_mistakes_get_one_line(groupvit, tmp_path, capsys):
     save_huggingface(groupvit, tmp_path / "full")
     before = (tmp_path / "full" / "config.json").read_bytes()

@@ -152,7 +152,6 @@ def test_embeddings_of_clip_retrieval_become_archives(finished, world, tiny_clip
         "--retrieval.duplicates": "keep",
         "--vocabulary.source": world.parent / "concepts.txt",
         "--vocabulary.min_count": 0,
-        "--retrieval.duplicates": "keep",  # the tiny model's embeddings, without pictures, look like copies
     }
     assert curate([str(item) for pair in options.items() for item in pair]) == 0
     imported = ConceptArchive.open(tmp_path / "out")

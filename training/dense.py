@@ -102,6 +102,19 @@ class DenseModule(ZeroShotModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
+        loss, on_images = self.losses(batch)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        logged = {
+            "train/loss": loss,
+            "train/image_loss": on_images,
+            "train/scale": self.model.scale,
+            "train/rate": rate,
+        }
+        self.log_dict(logged, batch_size=len(batch.pixels))
+        return loss
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The whole loss of a batch, and its part that is on images: each ()."""
         assert batch.concepts is not None  # LabelStream gives every sample some
         columns = choose(self.ids, torch.cat([batch.concepts.drawn, batch.concepts.held], 1), self.concepts)  # (C,)
         positive = excused(batch.concepts.drawn, self.ids[columns])  # (B, C)
@@ -112,19 +125,9 @@ class DenseModule(ZeroShotModule):
             features = F.normalize(places.float().flatten(2), dim=1)  # (B, D, N)
             logits = self.model.scale * torch.einsum("bdn,cd->bcn", features, self.text[columns]) + self.bias
             on_images = image_loss(self.pooling(logits, self.sharpness), positive, possible)
-            loss = on_images
-            if self.place_weight:
-                loss = loss + self.place_weight * place_loss(logits, possible)
-
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        logged = {
-            "train/loss": loss,
-            "train/image_loss": on_images,
-            "train/scale": self.model.scale,
-            "train/rate": rate,
-        }
-        self.log_dict(logged, batch_size=len(places))
-        return loss
+            if not self.place_weight:
+                return on_images, on_images
+            return on_images + self.place_weight * place_loss(logits, possible), on_images
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing for a batch: what counts is where things are."""

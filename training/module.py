@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from curation.base import files
 from segmenters.checkpoint import CheckpointError, load
 from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
 from training.batches import Batch
@@ -32,6 +33,7 @@ class GroupViTModule(ZeroShotModule):
         recompute: bool = False,
         nonfinite: str = "stop",
         start: str | None = None,
+        frozen_norms: bool = False,
         seed: int = 0,
     ) -> None:
         """Build the model.
@@ -48,6 +50,8 @@ class GroupViTModule(ZeroShotModule):
                 kept, or skip it; skipped steps are counted.
             start: checkpoint of a model of these sizes whose weights training starts from: a folder (ours, Hugging Face's)
                 or a .ckpt; null for random weights. A run that resumes from its own checkpoint does not read it.
+            frozen_norms: keep means and variances in the heads' batch norms as they are in ``start``: there they may be
+                those of groups, here they would become those of whole images, and evaluation is on groups.
             seed: of the random grouping and drop path, for each step apart.
         """
         super().__init__(optimizer, validation, nonfinite, seed)
@@ -62,8 +66,10 @@ class GroupViTModule(ZeroShotModule):
         self.prompt_weight = prompt_weight
         self.compiled = compile
         self.start = start
+        self.frozen_norms = frozen_norms
         self.encode_image = self.model.encode_image
         self.encode_texts = self.model.encode_texts
+        self.train()  # Lightning leaves every part in the mode that it finds it in
 
     def setup(self, stage: str) -> None:
         """Find the benchmark, and compile."""
@@ -76,6 +82,14 @@ class GroupViTModule(ZeroShotModule):
         """Take the weights that training starts from, unless the run resumes from its own checkpoint."""
         if self.start and not self.trainer.ckpt_path:
             start_from(self.model, self.start)
+
+    def train(self, mode: bool = True) -> GroupViTModule:
+        """Torch's switch of dropout and norms."""
+        super().train(mode)
+        if self.frozen_norms:
+            for head in (self.model.image_projection, self.model.text_projection):
+                head.eval()
+        return self
 
     @property
     def prompt_scale(self) -> Tensor | None:
@@ -144,7 +158,7 @@ class GroupViTModule(ZeroShotModule):
 
 def start_from(model: GroupViT, path: str) -> None:
     """Give ``model`` the weights of a checkpoint. Raises CheckpointError where there is none, or one of other sizes."""
-    loaded = load(path).model
+    loaded = load(files.local_path(files.resolve(path, "."))).model
     theirs = dataclasses.asdict(loaded.config)
     for key, value in dataclasses.asdict(model.config).items():
         if theirs[key] != value and key != "drop_path":
