@@ -40,6 +40,12 @@ class Run:
     def rejected(self, name: str) -> set[str]:
         return {f"r{number}" for number in range(20)}
 
+    def left_out(self, name: str) -> set[str]:
+        return set()
+
+    def duplicates_left_out(self, name: str) -> None:
+        return None
+
     def path(self, *parts: str) -> str:
         return "/".join(parts)
 
