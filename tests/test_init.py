@@ -75,6 +75,18 @@ def test_the_file_means_what_was_looked_at(here):
     assert [sample.caption for sample in samples] == [CAPTION.format(number) for number in range(30)]
 
 
+def test_pictures_of_other_kinds_behind_what_was_looked_at_are_read_too(tmp_path):
+    members = []
+    for number in range(260):
+        kind = "jpg" if number < 240 else "gif"
+        members.append((f"{number:04d}.{kind}", jpeg(ground="white")))
+        members.append((f"{number:04d}.txt", f"a dog, number {number}".encode()))
+    survey = look([str(write_tar(tmp_path / "a.tar", members))])
+    assert survey.image == "jpg" and survey.rows > survey.samples
+    assert survey.images.split(";")[0] == "jpg" and "gif" in survey.images.split(";")
+    assert look([str(tar(tmp_path / "b.tar"))]).images == "jpg"
+
+
 def test_a_file_that_is_there_is_not_overwritten(here, capsys):
     tar(here / "data" / "0.tar")
     (here / "my-data.yaml").write_text("mine")

@@ -43,11 +43,11 @@ def configuration(survey: Survey, path: str, encoder: str) -> str:
         fields = ", ".join(_yaml(name, flow=True) for name in [survey.caption, *survey.others][:31])
         several = f"# captions: [{fields}]   # in place of caption: all of them count\n"
     return f"""\
-# Written by cocu init. Every key, with its default: README.md, or cocu curate --help.
+# Written by cocu init. Every key, with its default: docs/data.md, or cocu curate --help.
 # {_about(survey)}
 name: {_yaml(name)}   # the archives will be in artifacts/{name}
 shards: {_shards(survey, path)}
-image: {_yaml(survey.image)}
+image: {_yaml(survey.images)}   # the first of these that a sample has
 caption: {_yaml(survey.caption)}{captions}
 {several}
 # The CLIP that decides what looks alike. It is downloaded once. ViT-L-14 sees more and takes about five times as long,

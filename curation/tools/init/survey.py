@@ -42,6 +42,13 @@ class Survey:
     rows: int  # samples in all tars, estimated
     reasons: Counter[str] = field(default_factory=Counter)  # why samples cannot be used
 
+    @property
+    def images(self) -> str:
+        """The fields of images, those that were seen first; all others too where not every sample was looked at."""
+        seen = self.image.split(";")
+        rest = [name for name in IMAGES if name not in seen] if self.rows > self.samples else []
+        return ";".join(seen + rest)
+
     def lines(self) -> list[str]:
         """What a person should see of it."""
         tars = "1 tar" if len(self.paths) == 1 else f"{len(self.paths):,} tars"
