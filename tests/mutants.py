@@ -21,7 +21,8 @@ from mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = (
-    "cocu", "curation", "segmenters", "evaluation", "training", "pipelines", "tests", "setup.cfg", "pyproject.toml",
+    "cocu", "curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "tests", "setup.cfg",
+    "pyproject.toml",
 )  # fmt: skip
 WARM = (  # what takes long to import, none of it ours
     "numpy", "torch", "pyarrow.parquet", "faiss", "yaml", "PIL.Image", "lightning.pytorch.cli", "timm.data", "hypothesis",
