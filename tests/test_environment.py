@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -264,6 +265,18 @@ def test_a_full_temporary_folder_is_one_clean_line(world, tmp_path, capfd, monke
             (disk / "more").write_bytes(b"x")
         code = main(["--data", str(world), "--output", str(tmp_path / "out"), "--runner", "inprocess"])
         check_one_clean_line(code, capfd.readouterr(), str(disk))
+
+
+def test_a_mapped_file_takes_its_space_before_it_is_written(tmp_path):
+    with small_disk(tmp_path / "disk", 64) as disk:
+        path = disk / "a.npy"
+        with pytest.raises(OutputError, match=r"a\.npy: cannot be written \(No space left on device\); make room"):
+            files.mapped_array(str(path), np.uint8, (1 << 20,))
+        assert not path.exists()
+        array = files.mapped_array(str(path), np.int32, (2, 3))
+        array[:] = 7
+        array.flush()
+        assert np.load(path).tolist() == [[7, 7, 7]] * 2
 
 
 def test_a_library_that_reports_a_full_disk_in_its_own_words_is_understood(tmp_path):

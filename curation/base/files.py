@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 
@@ -22,6 +22,10 @@ from curation.base.addresses import redacted
 from curation.base.errors import CocuError, OutputError
 from curation.base.failures import explain
 from curation.base.remote import attempt, open_filesystem
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
 
 TEMPORARY = scratch.TEMPORARY
 CANNOT_WRITE = {
@@ -213,6 +217,21 @@ def atomic_path(path: str) -> Iterator[str]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, os.path.join(folder, name))
+
+
+def mapped_array(path: str, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new ``.npy`` file, mapped into memory for writing; its space is taken at once.
+
+    Raises OutputError where there is none: a write to a mapped file on a full disk would end the process.
+    """
+    from numpy.lib.format import open_memmap
+
+    with _writing(path, lambda: os.remove(path)):
+        array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
+        return array
 
 
 def local_path(path: str) -> str:

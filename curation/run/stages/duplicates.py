@@ -90,7 +90,7 @@ class _Pictures:
     """The thumbnails of all rows, mapped into memory, with what there is to go by where some are missing."""
 
     def __init__(self, run: Run, rows: int, path: Path) -> None:
-        self._pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (max(rows, 1), SIDE, SIDE))
+        self._pixels = files.mapped_array(str(path), np.uint8, (max(rows, 1), SIDE, SIDE))
         self._seen = np.zeros(rows, bool)
         start = 0
         for shard, seen in zip(run.shards, _has_thumbnails(run), strict=True):

@@ -204,4 +204,4 @@ def _write(path: str, table: pa.Table) -> None:
 def _mapped(folder: str, name: str, kind: np.dtype[Any], size: int) -> np.memmap[Any, Any]:
     """A new array file, mapped for writing; numpy cannot map an empty one, so that it has one element then."""
     shape = (max(int(size), 1),)
-    return np.lib.format.open_memmap(os.path.join(folder, f"{name}.npy"), mode="w+", dtype=kind, shape=shape)
+    return files.mapped_array(os.path.join(folder, f"{name}.npy"), kind, shape)
