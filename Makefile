@@ -17,9 +17,6 @@ BIN := .venv/bin
 # What make train reads: CONFIG, the configuration named after DATA, or the paper's with the archives of DATA.
 NAME := $(basename $(notdir $(DATA)))
 OWN := $(or $(CONFIG),$(wildcard training/configs/cocu_$(NAME).yaml))
-# The sizes of its model, where a file beside it has them: sizes/demo.yaml for cocu_demo.yaml. A dense
-# model has those of its encoder.
-SIZES := $(if $(filter dense_%,$(notdir $(OWN))),,$(wildcard $(dir $(OWN))sizes/$(lastword $(subst _, ,$(basename $(notdir $(OWN))))).yaml))
 
 # A run with other archives than those of DATA (OUT=) has a folder of its own, unless CONFIG says where it is.
 RUN := $(if $(OWN),$(basename $(notdir $(OWN))),cocu_$(NAME))
@@ -63,7 +60,7 @@ verify: .venv/installed ## check a finished run and compute a sample of it again
 	@$(BIN)/cocu verify '$(OUT)' $(ARGS)
 
 train: .venv/installed ## train GroupViT, or a CLIP, on images, captions and archives: make train [DATA=demo] [CONFIG=file] [OUT=archives] [RESUME=no]
-	@$(BIN)/cocu train $(if $(SIZES),--config '$(SIZES)') $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
+	@$(BIN)/cocu train $(if $(OWN),--config '$(OWN)',--config training/configs/cocu_cc12m.yaml --output 'artifacts/training/cocu_$(NAME)') \
 		$(if $(OUT),--data.archives '$(OUT)',$(if $(OWN),,--data.archives 'artifacts/$(NAME)')) \
 		$(if $(BENCHMARKS),--model.validation.benchmark '$(BENCHMARKS)',$(if $(OWN),,--model.validation.benchmark null)) $(if $(DATA_ROOT),--model.validation.data_root '$(DATA_ROOT)') \
 		$(if $(OTHER),--output 'artifacts/training/$(RUN)_$(OTHER)') $(if $(RESUME),--resume '$(RESUME)') $(ARGS)

@@ -172,7 +172,7 @@ def read_samples(
             names = _names(fields)
             problem = key_problem(key)
             if problem:
-                yield Reject(printable(key), problem, names)
+                yield Reject(readable_key(key), problem, names)
                 continue
             parts = any(name in fields for name in image_fields) + 2 * any(name in fields for name in caption_members)
             if key in seen:
@@ -195,7 +195,7 @@ def read_samples(
         ) from None
 
 
-def printable(key: str) -> str:
+def readable_key(key: str) -> str:
     """A key of any kind as text that can be written, and read: what is not UTF-8 is escaped, what is long is cut."""
     text = key.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= MAX_KEY else text[:100] + "..."

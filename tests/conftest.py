@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, make_tiny_clip, scene, write_tar, write_world
 
+from curation.archive import ConceptArchive
 from curation.base.embeddings import normalise
 
 settings.register_profile("without clocks", deadline=None)  # a busy machine is no failure
@@ -45,6 +47,21 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "out"
     assert main(["--data", str(world), "--output", str(folder), "--runner", "inprocess"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def rows(finished: Path) -> list[dict[str, Any]]:
+    """Every archive of that run, as plain Parquet says."""
+    import pyarrow.parquet as pq
+
+    names = [f"{shard:05d}" for shard in range(SHARDS)]
+    return [row for name in names for row in pq.read_table(finished / "archives" / f"{name}.parquet").to_pylist()]
+
+
+@pytest.fixture(scope="session")
+def archive(finished: Path) -> ConceptArchive:
+    """The archives of that run, opened."""
+    return ConceptArchive.open(finished)
 
 
 @pytest.fixture(scope="session")

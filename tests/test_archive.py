@@ -34,17 +34,6 @@ from curation.tools.export import main as export
 NAMES = [f"{shard:05d}" for shard in range(SHARDS)]
 
 
-@pytest.fixture(scope="module")
-def archive(finished):
-    return ConceptArchive.open(finished)
-
-
-@pytest.fixture(scope="module")
-def rows(finished):
-    """Every archive, as plain Parquet says."""
-    return [row for name in NAMES for row in pq.read_table(finished / "archives" / f"{name}.parquet").to_pylist()]
-
-
 @pytest.fixture
 def copied(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "out"))

@@ -8,7 +8,6 @@ import re
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
 from PIL import Image
@@ -18,17 +17,6 @@ from curation.archive import ConceptArchive, Sampler, UnknownKey
 from curation.base.errors import CocuError
 
 NAMES = [f"{shard:05d}" for shard in range(SHARDS)]
-
-
-@pytest.fixture(scope="module")
-def archive(finished):
-    return ConceptArchive.open(finished)
-
-
-@pytest.fixture(scope="module")
-def rows(finished):
-    """Every archive, as plain Parquet says."""
-    return [row for name in NAMES for row in pq.read_table(finished / "archives" / f"{name}.parquet").to_pylist()]
 
 
 def holds(row, *concepts):

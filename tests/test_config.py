@@ -2,37 +2,21 @@
 
 import dataclasses
 import os
+from functools import partial
 
 import pytest
 import yaml
+from config_files import SMALL, refused, write_config
 
 from curation import config
 from curation.base.errors import CocuError
 from curation.config import ArchiveConfig, CurationConfig, RetrievalConfig, VocabularyConfig
 
-SMALL = "name: pets\nshards: a.tar\n"
-
 
 @pytest.fixture
 def file(tmp_path):
     """Writes a YAML file in a folder of its own and returns its path."""
-
-    def write(text):
-        (tmp_path / "conf").mkdir(exist_ok=True)
-        path = tmp_path / "conf" / "pets.yaml"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return str(path)
-
-    return write
-
-
-def refused(path, overrides=None):
-    """The one line with which a file is refused."""
-    with pytest.raises(CocuError) as raised:
-        config.load(path, overrides)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
+    return partial(write_config, tmp_path)
 
 
 # --- good files --------------------------------------------------------------------------------------------------------

@@ -27,11 +27,6 @@ NAMES = [f"{shard:05d}" for shard in range(SHARDS)]
 
 
 @pytest.fixture(scope="module")
-def archive(finished):
-    return ConceptArchive.open(finished)
-
-
-@pytest.fixture(scope="module")
 def pictures(world):
     """The image of every key, as webdataset reads it."""
     tars = [str(world.parent / f"{name}.tar") for name in NAMES]

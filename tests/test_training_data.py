@@ -42,11 +42,6 @@ CLUSTER = Sampler()
 
 
 @pytest.fixture(scope="session")
-def archive(finished):
-    return ConceptArchive.open(str(finished))
-
-
-@pytest.fixture(scope="session")
 def shards(archive):
     return tuple(TrainingShard(source, archive) for source in archive.sources)
 

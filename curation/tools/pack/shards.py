@@ -155,16 +155,16 @@ class Packer:
 
     def _write(self, writer: ShardWriter, packed: Packed) -> None:
         assert packed.content is not None
-        sidecar = {**packed.content.sidecar, "file_name": printable(packed.name)}
+        sidecar = {**packed.content.sidecar, "file_name": escaped(packed.name)}
         fields = {packed.kind: packed.content.image, "txt": packed.content.caption, "json": sidecar}
         writer.write({"__key__": packed.key, **fields})  # finishes the tar before, if that is full
-        self._samples.append([packed.key, printable(packed.name)])
+        self._samples.append([packed.key, escaped(packed.name)])
         self.tally.samples += 1
         self.tally.kinds[packed.kind] += 1
 
     def _reject(self, packed: Packed) -> None:
-        self._rejects.append([printable(packed.name), packed.reason])
-        self.tally.add_reject(printable(packed.name), packed.reason)
+        self._rejects.append([escaped(packed.name), packed.reason])
+        self.tally.add_reject(escaped(packed.name), packed.reason)
 
     def _finish_tar(self, written: str) -> None:
         with open(written, "rb") as stream:
@@ -236,6 +236,6 @@ class Packer:
         files.remove(str(self._folder))
 
 
-def printable(name: str) -> str:
+def escaped(name: str) -> str:
     """A file name as text that can be written: bytes that are not UTF-8 as escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
