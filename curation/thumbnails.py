@@ -50,7 +50,7 @@ def profiles(pixels: np.ndarray) -> np.ndarray:
 
 
 def similarity_of_rows(pixels: np.ndarray, lines: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The similarity of pairs of pictures by their rows, one and other (P,), in ``pixels`` and in ``lines``, their profiles.
+    """The similarity of pairs of pictures by their rows, one and other (P,), in ``pixels`` and in ``lines``, the profiles.
 
     Profiles are small, and tell most other pictures from one another: pixels are read of likely copies only.
     """
