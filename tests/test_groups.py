@@ -16,7 +16,16 @@ from curation.base.errors import CocuError
 from curation.index.build import exact_index
 from curation.index.duplicates import COLUMNS, collapse, open_duplicates, representatives, write_duplicates
 from curation.index.open import searchable
-from curation.thumbnails import SAME, SIDE, similarity, structural_similarity, thumbnail
+from curation.thumbnails import (
+    CELLS,
+    SAME,
+    SIDE,
+    profiles,
+    similarity,
+    similarity_of_rows,
+    structural_similarity,
+    thumbnail,
+)
 from experiments import duplicates as planted_copies
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -142,3 +151,46 @@ def test_copies_are_alike_and_others_are_not(kind: str) -> None:
         assert similarity(original, copy)[0] >= SAME
         assert similarity(original, copy)[0] == similarity(copy, original)[0]
         assert similarity(original, other)[0] < SAME - 0.1
+
+
+def averages(line: np.ndarray, first: float, last: float) -> np.ndarray:
+    """Means of CELLS equal parts of a line less two margins, from its integral."""
+    edges = np.linspace(first * SIDE, (1 - last) * SIDE, CELLS + 1)
+    integral = np.interp(edges, np.arange(SIDE + 1), np.concatenate([[0], np.cumsum(line)]))
+    return np.diff(integral) / np.diff(edges)
+
+
+def slow_similarity(picture: np.ndarray, crop: np.ndarray) -> float:
+    """One margin after another: of the means of columns, of those of rows, then of all cells."""
+    middle = slice(SIDE // 6, SIDE - SIDE // 6)
+    steps = (0, 0.02, 0.04, 0.06, 0.08, 0.1)
+    tried = [(first, last) for first in steps for last in steps if first + last < 0.17]
+    margins = []
+    for axis in (0, 1):
+        lines = [pixels.swapaxes(0, axis)[middle].mean(axis=0) for pixels in (picture, crop)]
+        whole = averages(lines[1], 0, 0)
+        alike = [float(structural_similarity(averages(lines[0], *pair), whole)) for pair in tried]
+        margins.append(tried[int(np.argmax(alike))])
+
+    cells = []
+    for pixels, (across, down) in ((picture, margins), (crop, [(0, 0), (0, 0)])):
+        columns = np.apply_along_axis(averages, 1, pixels, *across)
+        cells.append(np.apply_along_axis(averages, 0, columns, *down).ravel())
+    return float(structural_similarity(*cells))
+
+
+def test_similarity_is_what_a_plain_formula_makes_of_it() -> None:
+    pictures = [smooth_picture(seed) for seed in range(4)]
+    kinds = planted_copies.KINDS
+    for seed, kind in enumerate(kinds):
+        content = planted_copies.copy_of(pictures[seed], kind, np.random.default_rng(seed))
+        pictures.append(Image.open(io.BytesIO(content)))
+    pixels = np.concatenate([pixels_of(picture) for picture in pictures])
+
+    one, other = np.arange(4), np.arange(4, 8)
+    alike = similarity_of_rows(pixels, profiles(pixels), one, other)
+    exact = pixels.astype(float)
+    for row in range(4):
+        either = slow_similarity(exact[row], exact[row + 4]), slow_similarity(exact[row + 4], exact[row])
+        assert alike[row] == pytest.approx(max(either), abs=1e-3)
+    assert (similarity(pixels[other], pixels[one]) == alike).all()

@@ -28,7 +28,7 @@ from curation.run.progress import Progress
 from curation.run.records import Reader, Record, is_as_long_as_noted, note, record, recorded
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
-from curation.thumbnails import SAME, SIDE, similarity
+from curation.thumbnails import SAME, SIDE, profiles, similarity_of_rows
 
 BLOCK = 1 << 14  # rows of the graph whose pairs are compared at once
 
@@ -55,7 +55,7 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
     rows = indexed["rows"]
     neighbours = read_graph(run.graph, graph["bytes"], rows, 1)
     with scratch() as folder:
-        pictures = _Pictures(run, rows, Path(folder) / "thumbnails.npy")
+        pictures = _Pictures(run, rows, Path(folder))
 
         def same_of(first: int) -> np.ndarray:
             block = np.arange(first, min(first + BLOCK, rows))
@@ -87,16 +87,19 @@ def _write(run: Run, expected: Record, progress: Progress) -> None:
 
 
 class _Pictures:
-    """The thumbnails of all rows, mapped into memory, with what there is to go by where some are missing."""
+    """The thumbnails of all rows, in files mapped into memory, with what there is to go by where some are missing."""
 
-    def __init__(self, run: Run, rows: int, path: Path) -> None:
-        self._pixels = files.mapped_array(str(path), np.uint8, (max(rows, 1), SIDE, SIDE))
+    def __init__(self, run: Run, rows: int, folder: Path) -> None:
+        shape = (max(rows, 1), SIDE, SIDE)
+        self._pixels = files.mapped_array(str(folder / "thumbnails.npy"), np.uint8, shape)
+        self._profiles = files.mapped_array(str(folder / "profiles.npy"), np.float32, (shape[0], 2, SIDE))
         self._seen = np.zeros(rows, bool)
         start = 0
         for shard, seen in zip(run.shards, _has_thumbnails(run), strict=True):
             stop = start + row_count(run.of_shard("embeddings", shard))
             for pixels in _thumbnails(run.of_shard("thumbnails", shard)) if seen else ():
                 self._pixels[start : start + len(pixels)] = pixels
+                self._profiles[start : start + len(pixels)] = profiles(pixels)
                 self._seen[start : start + len(pixels)] = True
                 start += len(pixels)
             start = stop
@@ -106,7 +109,7 @@ class _Pictures:
         """Whether the pictures of rows (P,) each are near-identical: bool (P,); not where one has none."""
         same = self._seen[one] & self._seen[other]
         both = np.flatnonzero(same)
-        same[both] = similarity(self._pixels[one[both]], self._pixels[other[both]]) >= SAME
+        same[both] = similarity_of_rows(self._pixels, self._profiles, one[both], other[both]) >= SAME
         return same
 
     def are_same(self, one: np.ndarray, other: np.ndarray, cosines: np.ndarray) -> np.ndarray:
