@@ -13,6 +13,7 @@ from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
 from curation.base.terminal import run_command
 
+OPTIONS = ("--help", "--version", "--completion")
 CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 
@@ -58,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 def module_of(name: str) -> ModuleType:
     """The module of a command. Raises CocuError for an unknown one, and where it is not part of the package."""
     if name not in COMMANDS:
-        raise CocuError(f"unknown command {name}{did_you_mean(name, list(COMMANDS))}; cocu --help lists all")
+        kind, choices = ("option", OPTIONS) if name.startswith("-") else ("command", COMMANDS)
+        raise CocuError(f"unknown {kind} {name}{did_you_mean(name, list(choices))}; cocu --help lists all")
     module = COMMANDS[name].module
     top = module.partition(".")[0]
     if (CLONE / top).is_dir() and str(CLONE) not in sys.path:

@@ -188,6 +188,8 @@ def test_a_misspelt_option_suggests_the_nearest(capsys):
 def test_a_misspelt_command_suggests_the_nearest(capsys):
     assert main(["meassure"]) == 1
     assert "unknown command meassure (did you mean 'measure'?)" in capsys.readouterr().err
+    assert main(["--compleion", "bash"]) == 1
+    assert "unknown option --compleion (did you mean '--completion'?)" in capsys.readouterr().err
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -188,7 +188,7 @@ def test_the_packaged_benchmark_reads_the_world(tiny):
 
 
 def test_an_absent_world_is_reported_with_the_remedy(tmp_path):
-    with pytest.raises(AbsentError, match=r"no folder .*demo-world/val; run make curate"):
+    with pytest.raises(AbsentError, match=r"no folder .*demo-world/val; run cocu curate demo"):
         list_images(read_benchmark("demo", str(tmp_path)))
 
 

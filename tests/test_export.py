@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -36,30 +38,55 @@ def pictures(world):
 # --- FiftyOne -----------------------------------------------------------------------------------------------------------
 
 
+OWN = {"id", "tags", "label", "confidence", "logits", "attributes"}  # fields that a Classification has already
+
+
+def imported(folder):
+    """{id: (picture, [(label, confidence, attributes)])}, by what FiftyOne's importer reads of a folder.
+
+    It takes pictures anywhere below data/, by their paths without endings; of labels.json the lists of each id, and of an
+    item label, confidence and attributes, which become fields of a Classification. A number would be one of ``classes``.
+    """
+    pictures = {
+        os.path.splitext(os.path.relpath(os.path.join(parent, name), folder / "data"))[0]: os.path.join(parent, name)
+        for parent, _, names in os.walk(folder / "data")
+        for name in names
+    }
+    labels = json.loads((folder / "labels.json").read_text())
+    assert labels.keys() == {"classes", "labels"}
+    assert all(isinstance(name, str) for name in labels["classes"])
+    for items in labels["labels"].values():
+        for item in items:
+            assert item.keys() == {"label", "confidence", "attributes"}
+            assert item["label"] in labels["classes"]
+            assert isinstance(item["confidence"], float)
+            assert all(re.fullmatch(r"[a-z]\w*", name) and name not in OWN for name in item["attributes"])
+    return {
+        name: (pictures[name], [(item["label"], item["confidence"], item["attributes"]) for item in items])
+        for name, items in labels["labels"].items()
+    }
+
+
 def test_fiftyone_gets_a_picture_and_its_labels_for_every_archive(archive, finished, pictures, tmp_path):
-    """The layout of FiftyOneImageClassificationDataset: ids are paths below data/ without their endings."""
     assert export([str(finished), "--format", "fiftyone", "--to", str(tmp_path), "--concept", "boat"]) == 0
     expected = list(archive.filter(concept="boat"))
-    labels = json.loads((tmp_path / "labels.json").read_text())
+    samples = imported(tmp_path)
     captions = json.loads((tmp_path / "captions.json").read_text())
-    files = {
-        str(path.relative_to(tmp_path / "data").with_suffix("")): path for path in (tmp_path / "data").rglob("*.*")
-    }
-    assert labels.keys() == {"classes", "labels"}
-    assert labels["classes"] == archive.vocabulary
-    assert labels["labels"].keys() == captions.keys() == files.keys()
-    assert len(files) == len(expected)
+    assert samples.keys() == captions.keys()
+    assert len(samples) == len(expected)
     by_key = {caption["key"]: name for name, caption in captions.items()}
     for row in expected:
-        name = by_key[row["key"]]
-        assert files[name].read_bytes() == pictures[row["key"]]
-        assert captions[name]["caption"] == row["caption"]
-        for label, entry in zip(labels["labels"][name], row["concepts"], strict=True):
-            assert label["label"] == entry["concept"]
-            assert label["confidence"] == entry["score"]
-            assert label["attributes"] == {
-                key: value for key, value in entry.items() if key not in ("concept", "score")
-            }
+        picture, labels = samples[by_key[row["key"]]]
+        assert Path(picture).read_bytes() == pictures[row["key"]]
+        assert captions[by_key[row["key"]]]["caption"] == row["caption"]
+        assert labels == [
+            (
+                entry["concept"],
+                entry["score"],
+                {name: entry[name] for name in ("global", "local", "cluster", "support")},
+            )
+            for entry in row["concepts"]
+        ]
 
 
 # --- Lance --------------------------------------------------------------------------------------------------------------

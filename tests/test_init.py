@@ -138,6 +138,8 @@ def test_data_without_captions_is_one_line(fields, message, here, capsys):
         (lambda folder: (folder / "photos").mkdir(), ["photos"], "photos: holds no tars; if it holds pictures, pack them"),
         (lambda folder: None, ["nowhere/*.tar"], "nowhere/*.tar matches no file"),
         (lambda folder: (folder / "a.zip").touch(), ["a.zip"], "a.zip: is no tar"),
+        (lambda folder: None, ["a.zip"], "a.zip: no such file or folder; name the tars"),
+        (lambda folder: None, [], "data: no such file or folder; name the tars"),
         (lambda folder: tar(folder / "a.tar", image="svg"), ["a.tar"], "no field is an image"),
         (lambda folder: write_tar(folder / "a.tar", []), ["a.tar"], "holds no samples"),
         (lambda folder: tar(folder / "a.tar"), ["a.tar", "--encoder", "ViT-B-16"], "names no weights; write ViT-B-16/TAG"),

@@ -235,7 +235,7 @@ def test_two_processes_train_one_model(config, tmp_path):
         (["--data.sampler.temprature", "2"], "did you mean 'data.sampler.temperature'?"),
         (["--data.sampler.kind", "best"], "sampler.kind: 'best' is not one of cluster, top, weighted, caption"),
         (["--data.negatives", "some"], "data.negatives: 'some' is not one of all, outside"),
-        (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run make curate first"),
+        (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run cocu curate first"),
         (["--ckpt_path", "last"], "last.ckpt: no such checkpoint; train first"),
         (["--data.workers", "4"], "set data.workers to 3"),
         (["--data.batch_size", "100"], "data.batch_size: 100 is more than the 72 samples"),

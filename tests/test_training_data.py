@@ -196,7 +196,7 @@ def test_a_batch_counts_its_samples_that_lack_an_archive_and_an_unusable_one_onl
 
 def test_missing_archives_and_runs_are_named(copy, tmp_path):
     _, out = copy
-    with pytest.raises(CocuError, match=r"no manifest.json, so no finished curation; run make curate first"):
+    with pytest.raises(CocuError, match=r"no manifest.json, so no finished curation; run cocu curate first"):
         ConceptArchive.open(str(tmp_path))
     (out / "archives" / "00001.parquet").unlink()
     archive = ConceptArchive.open(str(out))

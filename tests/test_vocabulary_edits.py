@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from curation.base.errors import CocuError
-from curation.tools.browse.edits import VocabularyTable, read_entries, shown
+from curation.tools.browse.edits import VocabularyTable, read_entries
 from curation.wordlists import read_concepts
 
 TABLE = """concept,count,noun_share,visualness,kept,reason
@@ -65,7 +65,7 @@ def test_views_of_the_table(table):
     table.edit("sea", "keep")
 
     def names(show="all", sort="count", query=""):
-        return [entry.concept for entry in shown(table.entries.values(), show, sort, query)]
+        return [entry.concept for entry in table.view(show, sort, query)]
 
     assert names() == ["red", "dog", "sea", "wine, glass"]
     assert names(sort="visualness") == ["dog", "red", "sea", "wine, glass"]
@@ -75,3 +75,13 @@ def test_views_of_the_table(table):
     assert names("left out") == ["red"]
     assert names("edited") == ["sea"]
     assert names(query="D") == ["red", "dog"]
+
+
+def test_a_view_has_what_was_edited_since(table):
+    def names(show="all"):
+        return [entry.concept for entry in table.view(show, "concept", "")]
+
+    assert names() == ["dog", "red", "sea", "wine, glass"]
+    table.edit("dog", "rename", "zebra")
+    assert names() == ["red", "sea", "wine, glass", "zebra"]
+    assert (names("edited"), table.edited) == (["zebra"], 1)

@@ -98,7 +98,7 @@ class ArchiveDataModule(LightningDataModule):
             require(value >= least, f"data.{name}: {value} must be at least {least}")
         require(
             bool(self.folders or self.tars),
-            "data.archives: missing; name the output folder of make curate, such as artifacts/cc12m",
+            "data.archives: missing; name the output folder of cocu curate, such as artifacts/cc12m",
         )
         require(
             bool(self.folders) or self.negatives.held is None,

@@ -73,11 +73,11 @@ def join(
         if key in rows:
             raise CocuError(
                 f"{source.path}: {key} is out of order: the tar is not the one that was curated into {archive.folder}; "
-                "run make curate again"
+                "run cocu curate again"
             )
         if required:
             raise CocuError(
-                f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run make curate again, "
+                f"{source.path}: {key} has no archive in {archive.path('archives', source.name)}; run cocu curate again, "
                 "or set require_archives to false to train on its caption alone"
             )
         yield sample, NO_ARCHIVE

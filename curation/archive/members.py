@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple, Self, TypeVar
 
 from curation.archive.forward import Forward, Readable
+from curation.archive.plain_tars import plain_members
 from curation.base.errors import CocuError, InputError, one_line
 
 MAX_MEMBER = 256 << 20  # bytes of a member that is held, unless the configuration says otherwise
@@ -24,6 +25,7 @@ MAX_NAME = 255  # bytes of a part of a key: those that the name of a file may ha
 META_FILE = re.compile(r"__[^/]*__($|/)")
 
 
+M = TypeVar("M")
 T = TypeVar("T")
 
 
@@ -70,47 +72,75 @@ def read_members(
     """
     forward = Forward(stream)
 
-    def content(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, extension: str) -> bytes | Unread:
-        return _read(forward, tar, member, max_member) if wanted(key, extension) else Unread()
+    def content(member: _Member, key: str, extension: str) -> bytes | Unread:
+        return _read(forward, *member, max_member) if wanted(key, extension) else Unread()
 
-    yield from _samples(forward, content)
+    yield from _samples(_files(forward), content)
 
 
 def locate_members(stream: Readable, max_member: int = MAX_MEMBER) -> Iterator[tuple[str, dict[str, Place]]]:
     """As :func:`read_members`, but where each member lies; none of those that it would not read, nor of sparse files.
 
-    A compressed tar has no such places, and yields nothing.
+    A compressed tar has no such places, and yields nothing. Of a local file, whose position stays at its start, often only
+    headers are read (:mod:`curation.archive.plain_tars`).
     """
-    forward = Forward(stream)
-    if forward.is_compressed:
-        return
+    places = _plain_places(stream)
+    if places is None:
+        forward = Forward(stream)
+        if forward.is_compressed:
+            return
+        places = ((name, _place(member)) for name, (_, member) in _files(forward))
 
-    def place(tar: tarfile.TarFile, member: tarfile.TarInfo, key: str, extension: str) -> Place | None:
-        can_be_read = member.isreg() and not member.issparse() and 0 <= member.size <= max_member
-        return Place(member.offset_data, member.size) if can_be_read else None
+    def content(place: Place | None, key: str, extension: str) -> Place | None:
+        return place if place is not None and 0 <= place.size <= max_member else None
 
-    for key, fields in _samples(forward, place):
+    for key, fields in _samples(places, content):
         yield key, {extension: place for extension, place in fields.items() if place is not None}
 
 
+def _plain_places(stream: Readable) -> Iterable[tuple[str, Place | None]] | None:
+    """Names and places of the members of a file that is an ordinary tar; None for anything else."""
+    try:
+        members = plain_members(stream.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError):  # no file of this machine
+        return None
+    return members and ((name, Place(offset, size)) for name, offset, size in members)
+
+
+def _place(member: tarfile.TarInfo) -> Place | None:
+    """Where the content of a member lies, which stands there as it is."""
+    return Place(member.offset_data, member.size) if member.isreg() and not member.issparse() else None
+
+
+_Member = tuple[tarfile.TarFile, tarfile.TarInfo]
+
+
+def _files(forward: Forward) -> Iterator[tuple[str, _Member]]:
+    """Name and member of every file and hard link of a tar."""
+    for tar, member in _all_members(forward):
+        if member.isreg() or member.islnk():
+            yield member.name, (tar, member)
+
+
 def _samples(
-    forward: Forward, content: Callable[[tarfile.TarFile, tarfile.TarInfo, str, str], T]
+    members: Iterable[tuple[str, M]], content: Callable[[M, str, str], T]
 ) -> Iterator[tuple[str, dict[str, T]]]:
-    """Runs of members with one key, each member as ``content(tar, member, key, extension)`` has it."""
+    """Runs of members with one key; a member of a key and an extension is what ``content(member, key, extension)`` makes
+    of it."""
     from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
 
     key: str | None = None
     fields: dict[str, T] = {}
-    for tar, member in _all_members(forward):
-        prefix, extension = base_plus_ext(member.name)
-        if not (member.isreg() or member.islnk()) or META_FILE.match(member.name) or prefix is None:
+    for name, member in members:
+        prefix, extension = base_plus_ext(name)
+        if META_FILE.match(name) or prefix is None:
             continue
         extension = extension.lower()
         if key is not None and (prefix != key or extension in fields or len(fields) == MAX_FIELDS):
             yield key, fields
             fields = {}
         key = prefix
-        fields[extension] = content(tar, member, prefix, extension)
+        fields[extension] = content(member, prefix, extension)
     if key is not None:
         yield key, fields
 

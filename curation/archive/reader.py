@@ -53,7 +53,7 @@ class ArchiveReader:
         folder = os.fspath(folder)
         manifest = files.join(folder, "manifest.json")
         if not files.exists(manifest):
-            raise CocuError(f"{folder}: no manifest.json, so no finished curation; run make curate first")
+            raise CocuError(f"{folder}: no manifest.json, so no finished curation; run cocu curate first")
         values = files.read_json(manifest)
         check_manifest(values, manifest)
         return cls(folder, values, allow_remote=allow_remote)
@@ -80,7 +80,7 @@ class ArchiveReader:
             paths = [resolve_recorded(path, folder) for path in self.manifest["paths"]]
             if len(paths) != len(self.shards):
                 raise CocuError(
-                    f"{self.folder}: {len(paths)} tars for {len(self.shards)} shards; run make curate again"
+                    f"{self.folder}: {len(paths)} tars for {len(self.shards)} shards; run cocu curate again"
                 )
             return paths
 

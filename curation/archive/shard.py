@@ -136,11 +136,11 @@ def read_caption_concepts(embeddings: str, vocabulary: str, archives: ShardArchi
     names = read_columns(vocabulary, {"concept": pa.string()})["concept"].to_pylist()
     table = read_columns(embeddings, {"key": pa.string(), "concepts": pa.list_(pa.int32())})
     if table["key"].to_pylist() != archives.keys:
-        raise CocuError(f"{embeddings}: its keys are not those of the archives; run make curate again")
+        raise CocuError(f"{embeddings}: its keys are not those of the archives; run cocu curate again")
 
     concepts = Ragged.from_arrow(one_chunk(table["concepts"]))
     if len(concepts.values) and not 0 <= concepts.values.min() <= concepts.values.max() < len(names):
-        raise CocuError(f"{embeddings}: names concepts that {vocabulary} lacks; run make curate again")
+        raise CocuError(f"{embeddings}: names concepts that {vocabulary} lacks; run cocu curate again")
     nothing = np.zeros(len(concepts.values), np.int16)
     return ShardArchives(
         archives.keys, archives.captions, names, concepts, nothing.astype(np.float32), nothing, nothing, archives.texts

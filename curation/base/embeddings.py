@@ -49,6 +49,6 @@ def embedding_matrix(column: pa.ChunkedArray | pa.FixedSizeListArray) -> np.ndar
     """fixed_size_list<halffloat>[D] -> (N, D) float32, unit rows: fp16 as stored, renormalised."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_list(array.type) or array.type.value_type != pa.float16() or array.null_count:
-        raise CocuError(f"embeddings are {one_line(array.type, 80)}, not vectors of halffloat; run make curate again")
+        raise CocuError(f"embeddings are {one_line(array.type, 80)}, not vectors of halffloat; run cocu curate again")
     halves = array.flatten().to_numpy(zero_copy_only=False)
     return normalise(halves.reshape(len(array), array.type.list_size))

@@ -103,7 +103,7 @@ def check_columns(file: pq.ParquetFile, columns: Iterable[str], path: str) -> No
     """Raises CocuError unless the columns are there."""
     for name in columns:
         if file.schema_arrow.get_field_index(name) < 0:
-            raise CocuError(f"{path}: no column {name}, only {listed(file.schema_arrow.names)}; run make curate again")
+            raise CocuError(f"{path}: no column {name}, only {listed(file.schema_arrow.names)}; run cocu curate again")
 
 
 def read_metadata(path: str) -> dict[str, Any]:

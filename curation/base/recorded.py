@@ -27,7 +27,7 @@ def resolve_recorded(path: Any, folder: str) -> str:
     Raises CocuError for what is not a path.
     """
     if not _is_path(path):
-        raise CocuError(f"{folder}: {quoted(path)} is recorded there as a path and is none; run make curate again")
+        raise CocuError(f"{folder}: {quoted(path)} is recorded there as a path and is none; run cocu curate again")
     path = path.removeprefix("file://")
     return path if files.is_remote(path) else os.path.normpath(os.path.join(folder, path))
 
@@ -51,7 +51,7 @@ def check_openable(path: str, folder: str, allow_remote: bool) -> None:
     if is_redacted(path):
         raise InputError(
             f"{path}: recorded in {folder} without what follows the ?, which may be a secret; only a run with its own "
-            "configuration can read it again, so run make curate again, or copy the tars"
+            "configuration can read it again, so run cocu curate again, or copy the tars"
         )
     if "://" in path and not allow_remote and not (files.is_remote(folder) and _origin(path) == _origin(folder)):
         raise InputError(
@@ -90,7 +90,7 @@ def check_manifest(values: Mapping[str, Any], path: str) -> None:
 
     def require(condition: bool, what: str) -> None:
         if not condition:
-            raise CocuError(f"{path}: {what}; run make curate again")
+            raise CocuError(f"{path}: {what}; run cocu curate again")
 
     require(isinstance(values.get("config"), dict), "has no config")
     config = values["config"]

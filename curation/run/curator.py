@@ -159,17 +159,17 @@ def _check_together(curator: Curator, run: Run) -> None:
     """Raises CocuError where files that belong together do not: another program may have written one of them."""
     concepts, width = curator.vocabulary.embeddings.shape
     if curator.config.captions and curator.mentions.sources is None:
-        raise CocuError(f"{run.mentions}: does not say which captions mention what; run make curate again")
+        raise CocuError(f"{run.mentions}: does not say which captions mention what; run cocu curate again")
     if curator.mentions.width > concepts:
-        raise CocuError(f"{run.mentions}: names concepts that {run.vocabulary} lacks; run make curate again")
+        raise CocuError(f"{run.mentions}: names concepts that {run.vocabulary} lacks; run cocu curate again")
     if curator.calibration is not None and len(curator.calibration) != concepts:
-        raise CocuError(f"{run.calibration}: not of the concepts of {run.vocabulary}; run make curate again")
+        raise CocuError(f"{run.calibration}: not of the concepts of {run.vocabulary}; run cocu curate again")
     if curator.index is None:
         return
     if curator.index.rows != len(curator.mentions):
         raise CocuError(
             f"{run.mentions}: {len(curator.mentions):,} rows for the {curator.index.rows:,} vectors of the index in "
-            f"{run.indexed}; run make curate again"
+            f"{run.indexed}; run cocu curate again"
         )
     if curator.index.faiss.d != width:
         raise CocuError(f"{run.vocabulary}: embeddings of {width} dimensions, but {curator.index.faiss.d} in the index")

@@ -189,7 +189,7 @@ def check_retrieved(run: Run) -> Run:
     names = [shard.name for shard in source.shards]
     if indexed_shards(run) != list(zip(names, rows, strict=True)):
         raise CocuError(
-            f"{source.folder}: its shards are no longer those that {run.folder} was made with; run make curate again"
+            f"{source.folder}: its shards are no longer those that {run.folder} was made with; run cocu curate again"
         )
 
     if source is not run:
@@ -201,7 +201,7 @@ def check_retrieved(run: Run) -> Run:
         if count != written:
             raise CocuError(
                 f"{run.of_shard('archives', shard)}: {written:,} rows for the {count:,} of "
-                f"{run.of_shard('embeddings', shard)}; run make curate again"
+                f"{run.of_shard('embeddings', shard)}; run cocu curate again"
             )
     return source
 
@@ -215,7 +215,7 @@ def first_row(run: Run, shard: Shard) -> int | None:
         if name == shard.name:
             return rows
         rows += count
-    raise CocuError(f"{run.index_json}: has no shard {shard.name}; run make curate again")
+    raise CocuError(f"{run.index_json}: has no shard {shard.name}; run cocu curate again")
 
 
 def search_device(config: RetrievalConfig) -> str:

@@ -131,7 +131,7 @@ def open_run(folder: str, allow_remote: bool = False) -> Run:
     manifest = files.join(folder, "manifest.json")
     values = archive.manifest["config"]
     if not isinstance(archive.manifest.get("counts"), dict) or not archive.manifest["counts"].keys() >= COUNTS:
-        raise CocuError(f"{manifest}: counts lacks one of {listed(sorted(COUNTS), 20)}; run make curate again")
+        raise CocuError(f"{manifest}: counts lacks one of {listed(sorted(COUNTS), 20)}; run cocu curate again")
 
     retrieval = values.get("retrieval")
     if isinstance(retrieval, dict):

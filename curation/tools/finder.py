@@ -127,4 +127,4 @@ def image_embedding(run: Run, shard: int, row: int) -> np.ndarray:
             if row < size:
                 return embedding_matrix(file.read_row_group(group, ["embedding"])["embedding"].slice(row, 1))
             row -= size
-    raise CocuError(f"{path}: has fewer rows than the archives; run make curate again")
+    raise CocuError(f"{path}: has fewer rows than the archives; run cocu curate again")

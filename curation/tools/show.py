@@ -104,7 +104,7 @@ def caption_of(source: Run, row: int) -> str:
             table = read_columns(path, {caption_column(source.config): None}).slice(row, 1)
             return " | ".join(block_captions(table, source.config).texts)
         row -= rows
-    raise CocuError(f"{source.folder}: the index has more rows than the shards; run make curate again")
+    raise CocuError(f"{source.folder}: the index has more rows than the shards; run cocu curate again")
 
 
 def concept_table(concepts: list[dict[str, Any]]) -> Table:

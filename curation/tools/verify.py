@@ -77,7 +77,7 @@ def check_manifest(run: Run) -> Iterator[Problem]:
         if manifest["counts"].get(name) != total:
             yield Problem(run.manifest, f"counts {manifest['counts'].get(name)} {name}, but the shards have {total}")
     if manifest["fingerprint"] != request(run):
-        yield Problem(run.manifest, "input files have changed since; run make curate again")
+        yield Problem(run.manifest, "input files have changed since; run cocu curate again")
 
 
 def check_shard(run: Run, shard: Shard, known: set[str]) -> list[Problem]:

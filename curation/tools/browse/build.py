@@ -84,7 +84,7 @@ def captions_of(run: Run, number: int, keys: pa.Array) -> Ragged:
     path = run.of_shard("embeddings", run.shards[number])
     table = read_columns(path, {"key": pa.string(), "concepts": pa.list_(pa.int32())})
     if not one_chunk(table["key"]).equals(keys):
-        raise CocuError(f"{path}: its keys are not those of the archives; run make curate again")
+        raise CocuError(f"{path}: its keys are not those of the archives; run cocu curate again")
     return Ragged.from_arrow(one_chunk(table["concepts"]))
 
 

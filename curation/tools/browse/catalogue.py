@@ -18,7 +18,6 @@ from filelock import FileLock
 
 from curation.base import files
 from curation.base.errors import CocuError, OutputError
-from curation.base.parquet import read_columns
 from curation.run.run import Run
 from curation.tools.browse.build import POSTINGS, Advance, build
 from curation.tools.browse.postings import in_all, starts_of, words_of
@@ -195,9 +194,3 @@ def _build(run: Run, folder: str, identity: str, advance: Advance) -> dict[str, 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return note
-
-
-def concept_names(run: Run) -> list[str]:
-    """The concepts of the vocabulary, by id."""
-    names: list[str] = read_columns(run.vocabulary, {"concept": pa.string()})["concept"].to_pylist()
-    return names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from curation.base import files
@@ -82,23 +82,29 @@ def renamed(entry: Entry, to: str) -> Entry:
     return replace(entry, concept=concept, kept=True)
 
 
-def shown(entries: Iterable[Entry], show: str, sort: str, query: str) -> list[Entry]:
-    """The entries of a view, in its order: the largest first, what could not be measured last, names from a to z."""
-    is_shown: dict[str, Callable[[Entry], bool]] = {
-        "all": lambda entry: True,
-        "kept": lambda entry: entry.kept,
-        "left out": lambda entry: not entry.kept,
-        "edited": lambda entry: entry.is_edited,
-    }
-    chosen = [entry for entry in entries if query.casefold() in entry.concept.casefold() and is_shown[show](entry)]
+def ordered(entries: Iterable[Entry], sort: str) -> list[Entry]:
+    """Entries in the order of a column: the largest first, what could not be measured last, names from a to z."""
     if sort == "concept":
-        return sorted(chosen, key=lambda entry: entry.concept.casefold())
+        return sorted(entries, key=lambda entry: entry.concept.casefold())
 
     def rank(entry: Entry) -> tuple[float, str]:
         number = entry.number(sort)
         return (-number if number == number else float("inf")), entry.concept
 
-    return sorted(chosen, key=rank)
+    return sorted(entries, key=rank)
+
+
+def shown(entries: Iterable[Entry], show: str, query: str) -> list[Entry]:
+    """Those of the entries that a view shows."""
+    if show == "kept":
+        entries = (entry for entry in entries if entry.kept)
+    elif show == "left out":
+        entries = (entry for entry in entries if not entry.kept)
+    elif show == "edited":
+        entries = (entry for entry in entries if entry.is_edited)
+    if query:
+        entries = (entry for entry in entries if query.casefold() in entry.concept.casefold())
+    return list(entries)
 
 
 class VocabularyTable:
@@ -109,6 +115,7 @@ class VocabularyTable:
         self.path = edits
         self._changing = threading.Lock()
         self._entries: dict[str, Entry] | None = None
+        self._orders: dict[str, list[Entry]] = {}  # of a large vocabulary, sorting takes longer than a page may
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -116,6 +123,18 @@ class VocabularyTable:
         if self._entries is None:
             self._entries = read_entries(self._table, self.path)
         return self._entries
+
+    def view(self, show: str, sort: str, query: str) -> list[Entry]:
+        """The entries of a view, in its order; show is one of SHOWS, sort one of SORTS."""
+        orders = self._orders
+        if sort not in orders:
+            orders[sort] = ordered(self.entries.values(), sort)
+        return shown(orders[sort], show, query)
+
+    @property
+    def edited(self) -> int:
+        """How many entries a person changed."""
+        return len(shown(self.entries.values(), "edited", ""))
 
     def edit(self, name: str, action: str, to: str = "") -> Entry:
         """Keep, drop or rename a concept, or undo what was done to it. Raises CocuError; then nothing has changed."""
@@ -135,5 +154,5 @@ class VocabularyTable:
                 raise CocuError(f"vocabulary: {action} is none of keep, drop, rename, undo")
             updated = self.entries | {name: changed}
             write_entries(updated.values(), self.path)
-            self._entries = updated
+            self._entries, self._orders = updated, {}
             return changed

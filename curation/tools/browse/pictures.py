@@ -12,15 +12,14 @@ from curation.archive.thumbnails import read_fields, small_jpeg
 from curation.base import files
 from curation.base.errors import CocuError, InputError
 from curation.base.parquet import read_columns
-from curation.concepts import concept_key
 from curation.run.run import Run, tar_of
-from curation.tools.browse.catalogue import concept_names
 from curation.tools.browse.tars import TarPlaces, find_places, read_place, read_places, write_places
-from curation.tools.report.examples import read_sidecar
+from curation.tools.report.examples import read_sidecar, truth
 
 SIDES = (160, 320, 1024)  # pixels of thumbnails
 KEPT = 512  # thumbnails in memory, of some 20 kB each
 KEPT_PLACES = 64  # shards whose places are in memory, of some 400 kB each
+LARGEST_SIDECAR = 1 << 20  # bytes of one that is looked into for a mark
 
 
 class Pictures:
@@ -43,10 +42,6 @@ class Pictures:
     def _extensions(self) -> list[str]:
         return self.run.config.image.lower().split(";")
 
-    @cached_property
-    def _ids(self) -> dict[tuple[str, ...], int]:
-        return {concept_key(name): number for number, name in enumerate(concept_names(self.run))}
-
     # --- places ---------------------------------------------------------------------------------------------------------
 
     def _keys(self, shard: int, kind: str) -> list[str]:
@@ -65,7 +60,7 @@ class Pictures:
                 places = read_places(cached)
             else:
                 keys = [*self._keys(shard, "archives"), *self._keys(shard, "rejects")]
-                places = find_places(path, keys, self._extensions, self._ids)
+                places = find_places(path, keys, self._extensions)
                 write_places(places, cached)
             self._ready.add(shard)
             return places
@@ -81,11 +76,15 @@ class Pictures:
                 except CocuError:
                     continue
 
-    def shows(self, shard: int, row: int, concept: int) -> bool | None:
-        """Whether a sample shows a concept; None where that is not known, or not yet."""
+    def shows(self, shard: int, row: int, key: str, concept: tuple[str, ...]) -> bool | None:
+        """Whether a sample shows a concept, as it is matched by; None where its sidecar does not tell, or not yet."""
         if shard not in self._ready:
             return None
-        return self._places(shard).shows(row, concept)
+        offset, size = self._places(shard).sidecar[row].tolist()
+        if offset < 0 or size > LARGEST_SIDECAR:
+            return None
+        visible = truth(self.sidecar(shard, row, key))
+        return None if visible is None else concept in visible
 
     # --- contents -------------------------------------------------------------------------------------------------------
 
@@ -113,6 +112,9 @@ class Pictures:
         if not self.are_there:
             return {}
         try:
-            return read_sidecar(self._content(shard, row, key, ["json"], self._places(shard).sidecar))
+            places = self._places(shard)
+            if places.are_known and places.sidecar[row][0] < 0:
+                return {}
+            return read_sidecar(self._content(shard, row, key, ["json"], places.sidecar))
         except InputError:
             return {}

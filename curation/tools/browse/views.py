@@ -20,7 +20,7 @@ from curation.concepts import concept_key
 from curation.run.run import Run
 from curation.tools.browse import gallery
 from curation.tools.browse.catalogue import Catalogue, Postings
-from curation.tools.browse.edits import SHOWS, SORTS, VocabularyTable, shown
+from curation.tools.browse.edits import SHOWS, SORTS, VocabularyTable
 from curation.tools.browse.evidence import Evidence, Neighbour, archive_of, mentioning
 from curation.tools.browse.pages import concept as concept_pages
 from curation.tools.browse.pages import duplicates as duplicate_pages
@@ -65,8 +65,9 @@ class Views:
 
     def warm(self) -> None:
         """Load what the first search and the first image would wait for."""
+        _ = self._ids, self._exact_ids, self._counts, self.catalogue.concept_counts, self.catalogue.rejects
         with contextlib.suppress(CocuError):  # its page says why it cannot be read
-            _ = self.table.entries
+            self.table.view("all", "count", "")
         if self.catalogue.starts[-1]:
             self.evidence.neighbours(0)
         if self.finder.has_encoder:
@@ -92,8 +93,10 @@ class Views:
     def _cards(self, rows: Iterable[int], lines: Iterable[str], concept: int | None = None) -> list[Card]:
         """Cards of rows, with a line each; whether the picture shows a concept, where one is asked for."""
         cards = []
+        name = None if concept is None else concept_key(self.vocabulary.concepts[concept])
         for row, line in zip(rows, lines, strict=False):
-            is_shown = None if concept is None else self.pictures.shows(*self.catalogue.position(row), concept)
+            position = self.catalogue.position(row)
+            is_shown = name and self.pictures.shows(*position, self.catalogue.key(row), name)
             cards.append(Card(row, self.catalogue.caption(row), line, is_shown))
         return cards
 
@@ -247,11 +250,8 @@ class Views:
         """A view of the vocabulary's table."""
         if show not in SHOWS or sort not in SORTS:
             raise CocuError(f"vocabulary: show is one of {', '.join(SHOWS)}, sort one of {', '.join(SORTS)}")
-        entries = self.table.entries.values()
-        edited = sum(entry.is_edited for entry in entries)
-        return vocabulary_page.vocabulary(
-            site, shown(entries, show, sort, query), page, show, sort, query, self.table.path, edited
-        )
+        entries = self.table.view(show, sort, query)
+        return vocabulary_page.vocabulary(site, entries, page, show, sort, query, self.table.path, self.table.edited)
 
     def rejects(self, site: Site, kind: str | None, page: int) -> str:
         """What could not be used: all kinds of reasons, or a page of one of them."""

@@ -26,6 +26,13 @@ def find_shards(sources: Iterable[str]) -> list[str]:
         if not tars:
             raise CocuError(f"{source}: {_instead(source)}")
         paths += [os.path.join(source, name) for name in tars]
+    gone = [
+        path
+        for path in paths
+        if not files.is_remote(path) and not path.startswith("pipe:") and not os.path.exists(path)
+    ]
+    if gone:
+        raise CocuError(f"{gone[0]}: no such file or folder; name the tars, or the folder that they are in")
     others = [path for path in paths if not re.search(r"\.tar(\.\w+)?$", path.split("?")[0])]
     if others:
         raise CocuError(f"{others[0]}: is no tar; give tars, or pack what is there: cocu pack {shlex.quote(others[0])}")
