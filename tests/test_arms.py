@@ -14,7 +14,7 @@ from rich.console import Console
 
 from curation.base.errors import CocuError
 from experiments import archives
-from experiments.arms import Arm, choose_arms, read_arms
+from experiments.arms import Arm, Family, choose_arms, read_families
 from experiments.commands import ExperimentError
 from experiments.recipes import LAYERS, Recipe, read_recipe
 from experiments.runs import Setting, is_finished
@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_arms_that_the_project_compares():
-    arms = read_arms(ROOT / "experiments" / "arms.yaml")
+    (family,) = read_families(ROOT / "experiments" / "arms.yaml")
+    arms = family.arms
     assert [arm.name for arm in arms if arm.group == "arm"] == [
         "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
         "caption-outside", "caption-outside-32", "caption-outside-said", "caption-outside-tagging",
@@ -56,16 +57,17 @@ def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
     path = tmp_path / "arms.yaml"
     path.write_text(text)
     with pytest.raises(CocuError, match=message) as error:
-        read_arms(path)
+        read_families(path)
     assert "\n" not in str(error.value)
 
 
 def test_arms_are_chosen_by_name():
     arms = [Arm("caption", "x"), Arm("cluster", "y")]
-    assert choose_arms(arms, []) == arms
-    assert choose_arms(arms, ["cluster"]) == arms[1:]
+    only = [Family("", "GroupViT", arms)]
+    assert choose_arms(only, []) == only
+    assert [family.arms for family in choose_arms(only, ["cluster"])] == [arms[1:]]
     with pytest.raises(ExperimentError, match=r"--only: no arm is called claster \(did you mean 'cluster'\?\)"):
-        choose_arms(arms, ["claster"])
+        choose_arms(only, ["claster"])
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------------
