@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=1, help="runs side by side, which share the processor cores (default: 1)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="three arms of each kind, one seed, 150 steps: minutes, to see that it works"
+        "--quick",
+        action="store_true",
+        help="three arms of each kind, one seed, 150 steps: minutes, to see that it works",
     )
     parser.add_argument("--page-only", action="store_true", help="write the page from the runs that are finished")
     return parser

@@ -23,7 +23,10 @@ def flags(options: Mapping[str, object]) -> list[str]:
     """
     words = []
     for key, value in options.items():
-        words += [f"--{key}", "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)]
+        words += [
+            f"--{key}",
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value),
+        ]
     return words
 
 

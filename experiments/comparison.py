@@ -145,7 +145,9 @@ def _family_runs(family: Family, args: argparse.Namespace, beside: Path, output:
         benchmark=args.benchmark,
         data_root=args.data_root,
         archives=output / "archives",
-        runs=output / ("runs-started" if args.start else "runs") / family.name,  # beside each other: they share archives
+        runs=output
+        / ("runs-started" if args.start else "runs")
+        / family.name,  # beside each other: they share archives
         threads=max(1, torch.get_num_threads() // args.jobs),
         options=QUICK if args.quick else (),
         start=start.checkpoint if start else None,
