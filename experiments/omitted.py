@@ -35,9 +35,10 @@ PIXELS = 160  # of a panel's side
 WRAPPED = 24  # letters of a line below an image
 SHOWN = 8  # concepts of an archive
 MARK = (200, 30, 30)  # the omitted class in the archive
+COMPARED = "artifacts/experiments/demo"  # what cocu experiments --data demo leaves
 DEMO = tuple(
-    f"{title}=artifacts/training/{name}_demo/checkpoints/last.ckpt"
-    for title, name in (("captions alone", "groupvit"), ("CoCu", "cocu"))
+    f"{title}={COMPARED}/runs/dense/{arm}/0/checkpoints/last.ckpt"
+    for title, arm in (("captions", "caption"), ("archives", "archive"))
 )
 COLOURS = 96  # of the file: heat maps are smooth, and the file is read in a browser
 
@@ -167,18 +168,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.omitted",
         description="Draw images whose caption omits what they show: caption, archive, and where models see it.",
-        epilog="""example, after make curate, make train CONFIG=training/configs/groupvit_demo.yaml and make train:
+        epilog="""examples, the first after cocu experiments --only dense/caption dense/archive --seeds 1:
   python -m experiments.omitted -o omitted.png
-  python -m experiments.omitted --model untrained=local-dir:pipelines/demo/clip --model mine=last.ckpt""",
+  python -m experiments.omitted artifacts/demo --model untrained=local-dir:pipelines/demo/clip --model mine=last.ckpt""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", nargs="?", default="artifacts/demo", help="a finished run (default: artifacts/demo)")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        default=f"{COMPARED}/archives/base",
+        help="a finished run (default: that of cocu experiments --data demo)",
+    )
     parser.add_argument(
         "--model",
         action="append",
         metavar="TITLE=CHECKPOINT",
-        help="a column of heat maps, may be repeated (default: captions alone and CoCu, of the demo's trainings)",
+        help="a column of heat maps, may be repeated (default: the dense CLIP that learnt from captions alone and the one "
+        "that learnt from archives, of the same runs, seed 0)",
     )
     parser.add_argument("--count", type=int, default=2, help="classes of things, and of stuff (default: 2)")
     parser.add_argument("-o", "--output", default="omitted.png", help="picture to write (default: omitted.png)")

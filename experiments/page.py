@@ -26,7 +26,8 @@ PICTURES = (
 )
 NUMBERS = (
     "Numbers behind the figures: `curves.csv` (every validation of every run), `results.csv` (final scores), "
-    "`classes.csv` (IoU of every class, and how often captions omit it), `archives.csv`."
+    "`classes.csv` (IoU of every class, and how often captions omit it), `references.csv` (what is not trained here), "
+    "`archives.csv`."
 )
 SCALE = (
     "Nothing at the paper's scale: a small model on small pictures, minutes of training a run. The order of arms here need "
@@ -146,7 +147,12 @@ def _started(start: StartSummary | None) -> str:
         return ""
     if start.curve is None:
         return f" from the weights of `{start.name}`"
-    return f" from weights that have learnt what an encoder knows of the images, by `{start.name}`"
+    miou, accuracy = start.curve.miou[-1], start.curve.pixel_accuracy[-1]
+    parts = "places" if start.recipe and "teacher:" in start.recipe else "windows"
+    return (
+        f" from weights that have learnt what the encoder behind the archives makes of {parts} of the images "
+        f"(`{start.name}`; mIoU {miou:.2f}, pixel accuracy {accuracy:.2f})"
+    )
 
 
 def _archives(page: Page) -> list[str]:

@@ -11,11 +11,14 @@ import yaml
 from curation.base.configuration import overlay, read_yaml
 
 HERE = Path(__file__).resolve().parent
-BENEATH = (HERE.parent / "training" / "configs" / "sizes" / "demo.yaml", HERE / "shared.yaml")
+SIZES = HERE.parent / "training" / "configs" / "sizes" / "demo.yaml"
+BENEATH = (SIZES, HERE / "shared.yaml")
 LAYERS = {  # what the recipes of this folder are laid over, so that nothing stands in two of them
     "recipe.yaml": BENEATH,
     "recipe_started.yaml": (*BENEATH, HERE / "recipe.yaml"),
     "distil.yaml": (*BENEATH, HERE / "recipe_started.yaml"),
+    "distil_places.yaml": (SIZES,),
+    "distil_places_untrained.yaml": (SIZES,),
 }
 
 

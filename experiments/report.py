@@ -186,19 +186,22 @@ def write_tables(
     quality: Sequence[dict[str, Any]],
 ) -> None:
     """The numbers behind page and figures; with several families, each line or column says whose it is."""
-    curves, results = [], []
+    curves, results, references = [], [], []
     classes = [{"class": name, "omitted": share} for name, share in zip(benchmark.classes, shares, strict=True)]
     for section in sections:
         name = section.family.name
         whose = {"family": name} if name else {}
         arms = [*section.arms, *section.sweep]
         curves += [whose | line for line in summary.curve_table(arms, group)]
-        results += [whose | line for line in [*section.lines, *section.references]]
+        results += [whose | line for line in section.lines]
+        references += [whose | line for line in section.references]
         for line, more in zip(classes, summary.class_table(arms), strict=True):
             line |= {f"{name}/{arm}".lstrip("/"): value for arm, value in more.items()}
 
     summary.write_csv(folder / "curves.csv", curves)
     summary.write_csv(folder / "results.csv", results)
     summary.write_csv(folder / "classes.csv", classes)
+    if references:
+        summary.write_csv(folder / "references.csv", references)
     if quality:
         summary.write_csv(folder / "archives.csv", quality)
