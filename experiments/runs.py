@@ -16,7 +16,7 @@ from evaluation.layout import list_images
 from evaluation.report import decisive_values
 from experiments.arms import BASE, Arm
 from experiments.commands import flags, run_module
-from experiments.recipes import Recipe, same_settings
+from experiments.recipes import Recipe, same_settings, with_options
 
 STARTED = "asked.json"  # what a run was begun with
 BY_CONTENT = ("benchmark", "content")  # of a request: digests of files
@@ -72,8 +72,8 @@ class Setting:
         request = {
             "benchmark": benchmark_digest(self.benchmark, self.data_root),
             "content": archives_digest(self.archives / arm.archives),
-            "recipe": self.recipe.settings(),
-            "train": {**self.train, **arm.train},
+            "recipe": with_options(self.recipe.settings(), self.train),
+            "train": arm.train,
             "archives": arm.archives,
             "options": list(self.options),
             "seed": seed,

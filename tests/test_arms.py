@@ -128,7 +128,7 @@ def test_the_demo_has_families_of_its_own(monkeypatch):
         assert names["caption"] == names[part.family.method] == 3
         assert all("data.negatives" in arm.train for arm in part.family.arms)
         assert part.setting.limit == 200 and part.setting.recipe.settings()["data"]["batch_size"] == 64
-        assert part.setting.request(part.family.arms[0], 0)["train"]["trainer.max_epochs"] == 1
+        assert part.setting.request(part.family.arms[0], 0)["recipe"]["trainer"]["max_epochs"] == 1
     dense, groupvit = comparison.families
     assert dense.start is None and dense.setting.runs == comparison.folder / "runs" / "dense"
     assert groupvit.start.recipe and "teacher" in groupvit.start.recipe.settings()["model"]
