@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from curation.archive import ConceptArchive
@@ -119,10 +120,10 @@ def draw(archive: ConceptArchive, omissions: Sequence[Omission], models: Mapping
         panels.append(Panel(title, shown, [Entry(None, line) for line in lines]))
         panels.append(Panel("archive", archive_picture(row["concepts"], omission.name, PIXELS), []))
 
-        for name, model in models.items():
-            values = class_heat(model, image, omission.name)
-            # Each map has its own colour scale: cosines of two models cannot be compared.
-            panels.append(heat_panel(shown, values, (values.min(), values.max()), f"{name}: {omission.name}"))
+        maps = {title: class_heat(model, image, omission.name) for title, model in models.items()}
+        ranges = colour_ranges(list(maps.values()), share_text(list(models.values()), omission.name))
+        for (title, values), colours in zip(maps.items(), ranges, strict=True):
+            panels.append(heat_panel(shown, values, colours, f"{title}: {omission.name}"))
     sheet = side_by_side(panels, columns=2 + len(models))
     return sheet.quantize(COLOURS, dither=Image.Dither.NONE)
 
@@ -140,6 +141,19 @@ def archive_picture(concepts: Sequence[Mapping[str, Any]], omitted: str, side: i
     if len(concepts) > SHOWN:
         writer.text((0, SHOWN * height), f"and {len(concepts) - SHOWN} more", FAINT, font)
     return picture
+
+
+def share_text(models: Sequence[Segmenter], name: str) -> bool:
+    """Whether models compare their places with the same vector for a class, as CLIPs do whose text tower nobody trained."""
+    first, *others = (embed_classes(model, [name], None).text for model in models)
+    return all(first.shape == other.shape and torch.allclose(first, other, atol=1e-5) for other in others)
+
+
+def colour_ranges(maps: Sequence[np.ndarray], shared: bool) -> list[tuple[float, float]]:
+    """Least and greatest value of the colours of each map: one range for all where cosines are with the same vector, else
+    a range of each map's own, since cosines of two models cannot be compared."""
+    ranges = [(float(values.min()), float(values.max())) for values in maps]
+    return [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(maps) if shared else ranges
 
 
 def class_heat(model: Segmenter, image: Image.Image, name: str) -> np.ndarray:
