@@ -1,6 +1,6 @@
 """Does CoCu help? The comparison of arms on one data set, run and reported by ``cocu experiments``.
 
-arms.py        what is compared: arms.yaml, checked
+arms.py        what is compared: arms.yaml and arms_demo.yaml, checked; families of arms that one recipe trains
 recipes.py     how it is trained: YAML files, laid one over another
 comparison.py  which runs there are, and running them
 archives.py    one folder of archives for each way of curating, all of the same embeddings
@@ -10,6 +10,7 @@ distil_places.py  the same of places: the map of a dense CLIP
 runs.py        one training run, resumed if it was interrupted
 commands.py    running the commands of other packages
 scores.py      what a run measured, step by step
+untrained.py   what the encoder behind the archives scores as it is
 omission.py    how often captions omit a class that is visible
 quality.py     how well archives agree with what is visible
 summary.py     tables over runs: curves, final scores, steps saved

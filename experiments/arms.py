@@ -1,17 +1,20 @@
-"""The arms of the comparison and of the sweep, read from a YAML file."""
+"""The arms of the comparison and of the sweep, and the families that they belong to, read from a YAML file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require
 from experiments.commands import ExperimentError
 
-BASELINE = "caption"  # the arm that others are compared with
-COCU = "cluster"  # the arm of the method
+BASELINE = "caption"  # the arm of a family that its others are compared with: captions alone
+COCU = "cluster"  # the arm of the method as published
 TRUTH = "truth"  # in place of options of the curation: archives of what the json sidecars say
 BASE = "base"  # archives as the data set's configuration says
+FAMILIES = "families"  # the key of a file that has several
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,86 @@ class Arm:
         return "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.curate.items())) or BASE
 
 
-def read_arms(path: Path) -> list[Arm]:
-    """The arms of a file: a mapping of names. Raises CocuError for unknown keys, suggesting the nearest, and bad values."""
+@dataclass(frozen=True)
+class Family:
+    """Arms that are trained alike, by one recipe from one start.
+
+    Attributes:
+        name: of its folder and its figures; empty where a file has no families.
+        title: what is trained, in a few words.
+        arms: what is compared; ``caption`` is the baseline.
+        recipe: configuration of the trainer, relative to the file of the arms; empty for the command line's.
+        start: what all its runs start from, likewise: a checkpoint, or a recipe that learns one; None for the recipe's.
+        train: options of ``training fit`` that differ from the recipe, for all its arms.
+        method: the arm whose comparison with the baseline is told first.
+        chosen: the arm on which its recipe was chosen.
+    """
+
+    name: str
+    title: str
+    arms: list[Arm]
+    recipe: str = ""
+    start: str | None = None
+    train: dict[str, object] = field(default_factory=dict)
+    method: str = COCU
+    chosen: str = BASELINE
+
+
+def read_families(path: Path) -> list[Family]:
+    """The families of a file: a mapping of names below ``families``, or arms alone, which are one family without a name.
+
+    Raises CocuError for unknown keys, suggesting the nearest, and bad values.
+    """
+    values = read_yaml(path)
+    with errors_naming(str(path)):
+        if FAMILIES not in values:
+            return [Family("", "GroupViT", _arms(values, ""))]
+        for key in values:
+            require(key == FAMILIES, f"unknown key {key}: a file with {FAMILIES} has nothing beside them")
+        require(isinstance(values[FAMILIES], dict), f"{FAMILIES}: expected keys and values")
+        return [_family(name, family) for name, family in values[FAMILIES].items()]
+
+
+def _family(name: str, values: Any) -> Family:
+    prefix = f"{FAMILIES}.{name}."
+    require(isinstance(values, dict), f"{prefix[:-1]}: expected keys and values, found {values!r}")
+    require("name" not in values, f"unknown key {prefix}name: the key of the family is its name")
+    require(bool(values.get("recipe")), f"{prefix}recipe: missing")
+    require(isinstance(values.get("arms"), dict), f"{prefix}arms: expected keys and values")
+    arms = _arms(values["arms"], f"{prefix}arms.")
+    return replace(build(Family, {"name": name, **values, "arms": []}, prefix), arms=arms)
+
+
+def _arms(values: Mapping[str, Any], prefix: str) -> list[Arm]:
     arms = []
-    for name, values in read_yaml(path).items():
-        with errors_naming(str(path)):
-            require(isinstance(values, dict), f"{name}: expected keys and values, found {values!r}")
-            require("name" not in values, f"unknown key {name}.name: the key of the arm is its name")
-            arms.append(build(Arm, {"name": name, **values}, f"{name}."))
+    for name, options in values.items():
+        require(isinstance(options, dict), f"{prefix}{name}: expected keys and values, found {options!r}")
+        require("name" not in options, f"unknown key {prefix}{name}.name: the key of the arm is its name")
+        arms.append(build(Arm, {"name": name, **options}, f"{prefix}{name}."))
     return arms
 
 
-def choose_arms(arms: list[Arm], names: list[str]) -> list[Arm]:
-    """The arms of these names; all of them if no name is given. Raises ExperimentError for an unknown name."""
-    by_name = {arm.name: arm for arm in arms}
+def choose_arms(families: list[Family], names: list[str]) -> list[Family]:
+    """The families with the arms of these names only; all arms if no name is given.
+
+    names: of arms, in every family that has one so called; of a family; or both, as in ``dense/caption``. A family that
+    keeps no arm is left out. Raises ExperimentError for an unknown name.
+    """
+    known = {word for family in families for arm in family.arms for word in _names(family, arm)}
     for name in names:
-        if name not in by_name:
-            raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, by_name)}")
-    return [by_name[name] for name in names] or arms
+        if name not in known:
+            raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, known)}")
+    if not names:
+        return families
+
+    chosen = []
+    for family in families:
+        arms = [arm for arm in family.arms if not _names(family, arm).isdisjoint(names)]
+        if arms:
+            chosen.append(replace(family, arms=arms))
+    return chosen
+
+
+def _names(family: Family, arm: Arm) -> set[str]:
+    """What ``--only`` may call an arm."""
+    return {arm.name, family.name, f"{family.name}/{arm.name}"} if family.name else {arm.name}

@@ -18,12 +18,15 @@ class ExperimentError(CocuError):
 def flags(options: Mapping[str, object]) -> list[str]:
     """Options as a command line takes them: ``--key value`` for each.
 
-    >>> flags({"data.batch_size": 64, "retrieval.include_anchor": False})
-    ['--data.batch_size', '64', '--retrieval.include_anchor', 'false']
+    >>> flags({"data.batch_size": 64, "retrieval.include_anchor": False, "retrieval.search": None})
+    ['--data.batch_size', '64', '--retrieval.include_anchor', 'false', '--retrieval.search', 'null']
     """
     words = []
     for key, value in options.items():
-        words += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
+        words += [
+            f"--{key}",
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value),
+        ]
     return words
 
 

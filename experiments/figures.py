@@ -13,6 +13,7 @@ import numpy as np
 from experiments.omission import NAMES, by_group
 from experiments.scores import LOSSES, Curve
 from experiments.summary import ArmRuns
+from experiments.untrained import Reading
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -23,8 +24,9 @@ DPI = 110
 PANEL = (4.2, 4.0)  # inches
 
 
-def draw_curves(arms: Sequence[ArmRuns], group: np.ndarray, path: Path) -> None:
-    """mIoU of all classes and of each group of classes against steps: the mean over seeds, and their range."""
+def draw_curves(arms: Sequence[ArmRuns], group: np.ndarray, path: Path, untrained: Reading | None = None) -> None:
+    """mIoU of all classes and of each group of classes against steps: the mean over seeds, and their range; a level line
+    for the encoder untrained."""
     present = [number for number in range(len(NAMES)) if (group == number).any()]
     figure, axes = _panels(1 + len(present))
     _draw_panel(axes[0], arms, [[curve.miou for curve in runs.curves] for runs in arms])
@@ -32,6 +34,10 @@ def draw_curves(arms: Sequence[ArmRuns], group: np.ndarray, path: Path) -> None:
     for axis, number in zip(axes[1:], present, strict=True):
         _draw_panel(axis, arms, [[by_group(curve.iou, group)[:, number] for curve in runs.curves] for runs in arms])
         axis.set(title=f"classes {NAMES[number]}", xlabel="steps", ylabel="mIoU, %", ylim=(0, None))
+    if untrained:
+        levels = [untrained.miou, *by_group(untrained.iou, group)[present]]
+        for axis, level in zip(axes, levels, strict=True):
+            axis.axhline(level, color="0.4", linestyle="-.", label="untrained encoder")
     _legend(figure, axes[0])
     _save(figure, path)
 

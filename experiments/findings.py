@@ -10,18 +10,19 @@ import numpy as np
 from experiments.arms import BASELINE, COCU, TRUTH
 from experiments.omission import NAMES
 from experiments.summary import ArmRuns, baseline_target, steps_to
+from experiments.untrained import Reading
 
 
-def findings(arms: Sequence[ArmRuns], lines: Sequence[dict[str, Any]]) -> list[str]:
+def findings(arms: Sequence[ArmRuns], lines: Sequence[dict[str, Any]], method: str = COCU) -> list[str]:
     """What was seen: the method and the best arm against the baseline, the order of the arms, how far seeds move them.
 
-    lines: of :func:`experiments.summary.final_table`, for the arms and perhaps others.
+    lines: of :func:`experiments.summary.final_table`, for the arms and perhaps others. method: the name of its arm.
     """
     by_name = {line["arm"]: line for line in lines}
     runs = {arm.arm.name: arm for arm in arms}
     target = baseline_target(arms)
     sentences = []
-    for name in dict.fromkeys((COCU, best_arm(arms, lines))):
+    for name in dict.fromkeys((method, best_arm(arms, lines))):
         if target is not None and name in runs and name != BASELINE:
             sentences += against_baseline(by_name[name], by_name[BASELINE], runs[name], target)
 
@@ -56,7 +57,10 @@ def against_baseline(line: dict[str, Any], baseline: dict[str, Any], runs: ArmRu
     for name in NAMES:
         column = f"miou {name}"
         if np.isfinite([line[column], baseline[column]]).all():
-            sentences.append(f"Classes {name}: {line[column]:.2f} with {arm}, {baseline[column]:.2f} with {other}.")
+            gain = f"{line[column] - baseline[column]:+.2f}"
+            sentences.append(
+                f"Classes {name}: {line[column]:.2f} with {arm}, {baseline[column]:.2f} with {other}: {gain}."
+            )
 
     reached = steps_to(runs, target)
     last = runs.last_step
@@ -84,23 +88,39 @@ def score_range(line: dict[str, Any], column: str) -> str:
     >>> score_range({"seeds": 2, "miou": 3.0, "miou min": 2.5, "miou max": 3.5}, "miou")
     '3.00 (2.50 to 3.50)'
     """
-    if line["seeds"] == 1:
+    if line["seeds"] in (None, 1):
         return f"{line[column]:.2f}"
     return f"{line[column]:.2f} ({line[f'{column} min']:.2f} to {line[f'{column} max']:.2f})"
 
 
-def limits(arms: Sequence[ArmRuns], lines: Sequence[dict[str, Any]], left_out: Sequence[str]) -> list[str]:
-    """What the numbers do not say; ``left_out``: arms that were not run, or not to the end."""
-    sentences = [
-        "Nothing at the paper's scale: a small model on small pictures, minutes of training a run. The order of arms here "
-        "need not be the order there.",
-        "The recipe was chosen on the caption arm; another may suit another arm better.",
-    ]
+def beside_untrained(reading: Reading, families: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> str:
+    """The first sentence of the page: which trained arms the encoder beats as it is.
+
+    families: of each the title and the final scores of its arms.
+    """
+    compared = "; ".join(_beaten(reading, title, lines) for title, lines in families if lines)
+    return (
+        f"**Untrained, the encoder behind the archives (`{reading.name}`) has mIoU {reading.miou:.2f} and "
+        f"{reading.pixel_accuracy:.2f}% of the pixels: {compared}.**"
+    )
+
+
+def _beaten(reading: Reading, title: str, lines: Sequence[dict[str, Any]]) -> str:
+    names = [line["arm"] for line in lines if line["miou"] < reading.miou]
+    ahead = [line["arm"] for line in lines if line["miou"] >= reading.miou]
+    if not names:
+        return f"less mIoU than every arm of *{title}*"
+    if not ahead:
+        return f"more mIoU than every arm of *{title}*"
+    return f"more mIoU than these arms of *{title}*: {', '.join(names)}, and less than {', '.join(ahead)}"
+
+
+def limits(arms: Sequence[ArmRuns], lines: Sequence[dict[str, Any]], chosen: str = BASELINE) -> list[str]:
+    """What the numbers of a family do not say; ``chosen``: the arm on which its recipe was chosen."""
+    sentences = [f"The recipe was chosen on the arm {chosen}; another may suit another arm better."]
     single = [line["arm"] for line in lines if line["seeds"] == 1]
     if single:
         sentences.append(f"How far seeds move the arms with one run: {', '.join(single)}.")
-    if left_out:
-        sentences.append(f"Not run, or not to the end: {', '.join(left_out)}.")
     if not any(runs.arm.curate == TRUTH for runs in arms):
         sentences.append("The ceiling: there is no arm with the truth.")
     return sentences

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from curation.archive import ConceptArchive
@@ -35,9 +36,10 @@ PIXELS = 160  # of a panel's side
 WRAPPED = 24  # letters of a line below an image
 SHOWN = 8  # concepts of an archive
 MARK = (200, 30, 30)  # the omitted class in the archive
+COMPARED = "artifacts/experiments/demo"  # what cocu experiments --data demo leaves
 DEMO = tuple(
-    f"{title}=artifacts/training/{name}_demo/checkpoints/last.ckpt"
-    for title, name in (("captions alone", "groupvit"), ("CoCu", "cocu"))
+    f"{title}={COMPARED}/runs/dense/{arm}/0/checkpoints/last.ckpt"
+    for title, arm in (("captions", "caption"), ("archives", "archive"))
 )
 COLOURS = 96  # of the file: heat maps are smooth, and the file is read in a browser
 
@@ -118,10 +120,10 @@ def draw(archive: ConceptArchive, omissions: Sequence[Omission], models: Mapping
         panels.append(Panel(title, shown, [Entry(None, line) for line in lines]))
         panels.append(Panel("archive", archive_picture(row["concepts"], omission.name, PIXELS), []))
 
-        for name, model in models.items():
-            values = class_heat(model, image, omission.name)
-            # Each map has its own colour scale: cosines of two models cannot be compared.
-            panels.append(heat_panel(shown, values, (values.min(), values.max()), f"{name}: {omission.name}"))
+        maps = {title: class_heat(model, image, omission.name) for title, model in models.items()}
+        ranges = colour_ranges(list(maps.values()), share_text(list(models.values()), omission.name))
+        for (title, values), colours in zip(maps.items(), ranges, strict=True):
+            panels.append(heat_panel(shown, values, colours, f"{title}: {omission.name}"))
     sheet = side_by_side(panels, columns=2 + len(models))
     return sheet.quantize(COLOURS, dither=Image.Dither.NONE)
 
@@ -139,6 +141,19 @@ def archive_picture(concepts: Sequence[Mapping[str, Any]], omitted: str, side: i
     if len(concepts) > SHOWN:
         writer.text((0, SHOWN * height), f"and {len(concepts) - SHOWN} more", FAINT, font)
     return picture
+
+
+def share_text(models: Sequence[Segmenter], name: str) -> bool:
+    """Whether models compare their places with the same vector for a class, as CLIPs do whose text tower nobody trained."""
+    first, *others = (embed_classes(model, [name], None).text for model in models)
+    return all(first.shape == other.shape and torch.allclose(first, other, atol=1e-5) for other in others)
+
+
+def colour_ranges(maps: Sequence[np.ndarray], shared: bool) -> list[tuple[float, float]]:
+    """Least and greatest value of the colours of each map: one range for all where cosines are with the same vector, else
+    a range of each map's own, since cosines of two models cannot be compared."""
+    ranges = [(float(values.min()), float(values.max())) for values in maps]
+    return [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(maps) if shared else ranges
 
 
 def class_heat(model: Segmenter, image: Image.Image, name: str) -> np.ndarray:
@@ -167,18 +182,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.omitted",
         description="Draw images whose caption omits what they show: caption, archive, and where models see it.",
-        epilog="""example, after make curate, make train CONFIG=training/configs/groupvit_demo.yaml and make train:
+        epilog="""examples, the first after cocu experiments --only dense/caption dense/archive --seeds 1:
   python -m experiments.omitted -o omitted.png
-  python -m experiments.omitted --model untrained=local-dir:pipelines/demo/clip --model mine=last.ckpt""",
+  python -m experiments.omitted artifacts/demo --model untrained=local-dir:pipelines/demo/clip --model mine=last.ckpt""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", nargs="?", default="artifacts/demo", help="a finished run (default: artifacts/demo)")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        default=f"{COMPARED}/archives/base",
+        help="a finished run (default: that of cocu experiments --data demo)",
+    )
     parser.add_argument(
         "--model",
         action="append",
         metavar="TITLE=CHECKPOINT",
-        help="a column of heat maps, may be repeated (default: captions alone and CoCu, of the demo's trainings)",
+        help="a column of heat maps, may be repeated (default: the dense CLIP that learnt from captions alone and the one "
+        "that learnt from archives, of the same runs, seed 0)",
     )
     parser.add_argument("--count", type=int, default=2, help="classes of things, and of stuff (default: 2)")
     parser.add_argument("-o", "--output", default="omitted.png", help="picture to write (default: omitted.png)")

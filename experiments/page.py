@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from curation.base.markdown import table
-from experiments.arms import BASELINE, Arm
-from experiments.findings import findings, limits, score_range
+from experiments.arms import BASELINE, Arm, Family
+from experiments.findings import beside_untrained, findings, limits, score_range
 from experiments.omission import NAMES
 from experiments.scores import Curve
 from experiments.summary import ArmRuns
+from experiments.untrained import Reading
 
 DISCUSSION = "discussion.md"  # written by people, taken over as it is
 PICTURES = (
@@ -25,17 +26,43 @@ PICTURES = (
 )
 NUMBERS = (
     "Numbers behind the figures: `curves.csv` (every validation of every run), `results.csv` (final scores), "
-    "`classes.csv` (IoU of every class, and how often captions omit it), `archives.csv`."
+    "`classes.csv` (IoU of every class, and how often captions omit it), `references.csv` (what is not trained here), "
+    "`archives.csv`."
+)
+SCALE = (
+    "Nothing at the paper's scale: a small model on small pictures, minutes of training a run. The order of arms here need "
+    "not be the order there."
 )
 
 
 @dataclass(frozen=True)
 class StartSummary:
-    """What the page says of the weights that all runs start from."""
+    """What the page says of the weights that all runs of a family start from."""
 
     name: str  # a checkpoint, or the file of its recipe
     recipe: str | None  # YAML, where it was learnt for this comparison
     curve: Curve | None  # its scores while it was learnt
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one family."""
+
+    family: Family
+    recipe: str  # YAML
+    start: StartSummary | None  # None: random weights, or what the recipe says
+    arms: Sequence[ArmRuns]
+    sweep: Sequence[ArmRuns]
+    lines: Sequence[dict[str, Any]]  # of summary.final_table, arms and sweep
+    references: Sequence[dict[str, Any]]  # likewise: the encoder untrained, the start
+    figures: Sequence[tuple[str, str]]  # title and file of each
+    pictures: Sequence[str]  # files
+
+    @property
+    def compared(self) -> list[dict[str, Any]]:
+        """The lines of the arms, without the sweep."""
+        names = {runs.arm.name for runs in self.arms}
+        return [line for line in self.lines if line["arm"] in names]
 
 
 @dataclass(frozen=True)
@@ -45,17 +72,14 @@ class Page:
     data: str
     benchmark: str
     images: int  # of the training data
+    limit: int | None  # images that scores are on; None: all
     command: str
     conditions: str  # machine and versions
-    recipe: str  # YAML
-    start: StartSummary | None  # None: random weights
-    arms: Sequence[ArmRuns]
-    sweep: Sequence[ArmRuns]
-    lines: Sequence[dict[str, Any]]  # of summary.final_table, arms and sweep
+    sections: Sequence[Section]
+    untrained: Reading | None  # the best way to read the encoder as it is
     quality: Sequence[dict[str, Any]]  # empty where the truth is not known
     members: Sequence[int]  # classes of each omission group
     truth_known: bool  # whether omission is known from sidecars, not estimated
-    pictures: Sequence[str]  # files
     left_out: Sequence[str]  # arms that were not run, or not to the end
 
 
@@ -63,13 +87,14 @@ def write_page(page: Page, folder: Path) -> Path:
     """Write ``folder/README.md``; returns its path."""
     discussion = folder / DISCUSSION
     parts = [
-        *_results(page),
-        *_sweep(page),
+        "# Does CoCu help?",
+        *_beside_untrained(page),
+        question(page),
+        *(part for section in page.sections for part in _results(section, alone=len(page.sections) == 1)),
         *_archives(page),
         *_pictures(page),
         *([discussion.read_text(encoding="utf-8").strip()] if discussion.exists() else []),
-        "## What was not shown",
-        _bullets(limits(page.arms, page.lines, page.left_out)),
+        *_limits(page),
         *_how(page),
     ]
     path = folder / "README.md"
@@ -80,33 +105,40 @@ def write_page(page: Page, folder: Path) -> Path:
 # --- parts: paragraphs of Markdown --------------------------------------------------------------------------------------
 
 
-def _results(page: Page) -> list[str]:
-    return [
-        "# Does CoCu help?",
-        question(page),
-        "## What was seen",
-        _bullets(findings(page.arms, page.lines)),
-        _final_scores(page.lines, [runs.arm for runs in page.arms]),
-        "![mIoU against steps](curves.png)",
-        "![final mIoU by how often captions omit a class](omission.png)",
-        "![losses against steps](losses.png)",
-    ]
+def _beside_untrained(page: Page) -> list[str]:
+    families = [(section.family.title, section.compared) for section in page.sections]
+    return [beside_untrained(page.untrained, families)] if page.untrained else []
 
 
 def question(page: Page) -> str:
     """What was asked, and how."""
-    start = _started(page.start)
     counts = ", ".join(f"{count} {name}" for count, name in zip(page.members, NAMES, strict=True) if count)
     estimate = "archives that hold it (an estimate: no truth is known)"
     source = "pictures where it is visible" if page.truth_known else estimate
-    steps = page.arms[0].last_step if page.arms else 0
+    titles = " and ".join(section.family.title for section in page.sections)
+    measured = f"{page.limit} images of `{page.benchmark}`" if page.limit else f"`{page.benchmark}`"
     return (
-        f"Does training on concept archives make GroupViT segment better than training on captions alone, above all for "
-        f"what captions omit? All arms read the same {page.images:,} images of `{page.data}` for {steps:,} steps with the "
-        f"recipe below{start}; an arm differs in its archives, its sampler or its negatives only. Scores are "
-        f"zero-shot segmentation on `{page.benchmark}` at the end of training, in percent; the best of several checkpoints "
-        f"is never chosen. Classes are grouped by the share of {source} whose caption does not mention it: {counts}."
+        f"Does training on concept archives segment better than training on captions alone, above all for what captions "
+        f"omit? Trained: {titles}. All arms read the same {page.images:,} images of `{page.data}` for the same steps, by "
+        f"the recipe below; an arm differs in its archives, its sampler or its negatives only. Scores are zero-shot "
+        f"segmentation on {measured} at the end of training, in percent; the best of several checkpoints is never chosen. "
+        f"Classes are grouped by the share of {source} whose caption does not mention it: {counts}."
     )
+
+
+def _results(section: Section, alone: bool) -> list[str]:
+    steps = f"{section.arms[0].last_step:,} steps" if section.arms else "no steps"
+    parts = [
+        "## What was seen" if alone else f"## {section.family.title}",
+        f"{steps}{_started(section.start)}.",
+        _bullets(findings(section.arms, section.lines, section.family.method)),
+        _final_scores([*section.compared, *section.references], [runs.arm for runs in section.arms]),
+        *(f"![{title}]({name})" for title, name in section.figures),
+    ]
+    if section.sweep:
+        scores = _final_scores(section.lines, [runs.arm for runs in section.sweep])
+        parts += ["## One setting at a time", scores, "![sweep](sweep.png)"]
+    return parts
 
 
 def _started(start: StartSummary | None) -> str:
@@ -114,19 +146,13 @@ def _started(start: StartSummary | None) -> str:
     if start is None:
         return ""
     if start.curve is None:
-        return f", from the weights of `{start.name}`"
+        return f" from the weights of `{start.name}`"
     miou, accuracy = start.curve.miou[-1], start.curve.pixel_accuracy[-1]
+    parts = "places" if start.recipe and "teacher:" in start.recipe else "windows"
     return (
-        f", from weights that have learnt what the encoder behind the archives makes of windows of the images "
+        f" from weights that have learnt what the encoder behind the archives makes of {parts} of the images "
         f"(`{start.name}`; mIoU {miou:.2f}, pixel accuracy {accuracy:.2f})"
     )
-
-
-def _sweep(page: Page) -> list[str]:
-    if not page.sweep:
-        return []
-    scores = _final_scores(page.lines, [runs.arm for runs in page.sweep])
-    return ["## One setting at a time", scores, "![sweep](sweep.png)"]
 
 
 def _archives(page: Page) -> list[str]:
@@ -134,16 +160,29 @@ def _archives(page: Page) -> list[str]:
 
 
 def _pictures(page: Page) -> list[str]:
-    if not page.pictures:
-        return []
-    return ["## Pictures", PICTURES, _bullets(f"`{name}`" for name in page.pictures)]
+    names = [name for section in page.sections for name in section.pictures]
+    return ["## Pictures", PICTURES, _bullets(f"`{name}`" for name in names)] if names else []
+
+
+def _limits(page: Page) -> list[str]:
+    sentences = [SCALE]
+    for section in page.sections:
+        named = f"{section.family.title}: " if section.family.name else ""
+        sentences += [named + text for text in limits(section.arms, section.lines, section.family.chosen)]
+    if page.left_out:
+        sentences.append(f"Not run, or not to the end: {', '.join(page.left_out)}.")
+    return ["## What was not shown", _bullets(sentences)]
 
 
 def _how(page: Page) -> list[str]:
     parts = ["## How to run it again", f"    {page.command}", NUMBERS, page.conditions]
-    parts += ["The recipe, the same for all arms:", f"```yaml\n{page.recipe.strip()}\n```"]
-    if page.start and page.start.recipe:
-        parts += ["That of what they start from:", f"```yaml\n{page.start.recipe.strip()}\n```"]
+    for section in page.sections:
+        over = "\n".join(f"    {key}: {value}" for key, value in section.family.train.items())
+        whose = f"of {section.family.title}" if section.family.name else "the same for all arms"
+        parts += [f"The recipe, {whose}:", f"```yaml\n{section.recipe.strip()}\n```"]
+        parts += ["and over it, for all its arms:", over] if over else []
+        if section.start and section.start.recipe:
+            parts += ["That of what they start from:", f"```yaml\n{section.start.recipe.strip()}\n```"]
     return parts
 
 
@@ -155,12 +194,12 @@ def _bullets(sentences: Iterable[str]) -> str:
 
 
 def _final_scores(lines: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> str:
-    """The table of final scores of some arms."""
+    """The table of final scores of some arms, and of what is no arm: lines without seeds."""
     titles = {arm.name: arm.title for arm in arms}
     rows = []
     for line in lines:
-        if line["arm"] in titles:
-            row = {"arm": line["arm"], "what": titles[line["arm"]], "seeds": line["seeds"]}
+        if line["arm"] in titles or line["seeds"] is None:
+            row = {"arm": line["arm"], "what": titles.get(line["arm"], "not trained here"), "seeds": line["seeds"]}
             row |= {"mIoU": score_range(line, "miou"), "pixel accuracy": score_range(line, "pixel_accuracy")}
             row |= {name: line[f"miou {name}"] for name in NAMES if np.isfinite(line[f"miou {name}"])}
             rows.append(row | {f"steps to {BASELINE}": line["steps to baseline"]})

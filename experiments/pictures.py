@@ -18,7 +18,7 @@ from evaluation.layout import list_images, read_labelled
 from evaluation.panels import Panel, side_by_side
 from evaluation.pictures import heat_panel, palette_of, segmentation_panel, shown_size
 from evaluation.segment import heat
-from segmenters.groupvit import GroupViT
+from segmenters.opening import Segmenter
 
 COUNT = 3  # images
 LEAST = 0.1  # share of an image that the omitted class covers at least, so that there is something to see
@@ -73,7 +73,7 @@ def read_captions(path: Path) -> dict[str, tuple[str, set[tuple[str, ...]]]]:
     return {line["key"]: (line["caption"], set(map(concept_key, line["mentioned"]))) for line in lines}
 
 
-def write_pictures(benchmark: Benchmark, models: Mapping[str, GroupViT], folder: Path) -> list[str]:
+def write_pictures(benchmark: Benchmark, models: Mapping[str, Segmenter], folder: Path) -> list[str]:
     """Some images with what the models see, into ``folder``; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -84,7 +84,7 @@ def write_pictures(benchmark: Benchmark, models: Mapping[str, GroupViT], folder:
     return paths
 
 
-def draw(benchmark: Benchmark, example: Example, models: Mapping[str, GroupViT]) -> Image.Image:
+def draw(benchmark: Benchmark, example: Example, models: Mapping[str, Segmenter]) -> Image.Image:
     """Image and truth, then for each model its segmentation and how well each pixel fits the omitted class."""
     image, labels = read_labelled(list_images(benchmark)[example.index], benchmark)
     predictions = {title: predict(model, benchmark, image, labels.shape) for title, model in models.items()}
@@ -105,14 +105,14 @@ def draw(benchmark: Benchmark, example: Example, models: Mapping[str, GroupViT])
     return side_by_side(panels, columns=2)
 
 
-def predict(model: GroupViT, benchmark: Benchmark, image: Image.Image, shape: Sequence[int]) -> np.ndarray:
+def predict(model: Segmenter, benchmark: Benchmark, image: Image.Image, shape: Sequence[int]) -> np.ndarray:
     """The class of every pixel, as the benchmark's protocol decides it: (H, W)."""
     view = view_of(benchmark)
-    pixels, size = prepare(image, view, model.config.patch_size)
+    pixels, size = prepare(image, view, model.smallest)
     ((_, segmentation),) = segment(model, embed_words(model, benchmark), [(None, pixels, size)], view, 16)
     return resize_labels(segmentation.labels, (shape[0], shape[1])).numpy()
 
 
-def activation(model: GroupViT, benchmark: Benchmark, image: Image.Image, name: str) -> np.ndarray:
+def activation(model: Segmenter, benchmark: Benchmark, image: Image.Image, name: str) -> np.ndarray:
     """Cosine of every pixel with a class: (h, w), groups shared out by their soft assignment."""
     return heat(model, embed_classes(model, [name], None), image, view_of(benchmark))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import yaml
 from curation.base.configuration import overlay, read_yaml
 
 HERE = Path(__file__).resolve().parent
-BENEATH = (HERE.parent / "training" / "configs" / "sizes" / "demo.yaml", HERE / "shared.yaml")
+SIZES = HERE.parent / "training" / "configs" / "sizes" / "demo.yaml"
+BENEATH = (SIZES, HERE / "shared.yaml")
 LAYERS = {  # what the recipes of this folder are laid over, so that nothing stands in two of them
     "recipe.yaml": BENEATH,
     "recipe_started.yaml": (*BENEATH, HERE / "recipe.yaml"),
     "distil.yaml": (*BENEATH, HERE / "recipe_started.yaml"),
+    "distil_places.yaml": (SIZES,),
+    "distil_places_untrained.yaml": (SIZES,),
 }
 
 
@@ -54,6 +58,20 @@ def read_recipe(*paths: Path) -> Recipe:
         files += LAYERS.get(path.name, ()) if path.resolve().parent == HERE else ()
         files.append(path)
     return Recipe(tuple(files))
+
+
+def with_options(settings: dict[str, Any], options: Mapping[str, object]) -> dict[str, Any]:
+    """Settings with options of the command line laid over them.
+
+    >>> with_options({"trainer": {"max_epochs": 6, "devices": 1}}, {"trainer.max_epochs": 1})
+    {'trainer': {'max_epochs': 1, 'devices': 1}}
+    """
+    for key, value in options.items():
+        nested: Any = value
+        for name in reversed(key.split(".")):
+            nested = {name: nested}
+        settings = overlay(settings, nested)
+    return settings
 
 
 def same_settings(recorded: str | dict[str, Any], settings: dict[str, Any]) -> bool:

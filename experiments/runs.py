@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from evaluation.layout import list_images
 from evaluation.report import decisive_values
 from experiments.arms import BASE, Arm
 from experiments.commands import flags, run_module
-from experiments.recipes import Recipe, same_settings
+from experiments.recipes import Recipe, same_settings, with_options
 
 STARTED = "asked.json"  # what a run was begun with
 BY_CONTENT = ("benchmark", "content")  # of a request: digests of files
+LIMIT = "model.validation.limit"  # option of the trainer
 RESULT = "result.json"  # written last: a run that has it is not run again
 
 
@@ -35,6 +37,7 @@ class Setting:
         threads: of each run.
         options: more options of the trainer.
         start: checkpoint whose weights every run starts from; None for random ones.
+        train: options of the trainer that differ from the recipe, for all arms.
     """
 
     recipe: Recipe
@@ -45,6 +48,16 @@ class Setting:
     threads: int
     options: tuple[str, ...] = ()
     start: Path | None = None
+    train: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> int | None:
+        """Images that a validation looks at; None for all."""
+        options = dict(pairwise(self.options))
+        limit = options.get(f"--{LIMIT}", self.train.get(LIMIT))
+        if limit is None:
+            limit = self.recipe.settings().get("model", {}).get("validation", {}).get("limit")
+        return None if limit is None else int(str(limit))
 
     def folder(self, arm: Arm, seed: int) -> Path:
         """Where a run's checkpoints, logs and scores are."""
@@ -59,7 +72,7 @@ class Setting:
         request = {
             "benchmark": benchmark_digest(self.benchmark, self.data_root),
             "content": archives_digest(self.archives / arm.archives),
-            "recipe": self.recipe.settings(),
+            "recipe": with_options(self.recipe.settings(), self.train),
             "train": arm.train,
             "archives": arm.archives,
             "options": list(self.options),
@@ -82,14 +95,15 @@ def run(setting: Setting, arm: Arm, seed: int) -> float:
     options = setting.trainer_options(arm.archives) | {"seed_everything": seed}
     if setting.start:
         options["model.start"] = setting.start
-    options |= arm.train
+    options |= {**setting.train, **arm.train}
 
     arguments = [*recipe_flags(setting.recipe), *flags(options), *setting.options]
     return train(setting.folder(arm, seed), setting.request(arm, seed), "training", arguments, setting.threads)
 
 
 def learn_start(setting: Setting, recipe: Recipe, folder: Path) -> None:
-    """Train what all runs start from, as ``experiments.distil`` does by a recipe, unless that is done.
+    """Train what all runs start from by a recipe, unless that is done: by ``experiments.distil_places`` where the recipe
+    names a teacher, else by ``experiments.distil``. It is scored on the images that the runs are scored on.
 
     Raises ExperimentError.
     """
@@ -99,9 +113,11 @@ def learn_start(setting: Setting, recipe: Recipe, folder: Path) -> None:
         "benchmark": benchmark_digest(setting.benchmark, setting.data_root),
         "content": archives_digest(setting.archives / BASE),
     }
-    if not is_finished(folder, request):
-        arguments = [*recipe_flags(recipe), *flags(setting.trainer_options(BASE)), *setting.options]
-        train(folder, request, "experiments.distil", arguments, threads=0)
+    limit = {LIMIT: setting.limit} if LIMIT in setting.train else {}
+    if not is_finished(folder, request | limit):
+        options = flags(setting.trainer_options(BASE) | limit)
+        module = "experiments.distil_places" if "teacher" in recipe.settings()["model"] else "experiments.distil"
+        train(folder, request | limit, module, [*recipe_flags(recipe), *options, *setting.options], threads=0)
 
 
 def recipe_flags(recipe: Recipe) -> list[str]:

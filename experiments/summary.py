@@ -14,6 +14,8 @@ from experiments.arms import BASELINE, Arm
 from experiments.omission import NAMES, by_group
 from experiments.scores import LOSSES, Curve
 
+COLUMNS = ("miou", "pixel_accuracy", *(f"miou {name}" for name in NAMES))  # of final scores
+
 
 @dataclass(frozen=True)
 class ArmRuns:
@@ -58,17 +60,24 @@ def baseline_target(arms: Sequence[ArmRuns]) -> float | None:
 
 def final_table(arms: Sequence[ArmRuns], group: np.ndarray) -> list[dict[str, Any]]:
     """One line an arm: mean, least and greatest final scores over seeds, and the steps to the baseline's final mIoU."""
-    columns = ["miou", "pixel_accuracy", *(f"miou {name}" for name in NAMES)]
     target = baseline_target(arms)
     lines = []
     for runs in arms:
         final = runs.final(group)  # (S, 5)
         line: dict[str, Any] = {"arm": runs.arm.name, "seeds": len(final), "steps": runs.last_step}
-        for column, values in zip(columns, final.T, strict=True):
+        for column, values in zip(COLUMNS, final.T, strict=True):
             line |= {column: values.mean(), f"{column} min": values.min(), f"{column} max": values.max()}
         line["steps to baseline"] = None if target is None else steps_to(runs, target)
         lines.append(line)
     return lines
+
+
+def reference(name: str, pixel_accuracy: float, iou: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+    """A line with the columns of :func:`final_table` for what is no arm and has neither seeds nor steps; iou (C,)."""
+    line: dict[str, Any] = {"arm": name, "seeds": None, "steps": 0}
+    for column, value in zip(COLUMNS, [np.nanmean(iou), pixel_accuracy, *by_group(iou, group)], strict=True):
+        line |= {column: value, f"{column} min": value, f"{column} max": value}
+    return line | {"steps to baseline": None}
 
 
 def curve_table(arms: Sequence[ArmRuns], group: np.ndarray) -> list[dict[str, Any]]:
@@ -92,13 +101,10 @@ def _curve_lines(arm: str, seed: int, curve: Curve, group: np.ndarray) -> list[d
     return lines
 
 
-def class_table(arms: Sequence[ArmRuns], classes: Sequence[str], shares: np.ndarray) -> list[dict[str, Any]]:
-    """One line a class: how often captions omit it, and its final IoU in every arm, the mean over seeds."""
+def class_table(arms: Sequence[ArmRuns]) -> list[dict[str, float]]:
+    """One line a class: its final IoU in every arm, the mean over seeds."""
     means = {runs.arm.name: np.mean([curve.iou[-1] for curve in runs.curves], 0) for runs in arms}
-    return [
-        {"class": name, "omitted": shares[number]} | {arm: iou[number] for arm, iou in means.items()}
-        for number, name in enumerate(classes)
-    ]
+    return [{arm: iou[number] for arm, iou in means.items()} for number in range(arms[0].curves[0].iou.shape[1])]
 
 
 def write_csv(path: Path, lines: Sequence[dict[str, Any]]) -> None:

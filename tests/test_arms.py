@@ -14,8 +14,10 @@ from rich.console import Console
 
 from curation.base.errors import CocuError
 from experiments import archives
-from experiments.arms import Arm, choose_arms, read_arms
+from experiments.__main__ import build_parser
+from experiments.arms import Arm, Family, choose_arms, read_families
 from experiments.commands import ExperimentError
+from experiments.comparison import arms_of, plan
 from experiments.recipes import LAYERS, Recipe, read_recipe
 from experiments.runs import Setting, is_finished
 
@@ -26,7 +28,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_arms_that_the_project_compares():
-    arms = read_arms(ROOT / "experiments" / "arms.yaml")
+    (family,) = read_families(ROOT / "experiments" / "arms.yaml")
+    arms = family.arms
     assert [arm.name for arm in arms if arm.group == "arm"] == [
         "caption", "cluster", "top", "weighted", "tagging", "text", "calibrated", "truth", "sure", "sure-32",
         "caption-outside", "caption-outside-32", "caption-outside-said", "caption-outside-tagging",
@@ -56,16 +59,101 @@ def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
     path = tmp_path / "arms.yaml"
     path.write_text(text)
     with pytest.raises(CocuError, match=message) as error:
-        read_arms(path)
+        read_families(path)
     assert "\n" not in str(error.value)
 
 
 def test_arms_are_chosen_by_name():
     arms = [Arm("caption", "x"), Arm("cluster", "y")]
-    assert choose_arms(arms, []) == arms
-    assert choose_arms(arms, ["cluster"]) == arms[1:]
+    only = [Family("", "GroupViT", arms)]
+    assert choose_arms(only, []) == only
+    assert [family.arms for family in choose_arms(only, ["cluster"])] == [arms[1:]]
     with pytest.raises(ExperimentError, match=r"--only: no arm is called claster \(did you mean 'cluster'\?\)"):
-        choose_arms(arms, ["claster"])
+        choose_arms(only, ["claster"])
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["caption"], {"dense": ["caption"], "groups": ["caption"]}),
+        (["groups"], {"groups": ["caption", "cluster"]}),
+        (["dense/archive", "cluster"], {"dense": ["archive"], "groups": ["cluster"]}),
+    ],
+)
+def test_arms_are_chosen_by_family_too(names, kept):
+    families = [
+        Family("dense", "x", [Arm("caption", "a"), Arm("archive", "b")], "r.yaml"),
+        Family("groups", "y", [Arm("caption", "a"), Arm("cluster", "c")], "r.yaml"),
+    ]
+    chosen = choose_arms(families, names)
+    assert {family.name: [arm.name for arm in family.arms] for family in chosen} == kept
+    with pytest.raises(ExperimentError, match=r"no arm is called dense/cluster \(did you mean"):
+        choose_arms(families, ["dense/cluster"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("families: {a: {title: x, recipe: r, arms: {}, stat: y}}", r"families.a.stat \(did you mean 'start'\?\)"),
+        ("families: {a: {title: x, arms: {}}}", "families.a.recipe: missing"),
+        ("families: {a: {title: x, recipe: r}}", "families.a.arms: expected keys and values"),
+        (
+            "families: {a: {title: x, recipe: r, arms: {b: {tilte: y}}}}",
+            r"families.a.arms.b.tilte \(did you mean 'title'",
+        ),
+        ("families: {}\ncaption: {title: x}", "unknown key caption: a file with families has nothing beside them"),
+        ("families: [1]", "families: expected keys and values"),
+    ],
+)
+def test_a_bad_file_of_families_is_one_line(tmp_path, text, message):
+    path = tmp_path / "arms.yaml"
+    path.write_text(text)
+    with pytest.raises(CocuError, match=message) as error:
+        read_families(path)
+    assert "\n" not in str(error.value)
+
+
+def arguments(*words: str):
+    return build_parser().parse_args(["--benchmark", "demo", *words])
+
+
+def test_the_demo_has_families_of_its_own(monkeypatch):
+    """Their recipes and starts are there, each has its baseline, and every arm says which negatives it has."""
+    monkeypatch.chdir(ROOT.parent)
+    comparison = plan(arguments("--data", "demo"))
+    assert [part.family.name for part in comparison.families] == ["dense", "groupvit"]
+    for part in comparison.families:
+        names = {arm.name: arm.seeds for arm in part.family.arms}
+        assert {"caption", part.family.method, part.family.chosen, "text", "tagging", "truth"} <= set(names)
+        assert names["caption"] == names[part.family.method] == 3
+        assert all("data.negatives" in arm.train for arm in part.family.arms)
+        assert part.setting.limit == 200 and part.setting.recipe.settings()["data"]["batch_size"] == 64
+        assert part.setting.request(part.family.arms[0], 0)["recipe"]["trainer"]["max_epochs"] == 1
+    dense, groupvit = comparison.families
+    assert dense.start is None and dense.setting.runs == comparison.folder / "runs" / "dense"
+    assert groupvit.start.recipe and "teacher" in groupvit.start.recipe.settings()["model"]
+    order = [(part.family.name, seed) for part, _, seed in comparison.runs()]
+    assert order[:14] == [("dense", 0)] * 7 + [("groupvit", 0)] * 7 and len(order) == 13 + 15
+
+
+def test_whose_arms_are_compared():
+    assert arms_of(arguments("--data", "demo")).name == "arms_demo.yaml"
+    assert arms_of(arguments("--data", "worlds/scenes.yaml")).name == "arms.yaml"
+    assert arms_of(arguments("--data", "demo", "--start", "experiments/distil.yaml")).name == "arms.yaml"
+    families = str(ROOT / "experiments" / "arms_demo.yaml")
+    with pytest.raises(ExperimentError, match="its families name their recipes and starts"):
+        plan(arguments("--arms", families, "--recipe", "x.yaml"))
+
+
+def test_a_quick_comparison_has_captions_the_method_and_the_truth():
+    quick = plan(arguments("--data", "demo", "--quick", "--only", "dense"))
+    assert quick.families[0].setting.limit == 100 and quick.folder.name == "demo-quick"
+    quick = plan(arguments("--data", "demo", "--quick"))
+    assert [[arm.name for arm in part.family.arms] for part in quick.families] == [
+        ["caption", "archive", "truth"],
+        ["caption", "cluster", "truth"],
+    ]
+    assert len(quick.runs()) == 6
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------------
@@ -73,7 +161,7 @@ def test_arms_are_chosen_by_name():
 
 def pages_recipes(page: str) -> list[dict]:
     """The recipes that a committed page says its runs were made by."""
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "experiments" / page).read_text(), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "experiments" / "scenes" / page).read_text(), re.DOTALL)
     return [yaml.safe_load(block) for block in blocks]
 
 
@@ -113,7 +201,9 @@ def test_a_users_recipe_stands_for_itself(tmp_path):
 
 def test_runs_that_recorded_the_text_of_their_recipe_are_found_finished(tmp_path):
     """As version 0.1 did; the text is that of the committed page, with its comments and the sizes under model.model."""
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "experiments" / "README.md").read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "experiments" / "scenes" / "README.md").read_text(), re.DOTALL
+    )
     recipe = read_recipe(ROOT / "experiments" / "recipe.yaml")
     setting = Setting(recipe, "voc", "data", tmp_path / "archives", tmp_path / "runs", 1, ("--trainer.devices", "1"))
     arm = Arm("sure", "x", train={"data.filter.score": 1.9}, curate={"retrieval.neighbors": 32})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,21 @@ from PIL import Image
 
 from curation.archive import ConceptArchive
 from curation.samples import read_sidecars
-from experiments.__main__ import main
+from evaluation.benchmark import read_benchmark
+from evaluation.evaluate import evaluate
+from experiments import runs as runs_module
+from experiments.__main__ import build_parser, main
 from experiments.arms import Arm
+from experiments.comparison import plan
 from experiments.distil import Window, crop_windows, random_windows, window_segments
 from experiments.findings import findings
 from experiments.omission import by_group, groups, omitted_shares
 from experiments.quality import read_truth
+from experiments.recipes import read_recipe
 from experiments.scores import Curve, mean_losses, read_curve
 from experiments.summary import ArmRuns, final_table, steps_to
+from experiments.untrained import read as read_readings
+from segmenters.opening import open_segmenter
 
 CLASSES = ("apple", "boat", "sand", "snow")
 
@@ -187,6 +195,22 @@ def test_a_comparison_writes_numbers_figures_and_a_page(compared):
     assert all(row["train/prompt_loss"] for row in curves)
 
 
+def test_the_encoder_untrained_is_a_row_that_is_measured_once(compared, world, tiny_clip):
+    """Against evaluation itself; the first sentence of the page says which arms it beats."""
+    _, folder = compared
+    benchmark = read_benchmark(str(folder / "bench.yaml"), "data")
+    expected = evaluate(open_segmenter(f"local-dir:{tiny_clip}").model, benchmark).scores
+    (reading,) = read_readings(folder / "out")
+    assert reading.miou == pytest.approx(expected.miou) and reading.name == f"local-dir:{tiny_clip.name}"
+    np.testing.assert_allclose(reading.iou, expected.iou)
+
+    _, first, *_ = (folder / "page" / "README.md").read_text().split("\n\n")
+    assert f"has mIoU {expected.miou:.2f} and {expected.pixel_accuracy:.2f}% of the pixels: " in first
+    with (folder / "page" / "references.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["arm"] == f"untrained, {reading.name}" and float(row["miou"]) == pytest.approx(expected.miou, abs=1e-4)
+
+
 def test_archives_of_the_truth_are_what_the_sidecars_say(compared, world):
     _, folder = compared
     truth, base = (ConceptArchive.open(str(folder / "out" / "archives" / name)) for name in ("truth", "base"))
@@ -282,6 +306,124 @@ def test_windows_lie_on_the_grid_and_their_segments_are_means_over_patches():
         torch.testing.assert_close(values, expected / len(patches))
     pixels = torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
     assert torch.equal(crop_windows(pixels, [Window(2, 1, 2)], 2, (4, 4))[0], pixels[:, :, 4:8, 2:6])
+
+
+# --- families -------------------------------------------------------------------------------------------------------------
+
+FAMILIES = """
+families:
+  dense:
+    title: A CLIP
+    recipe: dense.yaml
+    method: archive
+    train: {model.validation.limit: 2}
+    arms:
+      caption: {title: a, train: {data.sampler.kind: caption}, seeds: 2}
+      archive: {title: b, train: {data.sampler.kind: top}}
+      text: {title: c, train: {data.sampler.kind: weighted}}
+  groups:
+    title: A GroupViT
+    recipe: recipe.yaml
+    start: start.ckpt
+    arms:
+      caption: {title: a, train: {data.sampler.kind: caption}}
+      cluster: {title: d}
+"""
+ENDS = {"dense": {"caption": 40, "archive": 50, "text": 41}, "groups": {"caption": 20, "cluster": 19}}
+
+
+def write_finished_run(part, arm, seed) -> None:
+    """A run at its end without training: classes have half, as much, as much and one and a half times its mIoU."""
+    folder = part.setting.folder(arm, seed)
+    folder.mkdir(parents=True)
+    end = ENDS[part.family.name][arm.name] + seed
+    scores = [[step, 60, *(share * step * end for share in (0.05, 0.1, 0.1, 0.15))] for step in (5, 10)]
+    (folder / "scores.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in scores))
+    (folder / "result.json").write_text(json.dumps({"asked": part.setting.request(arm, seed), "seconds": 1}))
+
+
+@pytest.fixture(scope="module")
+def families(compared, world, tmp_path_factory) -> tuple[list[str], Path]:
+    """The arguments of a comparison of two families whose runs are at their ends, and its folder."""
+    _, beside = compared
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "arms.yaml").write_text(FAMILIES)
+    (folder / "recipe.yaml").write_text((beside / "recipe.yaml").read_text())
+    (folder / "dense.yaml").write_text(yaml.safe_dump({"model": {"encoder": "local-dir:clip", "stride": 16}}))
+    (folder / "start.ckpt").write_bytes(b"weights")
+    shutil.copytree(beside / "out" / "archives", folder / "out" / "archives")
+    arguments = ["--data", str(world), "--benchmark", str(beside / "bench.yaml"), "--arms", str(folder / "arms.yaml")]
+    arguments += ["--output", str(folder / "out"), "--report", str(folder / "page"), "--page-only"]
+    for run in plan(build_parser().parse_args(arguments)).runs():
+        write_finished_run(*run)
+    readings = [{"name": f"local-dir:clip{end}", "pixel_accuracy": 70, "iou": [miou] * 4} for end, miou in
+                (("", 35), ("@stride=16", 45))]  # fmt: skip
+    (folder / "out" / "untrained.json").write_text(json.dumps({"asked": {}, "readings": readings}))
+    return arguments, folder
+
+
+def test_families_are_compared_side_by_side(families):
+    arguments, folder = families
+    assert main(arguments) == 0
+    page = (folder / "page" / "README.md").read_text()
+    _, first, *_ = page.split("\n\n")
+    assert first == (
+        "**Untrained, the encoder behind the archives (`local-dir:clip@stride=16`) has mIoU 45.00 and 70.00% of the "
+        "pixels: more mIoU than these arms of *A CLIP*: caption, text, and less than archive; more mIoU than every arm of "
+        "*A GroupViT*.**"
+    )
+    assert "archive ends at mIoU 50.00, caption at 40.50 (40.00 to 41.00): a difference of +9.50" in page
+    assert "archive reaches the final mIoU of caption (40.50) after 10 of 10 steps." in page
+    assert "cluster ends at mIoU 19.00, caption at 20.00: a difference of -1.00" in page
+    assert page.count("| untrained, local-dir:clip | not trained here | - | 35.00 | 70.00 |") == 2
+    assert "Scores are zero-shot segmentation on 2 images of `bench.yaml`" in page
+    assert "losses" not in page  # none was logged
+    for name in ("curves-dense", "omission-dense", "curves-groups", "omission-groups"):
+        assert f"({name}.png)" in page and (folder / "page" / f"{name}.png").exists()
+    with (folder / "page" / "results.csv").open() as stream:
+        rows = [(row["family"], row["arm"]) for row in csv.DictReader(stream)]
+    assert rows == [(family, arm) for family, arms in ENDS.items() for arm in arms]
+    with (folder / "page" / "classes.csv").open() as stream:
+        assert next(csv.DictReader(stream))["dense/archive"] == "25.0000"
+
+
+def test_an_unfinished_arm_of_a_family_is_named(families):
+    arguments, folder = families
+    (result,) = (folder / "out" / "runs" / "groups" / "cluster").glob("*/result.json")
+    content = result.read_text()
+    result.write_text(content.replace('"seed": 0', '"seed": 1'))
+    assert main([*arguments[:-2], str(folder / "other"), "--page-only"]) == 0
+    result.write_text(content)
+    page = (folder / "other" / "README.md").read_text()
+    assert "Not run, or not to the end: groups/cluster." in page and "cluster ends" not in page
+
+
+def test_what_is_learnt_and_what_is_trained(families, monkeypatch):
+    """The commands of a family's runs; a start is learnt of places where its recipe has a teacher, else of windows."""
+    arguments, folder = families
+    commands = []
+
+    def run_module(module: str, words: list[str], log: Path, threads: int = 0) -> None:
+        commands.append((module, words))
+
+    monkeypatch.setattr(runs_module, "run_module", run_module)
+    dense, groups = plan(build_parser().parse_args(arguments)).families
+    runs_module.run(dense.setting, dense.family.arms[1], 7)
+    ((module, words),) = commands
+    assert module == "training" and words[:3] == ["fit", "--config", str(folder / "dense.yaml")]
+    pairs = dict(zip(words[1::2], words[2::2], strict=True))
+    assert pairs["--model.validation.limit"] == "2" and pairs["--data.sampler.kind"] == "top"
+    assert pairs["--output"] == str(folder / "out" / "runs" / "dense" / "archive" / "7")
+    assert "--model.start" not in pairs
+    runs_module.run(groups.setting, groups.family.arms[0], 7)
+    pairs = dict(zip(commands[-1][1][1::2], commands[-1][1][2::2], strict=True))
+    assert pairs["--model.start"] == str(folder / "start.ckpt")
+
+    for model, expected in (({"teacher": "x"}, "experiments.distil_places"), ({"windows": 2}, "experiments.distil")):
+        (folder / "learn.yaml").write_text(yaml.safe_dump({"model": model}))
+        runs_module.learn_start(dense.setting, read_recipe(folder / "learn.yaml"), folder / "learnt")
+        assert commands[-1][0] == expected
+        assert "--model.validation.limit" in commands[-1][1]
 
 
 def test_errors_are_one_line(compared, capsys):

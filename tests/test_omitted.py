@@ -10,7 +10,16 @@ from PIL import Image
 from tiny_clip import save_clip, tiny_clip
 from tiny_world import jpeg, make_tiny_clip, write_tar, write_world
 
-from experiments.omitted import MARK, Omission, archive_picture, choose, largest_omissions, main
+from experiments.omitted import (
+    MARK,
+    Omission,
+    archive_picture,
+    choose,
+    colour_ranges,
+    largest_omissions,
+    main,
+    share_text,
+)
 from pipelines.curate import main as curate
 
 AREAS = [
@@ -39,6 +48,17 @@ def test_the_omitted_class_is_marked_in_the_archive_in_any_form():
     assert not len(marked("boat"))
     assert 17 < marked("apple").min() < marked("apple").max() < 36  # the second line of nine
     assert marked("sand").max() < 18
+
+
+def test_maps_share_their_colours_where_the_class_is_the_same_vector():
+    low, high = np.array([[-0.1, 0.2]]), np.array([[0.0, 0.3]])
+    assert colour_ranges([low, high], shared=True) == [(-0.1, 0.3)] * 2
+    assert colour_ranges([low, high], shared=False) == [(-0.1, 0.2), (0.0, 0.3)]
+    first, other = tiny_clip("timm"), tiny_clip("timm")
+    first.clip.visual.head.proj.weight.data += 1.0  # another image tower
+    assert share_text([first, other], "apple")
+    other.clip.ln_final.bias.data += 1.0
+    assert not share_text([first, other], "apple")
 
 
 @pytest.fixture(scope="module")
