@@ -1,8 +1,8 @@
 """``python -m experiments.masked_places fit``: the ceiling of :mod:`experiments.distil_places`, told by masks.
 
-The same model, losses, crops and schedule, but in place of a teacher's map the truth: which class each pixel of a training
-scene of the demo world shows. What the model reaches so is what it can learn from these images in this time, whoever teaches
-it. Only texts are still learnt from the teacher. Nothing that is shipped or compared is trained so.
+The same model, losses, crops and schedule, but in place of a teacher's map the truth: which class each pixel of a
+training scene of the demo world shows. What the model reaches so is what it can learn from these images in this time,
+whoever teaches it. Only texts are still learnt from the teacher. Nothing that is shipped or compared is trained so.
 """
 
 from __future__ import annotations
