@@ -7,6 +7,7 @@ archives.py    one folder of archives for each way of curating, all of the same 
 truth.py       archives of what is really visible, from the json sidecars
 distil.py      what all runs may start from: what the encoder behind the archives knows of windows
 distil_places.py  the same of places: the map of a dense CLIP
+masked_places.py  its ceiling: the same, told by masks
 runs.py        one training run, resumed if it was interrupted
 commands.py    running the commands of other packages
 scores.py      what a run measured, step by step

@@ -106,6 +106,7 @@ class PlaceDistillation(GroupViTModule):
         validation: ValidationConfig = ValidationConfig(),
         image_weight: float = 0.3,
         smallest_crop: float = 0.6,
+        sharpness: float = 1.0,
         seed: int = 0,
     ) -> None:
         """Build the model.
@@ -117,14 +118,17 @@ class PlaceDistillation(GroupViTModule):
             validation: zero-shot segmentation during training.
             image_weight: of what the teacher says of the image as a whole.
             smallest_crop: share of an image's area that the student sees at least.
+            sharpness: factor of the teacher's logits; an untrained one is right more often than it is sure.
             seed: of the crops and of the random grouping.
         """
         super().__init__(sizes, optimizer, validation, prompt_weight=0.0, seed=seed)
         require(image_weight >= 0, f"model.image_weight: {image_weight} must not be negative")
         require(0 < smallest_crop <= 1, f"model.smallest_crop: {smallest_crop} must be above 0, at most 1")
+        require(sharpness > 0, f"model.sharpness: {sharpness} must be positive")
         self.teacher = teacher
         self.image_weight = image_weight
         self.smallest_crop = smallest_crop
+        self.sharpness = sharpness
         self.maps: dict[
             bytes, Tensor
         ] = {}  # by digest of the pixels: what the teacher says of places, (D, rows, columns)
@@ -177,12 +181,12 @@ class PlaceDistillation(GroupViTModule):
         evaluation."""
         (teacher,) = self.teacher_model
         cosines = place_cosines(self.teacher_maps(pixels), self.names)  # (B, V, rows, columns)
-        return crop(teacher.scale * cosines, crops, grid).softmax(1)
+        return crop(self.sharpness * teacher.scale * cosines, crops, grid).softmax(1)
 
     def teacher_maps(self, pixels: Tensor) -> Tensor:
         """The teacher's embeddings of places of whole images (B, 3, H, W): (B, D, rows, columns). It sees each once."""
         (teacher,) = self.teacher_model
-        keys = [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in pixels.cpu()]
+        keys = [image_key(image) for image in pixels.cpu()]
         fresh = [number for number, key in enumerate(keys) if key not in self.maps]
         maps = teacher.encode_places(pixels[fresh]).float().cpu() if fresh else torch.zeros(0)
         named = {keys[number]: row for number, row in zip(fresh, maps, strict=True)}
@@ -198,6 +202,11 @@ class PlaceDistillation(GroupViTModule):
         context = teacher.config.text_context
         ids = torch.cat([F.pad(matrix, (0, context - matrix.shape[1])) for matrix in texts.matrices])  # (T, context)
         return F.normalize(teacher.encode_text(ids).float(), dim=-1).index_select(0, texts.rows)
+
+
+def image_key(image: Tensor) -> bytes:
+    """What tells an image (3, H, W) on the CPU from others: a digest of its pixels."""
+    return hashlib.blake2b(image.numpy().data, digest_size=16).digest()
 
 
 def check(config: GroupViTConfig, teacher: DenseCLIP) -> None:

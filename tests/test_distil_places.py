@@ -108,6 +108,25 @@ def test_the_teacher_sees_each_image_once():
     torch.testing.assert_close(again, expected[[3, 1, 0]], atol=2e-3, rtol=2e-3)
 
 
+def test_the_target_is_what_the_teacher_says_only_sharper():
+    model = PlaceDistillation("none", GroupViTConfig(**SIZES), sharpness=3.0)
+    teacher = tiny_clip("timm")
+    model.teacher_model, model.names = [teacher], torch.nn.functional.normalize(torch.randn(4, 12), dim=-1)
+    images, whole = torch.randn(2, 3, 64, 64), torch.tensor([[[1.0, 0, 0], [0, 1, 0]]] * 2)
+    with torch.no_grad():
+        places = teacher.encode_places(images).half().double()  # (2, 12, h, w)
+    grid = (places.shape[2], places.shape[3])
+    target = model.target_places(images, whole, grid)
+    model.sharpness = 1.0
+    plain = model.target_places(images, whole, grid)
+    for i, row, column in np.ndindex(2, *grid):
+        place = places[i, :, row, column].numpy()
+        cosines = model.names.double().numpy() @ place / np.linalg.norm(place)
+        weights = np.exp(3 * float(teacher.scale.detach()) * cosines)
+        assert target[i, :, row, column].numpy() == pytest.approx(weights / weights.sum(), rel=2e-2)
+    assert (target.amax(1) > plain.amax(1)).all()
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +183,7 @@ def test_norms_stay_frozen_through_validation():
         (["--model.sizes.projection", "9"], "projection: 9 must be 12, the teacher's dimensions"),
         (["--model.sizes.text_context", "77"], "text_context: 77 must be at most 16, the teacher's context"),
         (["--model.image_weight", "-1"], "image_weight: -1.0 must not be negative"),
+        (["--model.sharpness", "0"], "sharpness: 0.0 must be positive"),
         (["--model.teacher", "SELF"], "is a GroupViT; name a dense CLIP"),
     ],
 )
