@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import faiss
 import numpy as np
@@ -130,6 +130,7 @@ def _inverted_lists(index: faiss.Index) -> Lists | None:
     if dtype is None or not fills_in_parts(index):
         return None
 
+    @cache  # views, which take long to make
     def read(number: int) -> tuple[torch.Tensor, np.ndarray]:
         codes, ids = list_content(index, number)
         return torch.from_numpy(codes.view(dtype)), ids
