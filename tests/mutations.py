@@ -230,7 +230,8 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("if count < 1 << 15 else numbers",
          "if count <= 1 << 15 else numbers", "of 2^15 lists the largest number is 2^15 - 1, which 16 bits hold"),
         ("yield from itertools.pairwise(bounds)", "yield from itertools.pairwise(bounds[1:])"),
-        ("floor[unbounded] = lowest - margin[unbounded] - last_rounding", "floor[unbounded] = lowest + margin[unbounded]"),
+        ("least[unbounded] = lowest - margin[unbounded] - last_rounding", "least[unbounded] = lowest + margin[unbounded]"),
+        ("floor[rows] = least", "floor[rows] = least + 0.05"),
         ("return rows[row], column, near - far, near + far", "return rows[row], column, near, near"),
     ]),
     ("curation/index/graph.py", "test_graph.py", [

@@ -23,11 +23,12 @@ from curation.similarity import sampled_products
 
 QUERY_BLOCK, VECTOR_BLOCK = 4096, 8192  # most queries and vectors of one product
 PRODUCT = 1 << 20  # entries of one product, about: what a core's cache holds of bf16
-ROUNDS = (1, 4)  # probes after which floors are raised
+ROUNDS = (1, 4)  # probes after which floors are raised, where a list is the first of SHARED queries or more
+SHARED = 32
 BF16_QUERIES = 64  # fewer queries do not make up for rounding a list's vectors to bf16
 BF16_MULTIPLE = 64  # shapes of bf16 products are multiples of it
 CROWD = 64  # candidates per query and product, beyond which they are cut to the best L
-MOST_PENDING = 1 << 22  # candidates that may wait to be merged: 80 MB
+PENDING, MOST_PENDING = 6, 1 << 22  # candidates that may wait to be merged: of a query, and in all (80 MB)
 
 SUM_ERROR = (
     1e-5  # most that the rounding of a sum in fp32 takes from a product of vectors that are nearly of unit length
@@ -71,7 +72,10 @@ def _search_lists(
     products = Products(to_device(contiguous, device), bf16, lists.roundings)
     candidates = Candidates(len(queries), size)
 
-    for first, last in rounds(probes.shape[1]):
+    # Where few queries share a list, to visit it once is worth more than floors that the nearest lists set.
+    in_rounds = len(queries) >= SHARED * lists.count
+    most_pending = MOST_PENDING if in_rounds else min(max(PENDING * len(queries), 1 << 15), MOST_PENDING)
+    for first, last in rounds(probes.shape[1]) if in_rounds else [(0, probes.shape[1])]:
         floor = candidates.floor.copy()
         for number, probing in by_list(probes[:, first:last], lists.count):
             vectors, _ = lists.read(number)
@@ -79,10 +83,11 @@ def _search_lists(
             step = min(QUERY_BLOCK, _rounded_down(PRODUCT // max(min(count, VECTOR_BLOCK), 1)))
             for start in range(0, count, VECTOR_BLOCK):
                 products.load(to_device(vectors[start : start + VECTOR_BLOCK], device), (number, start))
-                for rows in np.split(probing, range(step, len(probing), step)):
-                    candidates.add(number, start, *reaching(products, rows, floor[rows], size))
-            if candidates.pending > MOST_PENDING:
+                for begin in range(0, len(probing), step):
+                    candidates.add(number, start, *reaching(products, probing[begin : begin + step], floor, size))
+            if candidates.pending > most_pending:
                 candidates.merge()
+                np.maximum(floor, candidates.floor, out=floor)
         candidates.merge()
     return _exactly(products.queries, candidates, lists, size)
 
@@ -125,22 +130,24 @@ def reaching(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The vectors loaded into ``products`` that may be among the ``size`` best of the queries that probe them.
 
-    rows (R,): the queries that probe the list; floor (R,): cosine that a vector must reach. Returns row and column of every
-    candidate, (N,) int64 each, and two numbers (N,) float32 between which its cosine lies.
+    rows (R,): the queries that probe the list; floor (B,): cosine that a vector must reach, -inf where there is none yet,
+    which is then raised to what the best of this list set. Returns row and column of every candidate, (N,) int64 each, and
+    two numbers (N,) float32 between which its cosine lies.
     """
     count = products.vectors.shape[0]
     coarse, margin = products.coarse(rows)  # (R, n), (R,)
 
-    unbounded = np.isneginf(floor)
+    least = floor[rows]
+    unbounded = np.isneginf(least)
     if unbounded.any() and count > size:  # nothing to beat yet: the best of this list will do
         every = unbounded.all()
         chosen = to_device(torch.from_numpy(np.flatnonzero(unbounded)), coarse.device)
         best = (coarse if every else coarse.index_select(0, chosen)).topk(size).values[:, -1]
         lowest = to_host(best.float())
         last_rounding = BF16_ERROR * np.abs(lowest) if coarse.dtype == torch.bfloat16 else 0
-        floor = floor.copy()
-        floor[unbounded] = lowest - margin[unbounded] - last_rounding
-    row, column = _reaching(coarse, floor - margin)
+        least[unbounded] = lowest - margin[unbounded] - last_rounding
+        floor[rows] = least
+    row, column = _reaching(coarse, least - margin)
 
     if len(row) > CROWD * len(rows) and count > size:  # many near-duplicates
         coarse = products.exact(rows)
