@@ -140,8 +140,8 @@ def measure(out: Path, cache: Path, rows: int) -> tuple[list[str], dict[str, boo
     heads = "| page | first, ms | median, ms | slowest, ms | processor, ms, mean |"
     table = "\n".join([heads, "|---|---|---|---|---|", *lines])
     facts = (
-        f"{rows:,} archives. Seconds of time and of processor time: the catalogue takes {timed(building)}, once, and "
-        f"{size:.2f} GB; started again, the address is there after {timed(starting)}, encoder and index {timed(ready)} later. "
+        f"{rows:,} archives. Time, and processor time: the catalogue takes {timed(building)}, once, and {size:.2f} GB; "
+        f"started again, the address is there after {timed(starting)}, encoder and index {timed(ready)} later. "
         f"Memory of the server afterwards: {memory['RssAnon']:.2f} GB of its own, and {memory['RssFile']:.2f} GB of mapped "
         f"files. The machine's load was {os.getloadavg()[0]:.1f} at the end: what a page takes of the processor is its own."
     )
