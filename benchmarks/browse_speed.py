@@ -44,12 +44,15 @@ def addresses(rows: int, time_: int) -> dict[str, str]:
         "search captions": ("search", {"q": said, "by": "caption"}),
         "search keys": ("search", {"q": f"{row:09d}"[:7], "by": "key"}),
         "search concepts": ("search", {"q": concept[:2], "by": "concept"}),
+        "search for no concept": ("search", {"q": f"{concept}xyz", "by": "concept"}),
         **{f"gallery, {view}": ("concept", asked_of) for view, asked_of in of_concept.items()},
         "image": (f"image/{row}", {}),
         "images that look like it": (f"like/{row}", {}),
         "vocabulary": ("vocabulary", {"sort": "visualness", "page": time_ + 1}),
+        "vocabulary, filtered": ("vocabulary", {"sort": "noun_share", "show": "left out", "q": "o", "page": time_ + 1}),
         "rejects": ("rejects", {}),
         "rejects of a reason": ("rejects", {"kind": "image is missing", "page": time_ + 1}),
+        "duplicates": ("duplicates", {}),
         "thumbnail": (f"picture/{row % 10_000}", {}),
     }
     return {kind: f"{path}?{urlencode(query)}" for kind, (path, query) in asked.items()}
@@ -60,6 +63,12 @@ def memory_of(process: int) -> dict[str, float]:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return {name: int(fields[name].split()[0]) * 1024 / 1e9 for name in ("RssAnon", "RssFile")}
+
+
+def processor_seconds(process: int) -> float:
+    """Seconds of processor time that a process has had, in hundredths."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Server:
@@ -74,6 +83,11 @@ class Server:
         if not self.address.port:
             raise SystemExit("cocu browse did not start")
         self.seconds = time.perf_counter() - began
+
+    @property
+    def processor(self) -> float:
+        """Seconds of processor time so far."""
+        return processor_seconds(self.process.pid)
 
     def get(self, path: str) -> tuple[float, bytes]:
         """Seconds and content of a page."""
@@ -97,40 +111,55 @@ class Server:
 def measure(out: Path, cache: Path, rows: int) -> tuple[list[str], dict[str, bool]]:
     """The paragraphs and marks of a run."""
     first = Server(out, cache)  # builds the catalogue
-    building = first.seconds
+    building = first.seconds, first.processor
     first.stop()
     server = Server(out, cache)
+    starting = server.seconds, server.processor
     try:
         began = time.perf_counter()
         while b"The encoder is being loaded" in server.get("")[1]:
             time.sleep(0.2)
-        ready = time.perf_counter() - began
+        ready = time.perf_counter() - began, server.processor - starting[1]
         seconds: dict[str, list[float]] = {}
+        work: dict[str, float] = {}
         for number in range(TIMES):
             for kind, path in addresses(rows, number).items():
+                before = server.processor
                 seconds.setdefault(kind, []).append(server.get(path)[0])
+                work[kind] = work.get(kind, 0) + server.processor - before
         memory = memory_of(server.process.pid)
     finally:
         server.stop()
 
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
     lines = [
-        f"| {kind} | {1000 * spent[0]:.0f} | {1000 * float(np.median(spent)):.0f} | {1000 * max(spent):.0f} |"
+        f"| {kind} | {1000 * spent[0]:.0f} | {1000 * float(np.median(spent)):.0f} | {1000 * max(spent):.0f} | "
+        f"{1000 * work[kind] / len(spent):.0f} |"
         for kind, spent in seconds.items()
     ]
-    table = "\n".join(["| page | first, ms | median, ms | slowest, ms |", "|---|---|---|---|", *lines])
+    heads = "| page | first, ms | median, ms | slowest, ms | processor, ms, mean |"
+    table = "\n".join([heads, "|---|---|---|---|---|", *lines])
     facts = (
-        f"{rows:,} archives. The catalogue takes {building:.0f} s, once, and {size:.2f} GB. Started again, the address is "
-        f"there after {server.seconds:.1f} s, encoder and index {ready:.1f} s later. Memory of the server afterwards: "
-        f"{memory['RssAnon']:.2f} GB of its own, and {memory['RssFile']:.2f} GB of mapped files."
+        f"{rows:,} archives. Time, and processor time: the catalogue takes {timed(building)}, once, and {size:.2f} GB; "
+        f"started again, the address is there after {timed(starting)}, encoder and index {timed(ready)} later. "
+        f"Memory of the server afterwards: {memory['RssAnon']:.2f} GB of its own, and {memory['RssFile']:.2f} GB of mapped "
+        f"files. The machine's load was {os.getloadavg()[0]:.1f} at the end: what a page takes of the processor is its own."
     )
     slowest = max(max(spent) for spent in seconds.values())
     typical = max(float(np.median(spent)) for spent in seconds.values())
+    busiest = max(work.values()) / TIMES
     marks = {
+        f"every kind of page within {LIMIT * 1000:.0f} ms of processor time ({1000 * busiest:.0f} ms)": busiest
+        <= LIMIT,
         f"every kind of page within {LIMIT * 1000:.0f} ms, in the median ({1000 * typical:.0f} ms)": typical <= LIMIT,
         f"every page within {LIMIT * 1000:.0f} ms ({1000 * slowest:.0f} ms)": slowest <= LIMIT,
     }
     return [facts, table], marks
+
+
+def timed(seconds: tuple[float, float]) -> str:
+    """Time and processor time."""
+    return f"{seconds[0]:.1f} ({seconds[1]:.1f}) s"
 
 
 def main() -> int:

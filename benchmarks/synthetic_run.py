@@ -27,6 +27,7 @@ from curation.config import CurationConfig, from_mapping
 from curation.encoder import encode_concepts, load
 from curation.index import build
 from curation.index.choose import choose_index
+from curation.index.duplicates import COLUMNS, write_duplicates
 from curation.mentions import Mentions, write_mentions
 from curation.run.run import portable
 from curation.run.stages.archives import write_whole
@@ -57,7 +58,7 @@ def write_run(folder: Path, rows: int, memory: int = 4 << 30) -> Path:
             "shards": [str(folder / "data" / f"{name}.tar") for name in shards],
             "encoder": {"model": f"local-dir:{clip}", "precision": "fp32"},
             "vocabulary": {"source": "build"},
-            "retrieval": {"duplicates": "keep"},
+            "retrieval": {"duplicates": "once"},
         },
         "synthetic",
     )
@@ -91,6 +92,7 @@ def write_run(folder: Path, rows: int, memory: int = 4 << 30) -> Path:
         Mentions(mentions, np.full(len(mentions.values), 0.3, np.float32)), str(out / "index/mentions.arrow")
     )
     write_index(out, index, shards, [len(part) for part in parts])
+    write_copies(out, rows)
     write_vocabulary(out, concepts, world.texts, counts)
     write_manifest(out, config, shards, rows, len(mentions.values))
     return out
@@ -172,6 +174,19 @@ def write_index(out: Path, index: faiss.Index, shards: list[str], rows: list[int
     notes = {"index": shape, "tune index": {"search": search}, "mentions": {"shards": of_shards}}
     records = {stage: {"fingerprint": stage, **note} for stage, note in notes.items()}
     files.write_json(str(out / "index" / "index.json"), records)
+
+
+def write_copies(out: Path, rows: int) -> None:
+    """Groups of near-identical images: one row in twenty is a copy, of which a thousand are of the first."""
+    row = np.flatnonzero((np.arange(rows) % 100 > 0) & (np.arange(rows) % 100 <= 5))
+    first = np.where(row < 20_000, 0, row // 100 * 100)
+    shard = pa.array(["00000"] * len(row)).dictionary_encode()
+    columns = [pa.array(row), pa.array(first), shard, pa.array([f"{number:09d}" for number in first.tolist()])]
+    path = str(out / "index" / "duplicates.arrow")
+    write_duplicates(pa.Table.from_arrays(columns, schema=COLUMNS), path)
+    note = files.read_json(str(out / "index" / "index.json"))
+    note["duplicates"] = {"fingerprint": "duplicates", "rows": rows, "bytes": files.version(path)["size"]}
+    files.write_json(str(out / "index" / "index.json"), note)
 
 
 def write_vocabulary(out: Path, concepts: list[str], texts: np.ndarray, counts: np.ndarray) -> None:

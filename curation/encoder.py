@@ -54,7 +54,7 @@ def identity(config: EncoderConfig) -> dict[str, Any]:
     if config.model.startswith("local-dir:"):
         folder = config.model.removeprefix("local-dir:")
         if not os.path.isdir(folder):
-            raise CocuError(f"encoder.model: {folder} is not a folder")
+            raise CocuError(f"encoder.model: {folder} is not a folder; put the model there, or correct the path")
         record["model"] = "local-dir:" + os.path.basename(folder)
         record["files"] = {name: _digest(os.path.join(folder, name)) for name in files.files_in(folder)}
     elif config.pretrained and os.path.isfile(config.pretrained):

@@ -50,9 +50,12 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
     " (did you mean 'vision'?)"
     >>> did_you_mean("zebra", ["vision", "text"])
     ''
+    >>> did_you_mean("--cuont", ["-h", "--count"]), did_you_mean("--key", ["-h", "--help"])
+    (" (did you mean '--count'?)", '')
     """
-    close = difflib.get_close_matches(str(word)[:100], list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    names = {str(choice).lstrip("-"): choice for choice in choices}  # hyphens make no two options alike
+    close = difflib.get_close_matches(str(word).lstrip("-")[:100], names, n=1, cutoff=0.5)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 @contextlib.contextmanager

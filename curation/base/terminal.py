@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import signal
@@ -22,6 +23,17 @@ from curation.base.errors import CocuError
 from curation.base.extras import remedy
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
+REMEDIES = {  # of what the operating system refuses
+    errno.ENOSPC: "make room there, or choose another folder",
+    errno.EDQUOT: "make room there, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that can be written to, or change its rights",
+    errno.EPERM: "choose a folder that can be written to, or change its rights",
+    errno.ENOENT: "correct the path",
+    errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+}
 RESUMABLE = "interrupted; run the same command again to resume"
 SAID = logging.getLogger(
     "cocu.said"
@@ -71,7 +83,8 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
         return FAILED
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
-        print_error(f"{path}{error.strerror or error}")
+        cure = REMEDIES.get(error.errno or 0)
+        print_error(f"{path}{error.strerror or error}{f'; {cure}' if cure else ''}")
         return FAILED
     except ModuleNotFoundError as error:
         line = remedy(error.name or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,11 @@ class Image(NamedTuple):
 def read_images(archive: ConceptArchive, name: str, keys: Sequence[str]) -> Iterator[Image]:
     """The image of each key (N,) of a shard, in the order of the tar. Raises CocuError where one is missing at the end."""
     source = next(source for source in archive.sources if source.name == name)
+    if not files.is_remote(source.path) and not os.path.exists(source.path):
+        raise CocuError(
+            f"{source.path}: no such file; put the tars that were curated there again: a run knows them by where they lie "
+            "from its own folder"
+        )
     fields = source.image.lower().split(";")
     waiting = {key: number for number, key in enumerate(keys)}
     for sample in read_tar(source.path, fields, source.max_member):
