@@ -105,7 +105,7 @@ class Server:
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(300)
 
 
 def measure(out: Path, cache: Path, rows: int) -> tuple[list[str], dict[str, bool]]:

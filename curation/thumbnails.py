@@ -93,8 +93,8 @@ def _best(profile: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
     cells = _without_mean(whole) @ target.T
 
     means = weights.mean(axis=1) @ profile.T, target @ whole.mean(axis=0)  # (H, P), (P,)
-    variances = np.einsum("hnp,hnp->hp", tried, tried), np.einsum("np,np->p", cells, cells)
-    alike = _structural(*means, np.einsum("hnp,np->hp", tried, cells) / CELLS, sum(variances) / CELLS)
+    variance = np.einsum("hnp,hnp->hp", tried, tried) + np.einsum("np,np->p", cells, cells)  # of both
+    alike = _structural(*means, np.einsum("hnp,np->hp", tried, cells) / CELLS, variance / CELLS)
     best = alike.argmax(axis=0)
     return best, alike[best, np.arange(len(best))]
 
@@ -113,8 +113,8 @@ def structural_similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     means = one.mean(axis=-1), other.mean(axis=-1)
     one, other = one - means[0][..., None], other - means[1][..., None]
     covariance = np.einsum("...n,...n->...", one, other) / one.shape[-1]
-    variances = (np.einsum("...n,...n->...", values, values) / values.shape[-1] for values in (one, other))
-    return _structural(*means, covariance, sum(variances))
+    first, second = (np.einsum("...n,...n->...", values, values) / values.shape[-1] for values in (one, other))
+    return _structural(*means, covariance, first + second)
 
 
 def _structural(first: np.ndarray, second: np.ndarray, covariance: np.ndarray, variance: np.ndarray) -> np.ndarray:

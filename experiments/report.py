@@ -19,6 +19,7 @@ from experiments.findings import best_arm
 from experiments.page import Page, Section, StartSummary, write_page
 from experiments.pictures import write_pictures
 from experiments.quality import quality_table, read_truth
+from experiments.recipes import HERE
 from experiments.runs import last_checkpoint
 from experiments.scores import read_curve
 from experiments.summary import ArmRuns
@@ -145,9 +146,11 @@ def draw_figures(
 
 def summarise_start(start: Start) -> StartSummary:
     """What all runs start from: as it was named, its recipe where it was learnt, and its last scores."""
+    path = start.path.resolve()
+    name = str(path.relative_to(HERE.parent)) if path.is_relative_to(HERE) else str(start.path)
     if start.recipe is None:
-        return StartSummary(str(start.path), None, None)
-    return StartSummary(str(start.path), start.recipe.text(), read_curve(start.folder))
+        return StartSummary(name, None, None)
+    return StartSummary(name, start.recipe.text(), read_curve(start.folder))
 
 
 def draw_pictures(

@@ -104,7 +104,7 @@ def _plain_places(stream: Readable) -> Iterable[tuple[str, Place | None]] | None
         members = plain_members(stream.fileno())  # type: ignore[attr-defined]
     except (AttributeError, OSError):  # no file of this machine
         return None
-    return members and ((name, Place(offset, size)) for name, offset, size in members)
+    return None if members is None else ((name, Place(offset, size)) for name, offset, size in members)
 
 
 def _place(member: tarfile.TarInfo) -> Place | None:

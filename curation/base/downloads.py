@@ -11,7 +11,7 @@ import urllib.request
 
 from curation.base.errors import CocuError
 
-PATIENCE = 5.0  # seconds for a server to answer
+PATIENCE = 15.0  # seconds for a server to answer: a busy machine on a slow line takes some
 OPENAI_CACHE = "~/.cache/clip"  # where open_clip keeps what is at an address of its own
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a repository that names none
 
