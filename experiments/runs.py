@@ -78,7 +78,9 @@ class Setting:
             "options": list(self.options),
             "seed": seed,
         }
-        return request | ({"start": files.file_digest(str(self.start))} if self.start else {})
+        if self.start:  # None where it is not learnt yet: then no run from it is finished
+            request["start"] = files.file_digest(str(self.start)) if self.start.exists() else None
+        return request
 
     def trainer_options(self, archives: str) -> dict[str, object]:
         """Options of the trainer besides the recipe."""

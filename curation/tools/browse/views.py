@@ -96,7 +96,7 @@ class Views:
         name = None if concept is None else concept_key(self.vocabulary.concepts[concept])
         for row, line in zip(rows, lines, strict=False):
             position = self.catalogue.position(row)
-            is_shown = name and self.pictures.shows(*position, self.catalogue.key(row), name)
+            is_shown = None if name is None else self.pictures.shows(*position, self.catalogue.key(row), name)
             cards.append(Card(row, self.catalogue.caption(row), line, is_shown))
         return cards
 
