@@ -114,6 +114,14 @@ def graph(vectors: np.ndarray, truth: TrueNeighbours) -> Way:
     return Way("graph", f"{indexes[0].nlist}, {probes} probed", 1e6 * build / rows, 1e6 * seconds / rows, recall)
 
 
+def images_and_truth(rows: int) -> tuple[np.ndarray, TrueNeighbours]:
+    """Synthetic images, and the true neighbours of those that are held out; on one thread."""
+    vectors = synthetic_vectors(rows)
+    held_out = np.sort(np.random.default_rng(0).permutation(rows)[:QUERIES])
+    with threadpool_limits(1):
+        return vectors, true_neighbours(np.array_split(vectors, 100), vectors[held_out], held_out, NEIGHBOURS)
+
+
 def main() -> int:
     """Measure, print, write RESULTS.md; exit code 1 when a mark is missed."""
     args = arguments(__file__, "Neighbours of all images.").parse_args()
@@ -123,10 +131,8 @@ def main() -> int:
     lines = []
     marks = {}
     for rows in FULL if args.full else QUICK:
-        vectors = synthetic_vectors(rows)
-        held_out = np.sort(np.random.default_rng(0).permutation(rows)[:QUERIES])
+        vectors, truth = images_and_truth(rows)
         with threadpool_limits(1):
-            truth = true_neighbours(np.array_split(vectors, 100), vectors[held_out], held_out, NEIGHBOURS)
             ways = [shard_by_shard(vectors, truth), graph(vectors, truth)]
         lines += [way.row(rows) for way in ways]
         ratio = ways[0].total / ways[1].total

@@ -16,15 +16,15 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 import torch
-from neighbours_speed import QUERIES, Way, graph, pairs, processor_seconds
+from neighbours_speed import QUERIES, Way, graph, images_and_truth, pairs, processor_seconds
 from results import arguments, publish
-from search_speed import NEIGHBOURS, RECALL, synthetic_vectors
+from search_speed import NEIGHBOURS, RECALL
 from threadpoolctl import threadpool_limits
 
 from curation.base.markdown import table
 from curation.base.versions import conditions
 from curation.index.open import effort, set_search
-from curation.index.recall import TrueNeighbours, true_neighbours, tune
+from curation.index.recall import TrueNeighbours, tune
 
 QUICK, FULL = (100_000,), (100_000, 300_000)
 FIRST = 20_000  # images that a search of others is timed on: the rest takes as long
@@ -98,10 +98,8 @@ def main() -> int:
     lines = []
     marks = {}
     for rows in FULL if args.full else QUICK:
-        vectors = synthetic_vectors(rows)
-        held_out = np.sort(np.random.default_rng(0).permutation(rows)[:QUERIES])
+        vectors, truth = images_and_truth(rows)
         with threadpool_limits(1):
-            truth = true_neighbours(np.array_split(vectors, 100), vectors[held_out], held_out, NEIGHBOURS)
             for measure in measures:
                 way = measure(vectors, truth)
                 lines.append(way.row(rows))

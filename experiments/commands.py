@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,10 +24,8 @@ def flags(options: Mapping[str, object]) -> list[str]:
     """
     words = []
     for key, value in options.items():
-        words += [
-            f"--{key}",
-            "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value),
-        ]
+        as_yaml = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+        words += [f"--{key}", as_yaml]
     return words
 
 

@@ -129,9 +129,8 @@ class PlaceDistillation(GroupViTModule):
         self.image_weight = image_weight
         self.smallest_crop = smallest_crop
         self.sharpness = sharpness
-        self.maps: dict[
-            bytes, Tensor
-        ] = {}  # by digest of the pixels: what the teacher says of places, (D, rows, columns)
+        # By image_key: what the teacher says of places, (D, rows, columns).
+        self.maps: dict[bytes, Tensor] = {}
 
     def on_fit_start(self) -> None:
         """Open the teacher and embed the vocabulary. Raises ExperimentError where the student cannot learn from it."""

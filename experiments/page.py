@@ -13,6 +13,7 @@ from curation.base.markdown import table
 from experiments.arms import BASELINE, Arm, Family
 from experiments.findings import beside_untrained, findings, limits, score_range
 from experiments.omission import NAMES
+from experiments.recipes import Recipe
 from experiments.scores import Curve
 from experiments.summary import ArmRuns
 from experiments.untrained import Reading
@@ -40,7 +41,7 @@ class StartSummary:
     """What the page says of the weights that all runs of a family start from."""
 
     name: str  # a checkpoint, or the file of its recipe
-    recipe: str | None  # YAML, where it was learnt for this comparison
+    recipe: Recipe | None  # where it was learnt for this comparison
     curve: Curve | None  # its scores while it was learnt
 
 
@@ -148,7 +149,7 @@ def _started(start: StartSummary | None) -> str:
     if start.curve is None:
         return f" from the weights of `{start.name}`"
     miou, accuracy = start.curve.miou[-1], start.curve.pixel_accuracy[-1]
-    parts = "places" if start.recipe and "teacher:" in start.recipe else "windows"
+    parts = "places" if start.recipe and start.recipe.has_teacher else "windows"
     return (
         f" from weights that have learnt what the encoder behind the archives makes of {parts} of the images "
         f"(`{start.name}`; mIoU {miou:.2f}, pixel accuracy {accuracy:.2f})"
@@ -182,7 +183,7 @@ def _how(page: Page) -> list[str]:
         parts += [f"The recipe, {whose}:", f"```yaml\n{section.recipe.strip()}\n```"]
         parts += ["and over it, for all its arms:", over] if over else []
         if section.start and section.start.recipe:
-            parts += ["That of what they start from:", f"```yaml\n{section.start.recipe.strip()}\n```"]
+            parts += ["That of what they start from:", f"```yaml\n{section.start.recipe.text().strip()}\n```"]
     return parts
 
 

@@ -40,6 +40,11 @@ class Recipe:
             values = overlay(values, read_yaml(path))
         return values
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether it is one of a start that learns of places, from a teacher, not of windows."""
+        return "teacher" in self.settings().get("model", {})
+
     def text(self) -> str:
         """The recipe as YAML: a single file as it stands, with its comments; otherwise what the files amount to."""
         if len(self.files) == 1:

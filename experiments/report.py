@@ -148,9 +148,7 @@ def summarise_start(start: Start) -> StartSummary:
     """What all runs start from: as it was named, its recipe where it was learnt, and its last scores."""
     path = start.path.resolve()
     name = str(path.relative_to(HERE.parent)) if path.is_relative_to(HERE) else str(start.path)
-    if start.recipe is None:
-        return StartSummary(name, None, None)
-    return StartSummary(name, start.recipe.text(), read_curve(start.folder))
+    return StartSummary(name, start.recipe, read_curve(start.folder) if start.recipe else None)
 
 
 def draw_pictures(

@@ -118,7 +118,7 @@ def learn_start(setting: Setting, recipe: Recipe, folder: Path) -> None:
     limit = {LIMIT: setting.limit} if LIMIT in setting.train else {}
     if not is_finished(folder, request | limit):
         options = flags(setting.trainer_options(BASE) | limit)
-        module = "experiments.distil_places" if "teacher" in recipe.settings()["model"] else "experiments.distil"
+        module = "experiments.distil_places" if recipe.has_teacher else "experiments.distil"
         train(folder, request | limit, module, [*recipe_flags(recipe), *options, *setting.options], threads=0)
 
 

@@ -53,6 +53,15 @@ def test_the_arms_that_the_project_compares():
         ("a: {title: x, curate: nothing}", "curate: 'nothing' is neither a mapping nor truth"),
         ("a: {title: x, seeds: 0}", "seeds: 0 must be at least 1"),
         ("[]", "expected keys and values at the top"),
+        ("families: {a: {title: x, recipe: r, arms: {}, stat: y}}", r"families.a.stat \(did you mean 'start'\?\)"),
+        ("families: {a: {title: x, arms: {}}}", "families.a.recipe: missing"),
+        ("families: {a: {title: x, recipe: r}}", "families.a.arms: expected keys and values"),
+        (
+            "families: {a: {title: x, recipe: r, arms: {b: {tilte: y}}}}",
+            r"families.a.arms.b.tilte \(did you mean 'title'",
+        ),
+        ("families: {}\ncaption: {title: x}", "unknown key caption: a file with families has nothing beside them"),
+        ("families: [1]", "families: expected keys and values"),
     ],
 )
 def test_a_bad_file_of_arms_is_one_line(tmp_path, text, message):
@@ -89,28 +98,6 @@ def test_arms_are_chosen_by_family_too(names, kept):
     assert {family.name: [arm.name for arm in family.arms] for family in chosen} == kept
     with pytest.raises(ExperimentError, match=r"no arm is called dense/cluster \(did you mean"):
         choose_arms(families, ["dense/cluster"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("families: {a: {title: x, recipe: r, arms: {}, stat: y}}", r"families.a.stat \(did you mean 'start'\?\)"),
-        ("families: {a: {title: x, arms: {}}}", "families.a.recipe: missing"),
-        ("families: {a: {title: x, recipe: r}}", "families.a.arms: expected keys and values"),
-        (
-            "families: {a: {title: x, recipe: r, arms: {b: {tilte: y}}}}",
-            r"families.a.arms.b.tilte \(did you mean 'title'",
-        ),
-        ("families: {}\ncaption: {title: x}", "unknown key caption: a file with families has nothing beside them"),
-        ("families: [1]", "families: expected keys and values"),
-    ],
-)
-def test_a_bad_file_of_families_is_one_line(tmp_path, text, message):
-    path = tmp_path / "arms.yaml"
-    path.write_text(text)
-    with pytest.raises(CocuError, match=message) as error:
-        read_families(path)
-    assert "\n" not in str(error.value)
 
 
 def arguments(*words: str):
