@@ -75,18 +75,18 @@ class TokenMLP(MLP):
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) -> Tensor:
     """x + branch(x) for x (B, ...), the branch left out for a random part of the batch (drop path) and larger for the rest.
 
-    What is left out is not computed, except under torch.compile, where a part of unknown size would break the graph. The
-    part is drawn on the host, so that nothing waits for a GPU.
+    What is left out is not computed, and is drawn on the host, so that nothing waits for a GPU. Under torch.compile all is
+    computed, since a part of unknown size would break the graph, and the part is drawn where x is.
     """
     if rate == 0:
         return x + branch(x)
 
-    keep = torch.rand(len(x)) >= rate  # (B,)
     if torch.compiler.is_compiling():
-        factor = (to_device(keep, x.device).to(x.dtype) / (1 - rate)).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
+        kept = torch.rand(len(x), device=x.device) >= rate  # (B,)
+        factor = (kept.to(x.dtype) / (1 - rate)).view(-1, *[1] * (x.ndim - 1))  # (B, 1, ...)
         return x + factor * branch(x)
 
-    kept = keep.nonzero()[:, 0]  # (K,)
+    kept = (torch.rand(len(x)) >= rate).nonzero()[:, 0]  # (K,)
     if len(kept) == len(x):
         return x.add(branch(x), alpha=1 / (1 - rate))
 

@@ -23,6 +23,7 @@ def main() -> None:
     """Raises AssertionError for what is on another device, or in another precision, than it should be."""
     weights = GroupViT(TINY).state_dict()
     model = GroupViT(dataclasses.replace(TINY, drop_path=0.0)).train()  # drop path draws on the host
+    dropping = GroupViT(dataclasses.replace(TINY, drop_path=0.4)).train()
     pixels, captions, prompts = torch.randn(4, 3, 32, 32), tokenize(["a fox", "grass"] * 2), tokenize(["a fox."] * 8)
     drawn, held = torch.randint(0, 9, (4, 2)), torch.randint(0, 9, (4, 3))
 
@@ -40,7 +41,10 @@ def main() -> None:
             scale = weights["logit_scale"].exp()
             concepts = Concepts(there(drawn), there(held))
             losses = contrastive_losses(image, of_captions, of_prompts.unflatten(0, (4, 2)), scale, scale, concepts)
+            with mock.patch("torch.compiler.is_compiling", lambda: True):  # then drop path draws on the device
+                dropped, _ = functional_call(dropping, weights, (there(pixels), there(captions)))
 
+        assert (dropped.dtype, str(dropped.device)) == (torch.bfloat16, "cuda:0")
         assert image.dtype == of_captions.dtype == of_prompts.dtype == torch.bfloat16
         assert {value.dtype for value in losses} == {torch.float32}
         assert {str(value.device) for value in losses} == {"cuda:0"}

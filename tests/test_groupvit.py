@@ -160,7 +160,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 @pytest.mark.parametrize("drawn", [[0.5, 0.9, 0.6], [0.49, 0.5, 0.1], [0.1, 0.2, 0.3]])
 def test_drop_path_by_hand_when_all_some_or_none_are_kept(drawn, compiling, monkeypatch):
     """At a rate of a half a branch counts twice where it is kept, compiled or not, also where nothing is dropped."""
-    monkeypatch.setattr(torch, "rand", lambda size: torch.tensor(drawn))
+    monkeypatch.setattr(torch, "rand", lambda size, device=None: torch.tensor(drawn))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     expected = [[a + 2 * 10 * a if u >= 0.5 else a for a in row] for row, u in zip(x.tolist(), drawn, strict=True)]
