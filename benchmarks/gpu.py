@@ -7,11 +7,12 @@ benchmarks/GPU.md under the card's name. Without a GPU all of it runs at tiny si
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from embedding_speed import write_model
+from gpu_whole import Load, whole
 from synthetic import random_world, write_clip
 from training_speed import made_up_texts
 
@@ -52,14 +54,25 @@ class Sizes:
     model: GroupViTConfig
     samples: int  # of a training step
     compiled: bool
+    whole: Load
 
 
-FULL = Sizes(("ViT-B-32", "ViT-B-16"), 256, 1_000_000, 2048, 16_384, GroupViTConfig(), 256, True)
+FULL = Sizes(
+    ("ViT-B-32", "ViT-B-16"),
+    256,
+    1_000_000,
+    2048,
+    16_384,
+    GroupViTConfig(),
+    256,
+    True,
+    Load(20, 2000, 120, 256, {}, True),
+)
 TINY_MODEL = GroupViTConfig(
     image_size=32, patch_size=8, width=16, heads=2, mlp_width=32, depths=(1, 1, 1), groups=(4, 2), assign_widths=(8, 32),
     text_width=16, text_heads=2, text_mlp_width=32, text_layers=1, projection_hidden=24, projection=8,
 )  # fmt: skip
-TINY = Sizes((), 4, 2_000, 8, 64, TINY_MODEL, 4, False)
+TINY = Sizes((), 4, 2_000, 8, 64, TINY_MODEL, 4, False, Load(2, 12, 4, 4, dataclasses.asdict(TINY_MODEL), False))
 
 
 def seconds_of(work: Callable[[], object], device: str) -> tuple[float, float]:
@@ -170,22 +183,25 @@ def training(sizes: Sizes, device: str) -> list[list[str]]:
 # --- the page -----------------------------------------------------------------------------------------------------------
 
 
-def page(sizes: Sizes, device: str) -> str:
-    """Measure everything on ``device``."""
-    with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            ("Embedding", "images/s"): embedding(sizes, device, Path(folder)),
-            ("Search", "images/s"): search(sizes, device),
-            ("Training", "samples/s"): training(sizes, device),
-        }
+def sections(sizes: Sizes, device: str) -> Iterator[str]:
+    """Measure everything on ``device``; yields a section as soon as it is measured."""
     card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "no GPU"
-    texts = [
-        f"# Measurements on {card}",
-        conditions("torch", "open_clip_torch"),
-        f"Medians of {ROUNDS} rounds; `make gpu`.",
-    ]
-    texts += [f"## {title}\n\n{table(['', unit, 'peak GB'], rows)}" for (title, unit), rows in parts.items()]
-    return "\n\n".join(texts) + "\n"
+    yield f"# Measurements on {card}"
+    yield conditions("torch", "open_clip_torch")
+    yield f"Medians of {ROUNDS} rounds; `make gpu`."
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield section("Embedding", ["images/s", "peak GB"], embedding(sizes, device, Path(folder)))
+        yield section("Search", ["images/s", "peak GB"], search(sizes, device))
+        yield section("Training", ["samples/s", "peak GB"], training(sizes, device))
+        model = next(path for path in Path(folder).iterdir() if path.is_dir())
+        rows = whole(sizes.whole, device, model, Path(folder))
+        yield section("From JPEGs to a trained step", ["a second"], rows)
+
+
+def section(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """A heading and its table."""
+    return f"## {title}\n\n{table(['', *columns], rows)}"
 
 
 def passed_tests(quiet: bool) -> bool:
@@ -209,12 +225,14 @@ def main() -> int:
     gpu = torch.cuda.is_available() and not args.tiny
     if args.tests and not passed_tests(quiet=not gpu):
         return 1
-    text = page(FULL if gpu else TINY, "cuda:0" if gpu else "cpu")
     output = args.output or (PAGE if gpu else None)
-    if output:
-        output.write_text(text, encoding="utf-8")
-        print(text)
-    else:
+    texts: list[str] = []
+    for text in sections(FULL if gpu else TINY, "cuda:0" if gpu else "cpu"):
+        texts.append(text)
+        if output:  # after each section, so that a failure in a later one costs only that
+            output.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    print("\n\n".join(texts))
+    if not output:
         print("PyTorch sees no GPU: the tests and a small benchmark ran on the CPU, and no page was written")
     return 0
 

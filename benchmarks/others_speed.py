@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -54,18 +53,16 @@ def by_autofaiss(vectors: np.ndarray, truth: TrueNeighbours) -> Way:
     indexes: list[faiss.Index] = []
 
     def build() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            index, _ = build_index(
-                vectors,
-                index_path=f"{folder}/index",
-                index_infos_path=f"{folder}/infos.json",
-                metric_type="ip",
-                max_index_memory_usage="4G",
-                current_memory_available="8G",
-                nb_cores=1,
-                verbose=40,
-            )
-            indexes.append(index)
+        index, _ = build_index(
+            vectors,
+            save_on_disk=False,  # it cannot write NumPy 2's numbers into its JSON
+            metric_type="ip",
+            max_index_memory_usage="4G",
+            current_memory_available="8G",
+            nb_cores=1,
+            verbose=40,
+        )
+        indexes.append(index)
 
     seconds = processor_seconds(build)
     index = indexes[0]

@@ -66,7 +66,7 @@ def measure(rows: int, folder: Path) -> dict[str, str]:
     search, scoring, clusters = of_an_archive(run)
     tuned = notes["tune index"]
     if "graph" in notes:  # all were searched before
-        search, tuned = (spent["neighbours"] + spent["graph"]) / rows, tuned["graph"]
+        search, tuned = (spent["neighbours"] + spent["graph"]) / rows, tuned.get("graph", tuned)
     line = {
         "rows": rows,
         "date": datetime.date.today().isoformat(),

@@ -253,6 +253,9 @@ class TextTower(nn.Module):
 
     def forward(self, *matrices: Tensor) -> Tensor:
         """(ΣT_k, W) from token ids (T_k, L_k), L_k at most the context; each row ends in END_OF_TEXT, then anything."""
+        if matrices[0].is_cuda and len(matrices) > 1:  # which waits for kernels to be started, not for padding
+            matrices = (padded_together(matrices),)
+
         # One look-up for all, since its gradient is as large as the whole table.
         embedded = self.tokens(torch.cat([ids.flatten() for ids in matrices])).split([ids.numel() for ids in matrices])
 
@@ -269,6 +272,16 @@ class TextTower(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, mask)
         return self.blocks[-1].at(x, end)  # type: ignore[operator]  # (T, W); a ModuleList does not say what it holds
+
+
+def padded_together(matrices: Sequence[Tensor]) -> Tensor:
+    """One matrix (ΣT_k, L) of matrices (T_k, L_k), one below the other; zeros fill up to the largest L_k.
+
+    >>> padded_together([torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5]])]).tolist()
+    [[1, 2, 0], [3, 4, 5]]
+    """
+    longest = max(ids.shape[1] for ids in matrices)
+    return torch.cat([F.pad(ids, (0, longest - ids.shape[1])) for ids in matrices])  # (ΣT_k, L)
 
 
 # --- both towers ----------------------------------------------------------------------------------------------------------

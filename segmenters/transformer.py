@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from curation.base.devices import to_device
 from segmenters import cpu_attention
+
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -20,7 +23,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     if cpu_attention.is_faster(q):
         return cpu_attention.attend(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if torch.compiler.is_compiling() or not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    # cuDNN plans for seconds whenever a shape is new, and drop path changes the shapes at every step.
+    with sdpa_kernel(WITHOUT_PLANS):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class Attention(nn.Module):

@@ -23,6 +23,7 @@ from curation.index.lists import Lists
 from curation.index.search import search_lists
 from curation.samples import Sample
 from evaluation import inference, metric
+from segmenters import transformer
 from segmenters.groupvit import GroupViT
 from segmenters.text import arrange
 from training.batches import Batch
@@ -146,6 +147,30 @@ def test_a_training_step_stays_on_the_gpu_and_never_waits(autocast, drop_path=0.
         theirs = dict(expected.named_parameters())[name]
         # In bf16 attention is computed by another kernel than on a CPU; Adam's first step is of one size everywhere.
         torch.testing.assert_close(value.held, theirs, atol=2.1e-3 if autocast else 1e-5, rtol=0, msg=name)
+
+
+def test_on_a_gpu_texts_of_all_lengths_are_one_pass_and_attention_is_without_plans(monkeypatch):
+    """A pass is some thousand kernels to start, and a plan of cuDNN for each new shape takes seconds."""
+    rows, plans, real = [], [], transformer.F.scaled_dot_product_attention
+
+    def attention(q, k, v, **options):
+        rows.append(len(q))
+        plans.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return real(q, k, v, **options)
+
+    model = GroupViT(TINY).eval()
+    texts = [arrange(CAPTIONS, 77), arrange(PROMPTS[:3], 77)]
+    assert [len(matrix) for some in texts for matrix in some.matrices] == [2, 2, 1, 2]
+    with torch.no_grad():
+        expected = model.encode_texts(texts)
+    monkeypatch.setattr(transformer.F, "scaled_dot_product_attention", attention)
+    with torch.no_grad(), pretended_gpu():
+        found = model.to("cuda").encode_texts([type(some)(*(ids.to("cuda") for ids in some)) for some in texts])
+        assert rows == [7] * TINY.text_layers
+        assert plans == [False] * TINY.text_layers
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.held, theirs)
 
 
 def test_validation_never_waits():
