@@ -81,9 +81,9 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
     ]),
     ("segmenters/transformer.py", "test_groupvit.py", [
         ("return x.add(branch(x), alpha=1 / (1 - rate))", "return x + branch(x)"),
-        ("factor = (to_device(keep, x.device).to(x.dtype) / (1 - rate))", "factor = to_device(keep, x.device).to(x.dtype)"),
+        ("factor = (kept.to(x.dtype) / (1 - rate))", "factor = kept.to(x.dtype)"),
         ("scale = 1 / (1 - rate) if len(kept) else 0.0", "scale = 1.0 if len(kept) else 0.0"),
-        ("keep = torch.rand(len(x)) >= rate", "keep = torch.rand(len(x)) > 1 - rate"),
+        ("kept = (torch.rand(len(x)) >= rate)", "kept = (torch.rand(len(x)) > 1 - rate)"),
         ("torch.arange(x.shape[1], device=x.device) <= positions",
          "torch.arange(x.shape[1], device=x.device) < positions"),
         ("torch.sigmoid(1.702 * x)", "torch.sigmoid(1.6 * x)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,10 @@ from curation.base.embeddings import normalise
 from curation.base.errors import CocuError
 from curation.index import choose
 from curation.index.graph import from_either_end, graph_type, groups, look_up, read_graph
+from curation.index.open import open_index, set_search
+from curation.run.held_out import HeldOut
+from curation.run.indexes import INDEXES
+from curation.run.records import recorded
 from curation.run.run import open_run
 from curation.run.stages import graph as stages
 
@@ -193,11 +198,36 @@ def crowded(world, tiny_clip, tmp_path_factory) -> Path:
     )
 
 
+def check_recall(folder: Path) -> None:
+    """Recall counts copies that are as near as the true neighbours, by what images are and not by what the index rounds
+    them to; and tuning reads the images a few times, not once for every setting that it tries."""
+    run = open_run(str(folder))
+    kind, passes = INDEXES["image"], []
+
+    def vectors() -> Iterator[np.ndarray]:
+        passes.append(1)
+        return kind.vectors(run)
+
+    opened = open_index(run.index("image"), None, recorded(run.index_json, "index")["bytes"], "cpu")
+    held_out = HeldOut.of(opened, run.config.retrieval, vectors, vectors, both_ends=True)
+    assert held_out.truth.tied.any()
+    held_out.least_search(held_out.least_search()[0], from_either_end=True)
+    assert 4 < len(passes) < 8
+
+    every = np.concatenate(list(kind.vectors(run)))
+    for probes in (1, 8, 64):
+        set_search(opened.faiss, f"nprobe={probes}")
+        ids = opened.search(held_out.queries, run.config.retrieval.neighbors + 1)[1]
+        plain = held_out.truth.recall(ids, lambda query, of: (held_out.queries[query] * every[of]).sum(1))
+        assert held_out.recall() == pytest.approx(plain, abs=1e-9)
+
+
 def test_archives_do_not_depend_on_the_workers(crowded, tmp_path) -> None:
     assert curate(crowded, tmp_path / "one") == 0
     notes = json.loads((tmp_path / "one" / "index" / "index.json").read_text())
     assert notes["index"]["parameters"]["factory"] == "IVF128,SQfp16"
     assert notes["tune index"]["graph"]["recall"] >= 0.95
+    check_recall(tmp_path / "one")
     archives, graph = archived(tmp_path / "one"), graph_of(tmp_path / "one")
     assert curate(crowded, tmp_path / "three", "--workers", "3", runner="DirectRunner") == 0
     assert (graph_of(tmp_path / "three") == graph).all()

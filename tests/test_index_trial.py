@@ -121,7 +121,7 @@ def test_auto_below_the_recall_is_an_error_with_the_remedy(world, finished, tmp_
     notes.write_text(re.sub(r'"tune index"', '"tuned before"', notes.read_text()))
     (folder / "manifest.json").unlink()
     monkeypatch.setattr(stages, "_is_exact", lambda merged: False)
-    monkeypatch.setattr(stages._Measured, "least_search", lambda *_, **__: (None, 0.9087))
+    monkeypatch.setattr(stages.HeldOut, "least_search", lambda *_, **__: (None, 0.9087))
     assert curate(world, folder) == 1
     error = capfd.readouterr().err
     assert "retrieval.recall: Flat finds 0.908 of the true neighbours" in error

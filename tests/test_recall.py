@@ -41,8 +41,8 @@ def test_recall_counts_the_expected_that_were_found() -> None:
     assert recall(ids, expected) == pytest.approx(2 / 3)
 
 
-@given(reached=st.integers(1, 300), largest=st.integers(1, 300))
-def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: int) -> None:
+@given(reached=st.integers(1, 300), largest=st.integers(1, 300), first=st.integers(1, 400))
+def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: int, first: int) -> None:
     asked = []
 
     def measure(setting: int) -> float:
@@ -50,7 +50,7 @@ def test_tuning_finds_the_least_setting_to_some_percent(reached: int, largest: i
         assert 1 <= setting <= largest
         return 0.95 if setting >= reached else 0.5
 
-    setting, measured = tune(measure, 0.95, largest)
+    setting, measured = tune(measure, 0.95, largest, first)
     if reached > largest:
         assert (setting, measured) == (largest, 0.5)
     else:

@@ -30,10 +30,28 @@ def parquet_writer(
     ``ending`` is more of it that is known only when the block ends, and is read then.
     """
     schema = schema.with_metadata({METADATA_KEY: _json(metadata)})
-    with files.atomic_write(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    repeating = [name for field in schema for name, kind in _leaves(field.name, field.type) if _repeats(kind)]
+    options = {"compression": "zstd", "use_dictionary": repeating}
+    with files.atomic_write(path) as stream, pq.ParquetWriter(stream, schema, **options) as writer:
         yield writer
         if ending:
             writer.add_key_value_metadata({ENDING_KEY: _json(ending)})
+
+
+def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns that Parquet keeps a field in, by their paths, and what they hold."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", field.type)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(f"{name}.list.element", kind.value_type)
+    else:
+        yield name, kind
+
+
+def _repeats(kind: pa.DataType) -> bool:
+    """Whether values are likely to come again: others are larger with a dictionary, and take twice as long to read."""
+    return not (pa.types.is_floating(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _json(value: dict[str, Any]) -> bytes:

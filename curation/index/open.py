@@ -102,7 +102,7 @@ def searchable(index: faiss.Index, device: str = "cpu", bf16: bool | None = None
     >>> searchable(index).search(np.array([[0.6, 0.8]]), 2)[1].tolist()
     [[1, 0]]
     """
-    # On GPUs the margin holds for bf16 too (docs/gpus.md), but nobody has measured whether it is faster there.
+    # On GPUs the margin holds for bf16 too (docs/gpus.md), but gains little: a tenth on an H200 (benchmarks/GPU.md).
     fast = device == "cpu" and has_fast_bf16(device) if bf16 is None else bf16
     if isinstance(index, faiss.IndexFlat):
         # FAISS' own exact search in fp32 is as fast as matrix products can be.

@@ -82,16 +82,17 @@ def recall(ids: np.ndarray, expected: np.ndarray) -> float:
     return float(hits[expected >= 0].mean())
 
 
-def tune(measure: Callable[[int], float], target: float, largest: int) -> tuple[int, float]:
+def tune(measure: Callable[[int], float], target: float, largest: int, first: int = 1) -> tuple[int, float]:
     """The smallest setting from 1 to ``largest``, to some percent, whose recall reaches ``target``, and that recall.
 
     ``measure(setting)`` must not fall as the setting rises. Where the target is out of reach: ``largest`` and its recall.
+    ``first``: the setting to begin with, better a little too large.
 
     >>> tune(lambda setting: setting / 100, target=0.6, largest=100)
     (60, 0.6)
     """
     below = 0  # the largest setting that is known to be too small
-    setting = 1
+    setting = min(first, largest)
     reached = measure(setting)
     while reached < target and setting < largest:
         below = setting

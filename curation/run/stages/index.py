@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,28 +11,23 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
-from threadpoolctl import threadpool_limits
 
 from curation.base import files
 from curation.base.configuration import parse_bytes
 from curation.base.embeddings import embedding_matrix
 from curation.base.errors import CocuError
 from curation.base.parquet import blocks, open_parquet, parquet_writer, row_count
-from curation.config import RetrievalConfig
 from curation.index import build
 from curation.index.choose import TRAINING_ROWS, choose_index
-from curation.index.graph import EXTRA
-from curation.index.open import SearchIndex, effort, open_index, read_trained, set_search
-from curation.index.recall import TrueNeighbours, true_neighbours, tune
+from curation.index.open import open_index, read_trained, set_search
 from curation.index.trial import try_factory
+from curation.run.held_out import QUERIES, HeldOut
 from curation.run.indexes import INDEXES, VectorIndex, own_search_device
 from curation.run.progress import Progress
 from curation.run.records import Reader, Record, fingerprints, is_as_long_as_noted, note, record, recorded
 from curation.run.run import Run
 from curation.run.stages.stage import Stage
 from curation.samples import Shard
-
-QUERIES = 1000  # held out to measure recall
 
 
 def index_stages(kind: VectorIndex) -> list[Stage]:
@@ -212,8 +207,10 @@ def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> 
     merged = recorded(run.index_json, kind.stage(""))
     opened = open_index(run.index(kind.name), config.search, merged["bytes"], own_search_device(config))
     exact = _is_exact(merged)
-    measured = None if exact else _Measured.of(run, kind, opened)
-    search, reached = (config.search, 1.0) if measured is None else measured.least_search()
+    both_ends = _for_graph(run, kind)
+    images, vectors = (partial(index.vectors, run) for index in (INDEXES["image"], kind))
+    held_out = None if exact else HeldOut.of(opened, config, images, vectors, both_ends)
+    search, reached = (config.search, 1.0) if held_out is None else held_out.least_search()
     if reached < config.recall and config.index == "auto" and not config.search:
         factory, share = merged["parameters"]["factory"], math.floor(1000 * reached) / 1000
         raise CocuError(
@@ -221,69 +218,7 @@ def _tune(run: Run, expected: Record, progress: Progress, kind: VectorIndex) -> 
             f"raise retrieval.memory, so that auto can choose a finer index, or lower retrieval.recall to {share}"
         )
     facts: Record = {"search": search, "recall": round(reached, 4), "queries": QUERIES}
-    if measured is not None and _for_graph(run, kind) and not config.search:
-        search, reached = measured.least_search(from_either_end=True)
+    if held_out is not None and both_ends and not config.search:
+        search, reached = held_out.least_search(search, from_either_end=True)
         facts["graph"] = {"search": search, "recall": round(reached, 4)}
     note(run, kind.stage("tune"), expected | facts)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """An index, and what its search should find for held-out images."""
-
-    config: RetrievalConfig
-    opened: SearchIndex
-    queries: np.ndarray  # (Q, D)
-    truth: TrueNeighbours
-    cosines: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    neighbours: tuple[np.ndarray, np.ndarray]  # ids (M,), ascending, of the true neighbours, and their vectors (M, D)
-
-    @staticmethod
-    def of(run: Run, kind: VectorIndex, opened: SearchIndex) -> _Measured:
-        config = run.config.retrieval
-        _, rows = build.sample_rows(opened.rows, 0, QUERIES)
-        queries = build.pick(INDEXES["image"].vectors(run), rows)
-        truth = true_neighbours(kind.vectors(run), queries, rows, config.neighbors)
-
-        def cosines(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
-            different, positions = np.unique(ids, return_inverse=True)
-            vectors = build.pick(kind.vectors(run), different)
-            return np.einsum("nd,nd->n", queries[numbers], vectors[positions])
-
-        others = np.unique(truth.ids[truth.ids >= 0]) if _for_graph(run, kind) else np.zeros(0, np.int64)
-        vectors = build.pick(kind.vectors(run), others)
-        return _Measured(config, opened, queries, truth, cosines, (others, vectors))
-
-    def least_search(self, from_either_end: bool = False) -> tuple[str | None, float]:
-        """Search parameters that reach ``retrieval.recall``, or those that are configured; and their recall."""
-        name, largest = effort(self.opened.faiss)
-        if self.config.search or not name:
-            return self.config.search, self._recall(from_either_end)
-
-        def measure(setting: int) -> float:
-            set_search(self.opened.faiss, f"{name}={setting}")
-            return self._recall(from_either_end)
-
-        setting, reached = tune(measure, self.config.recall, largest)
-        return f"{name}={setting}", reached
-
-    def _recall(self, from_either_end: bool) -> float:
-        size = self.config.neighbors + (EXTRA if from_either_end else 1)
-        with threadpool_limits(1):  # thousands of small products: threads would wait for one another
-            ids = self.opened.search(self.queries, size)[1]
-            if from_either_end:
-                ids = np.concatenate([ids, self._from_the_other_end(ids, size)], axis=1)
-        return self.truth.recall(ids, self.cosines)
-
-    def _from_the_other_end(self, ids: np.ndarray, size: int) -> np.ndarray:
-        """The true neighbours (Q, L) that a search missed, but whose own search finds the query; -1 elsewhere."""
-        others, vectors = self.neighbours
-        expected = self.truth.ids
-        missed = (expected >= 0) & ~(expected[:, :, None] == ids[:, None, :]).any(axis=2)
-        query, column = np.nonzero(missed)
-        asked, position = np.unique(expected[query, column], return_inverse=True)
-        theirs = self.opened.search(vectors[np.searchsorted(others, asked)], size)[1]
-        finding = (theirs[position] == self.truth.rows[query][:, None]).any(axis=1)
-        back = np.full(expected.shape, -1, np.int64)
-        back[query[finding], column[finding]] = expected[query[finding], column[finding]]
-        return back
