@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from quick_runs import inspect_once, scan_no_modules, sync_nothing
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, make_tiny_clip, scene, write_tar, write_world
 
 from curation.archive import ConceptArchive
@@ -15,6 +18,17 @@ from curation.base.embeddings import normalise
 
 settings.register_profile("without clocks", deadline=None)  # a busy machine is no failure
 settings.load_profile("without clocks")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Runs in this process wait for nothing that no test looks at."""
+    scan_no_modules()
+    with pytest.MonkeyPatch.context() as patch:
+        sync_nothing(patch)
+        if "pipelines.runners" in sys.modules:  # else no test that was chosen needs Beam, which takes a second
+            inspect_once(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
