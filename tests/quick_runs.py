@@ -7,9 +7,10 @@ parsers of its options four hundred times. Programs that tests start are as slow
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,10 +21,15 @@ def sync_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def scan_no_modules() -> None:
-    """Keep what is imported out of collections of garbage: with torch, transformers and Beam each takes half a second."""
+@contextlib.contextmanager
+def modules_unscanned() -> Iterator[None]:
+    """Leave what is imported out of collections of garbage: with torch, transformers and Beam each takes half a second."""
     gc.collect()
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def inspect_once(patch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
              "projection_hidden": 24, "projection": 8}  # fmt: skip
     recipe = {"trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
               "model": {"sizes": sizes, "optimizer": {"reference_batch": 8}},
-              "data": {"batch_size": 8, "workers": 0}, "save_every": 1}  # fmt: skip
+              "data": {"batch_size": 8, "workers": 0}, "save_every": 1, "pictures": 1}  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arms = {
         "caption": {"title": "a", "train": {"data.sampler.kind": "caption"}, "seeds": 2},
