@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Before torch and numpy read it. Models are tiny: threads of several test processes would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from quick_runs import inspect_once, modules_unscanned, sync_nothing
 from tiny_world import COLOURS, GROUNDS, ROWS, SHARDS, jpeg, make_tiny_clip, scene, write_tar, write_world
 
 from curation.archive import ConceptArchive
@@ -15,6 +22,16 @@ from curation.base.embeddings import normalise
 
 settings.register_profile("without clocks", deadline=None)  # a busy machine is no failure
 settings.load_profile("without clocks")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Runs in this process wait for nothing that no test looks at."""
+    with pytest.MonkeyPatch.context() as patch, modules_unscanned():
+        sync_nothing(patch)
+        if "pipelines.runners" in sys.modules:  # else no test that was chosen needs Beam, which takes a second
+            inspect_once(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def campaign(folder: Path, kills: int, seed: int) -> Tally:
         protected: dict[Path, int] = {}
         for attempt in range(5):
             process = start(data, output)
-            if attempt == 4:  # let it come to its end
+            if attempt == 4 or tally.kills >= kills:  # let it come to its end
                 process.wait(300)
             else:
                 target = kill_within(process, output, seconds, rng)

@@ -184,13 +184,13 @@ def test_a_temporary_folder_that_is_not_there_is_one_line(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
-def test_the_temporary_folder_is_clean_after_a_signal(world, tmp_path, number):
+def test_the_temporary_folder_is_clean_after_a_signal(world, temporary, tmp_path, number):
     """After TERM at once; after KILL when the next run has ended."""
-    (tmp_path / "tmp").mkdir()
-    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
-    command = [sys.executable, "-m", "pipelines.curate", "--data", str(world), "--output", str(tmp_path / "out")]
-    run = subprocess.Popen([*command, "--workers", "2"], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    arguments = ["--data", str(world), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "pipelines.curate", *arguments, "--workers", "2"]
+    run = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / ".progress").exists():
         assert run.poll() is None
@@ -202,9 +202,10 @@ def test_the_temporary_folder_is_clean_after_a_signal(world, tmp_path, number):
         assert run.returncode == 130
         assert errors == "interrupted; run the same command again to resume\n"
     else:
-        assert subprocess.run([*command, "--workers", "1"], env=environment, cwd=ROOT).returncode == 0
+        assert list(temporary.iterdir())
+        assert main([*arguments, "--runner", "inprocess"]) == 0
     deadline = time.monotonic() + 20  # workers end by themselves
-    while left := list((tmp_path / "tmp").rglob("*")):
+    while left := list(temporary.rglob("*")):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 

@@ -13,11 +13,13 @@ import torch
 import yaml
 from benchmark_worlds import mask, photo, split
 from PIL import Image
+from same_process import SameProcess
 
 from curation.archive import ConceptArchive
 from curation.samples import read_sidecars
 from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import evaluate
+from experiments import commands as commands_module
 from experiments import runs as runs_module
 from experiments.__main__ import build_parser, main
 from experiments.comparison import plan
@@ -33,6 +35,12 @@ CLASSES = ("apple", "boat", "sand", "snow")
 
 
 # --- the whole program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """What is curated and trained is so in this process. Processes are tested by another recipe."""
+    monkeypatch.setattr(commands_module, "subprocess", SameProcess)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
              "projection_hidden": 24, "projection": 8}  # fmt: skip
     recipe = {"trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0},
               "model": {"sizes": sizes, "optimizer": {"reference_batch": 8}},
-              "data": {"batch_size": 8, "workers": 0}, "save_every": 1}  # fmt: skip
+              "data": {"batch_size": 8, "workers": 0}, "save_every": 1, "pictures": 1}  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arms = {
         "caption": {"title": "a", "train": {"data.sampler.kind": "caption"}, "seeds": 2},
@@ -86,8 +94,9 @@ def compared(world, tmp_path_factory) -> tuple[list[str], Path]:
         "--report",
         str(folder / "page"),
     ]
-    arguments += ["--jobs", "2"]
-    assert main(arguments) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands_module, "subprocess", SameProcess)
+        assert main(arguments) == 0
     return arguments, folder
 
 
@@ -151,6 +160,7 @@ def test_archives_of_the_truth_are_what_the_sidecars_say(compared, world):
     assert read_truth(folder / "out" / "archives" / "base") is not None
 
 
+@pytest.mark.usefixtures("here")
 def test_finished_runs_are_kept_and_an_interrupted_one_resumes(compared):
     arguments, folder = compared
     runs_folder = folder / "out" / "runs"
@@ -164,14 +174,18 @@ def test_finished_runs_are_kept_and_an_interrupted_one_resumes(compared):
 
 
 def test_another_recipe_trains_again(compared):
+    """Two runs side by side, each in a process of its own as a user's are, of one epoch."""
     arguments, folder = compared
     changed = folder / "other.yaml"
     changed.write_text((folder / "recipe.yaml").read_text().replace("max_epochs: 2", "max_epochs: 1"))
     arguments = [str(changed) if value == str(folder / "recipe.yaml") else value for value in arguments]
-    assert main([*arguments, "--only", "cluster", "--report", str(folder / "other-page")]) == 0
-    assert len(read_curve(folder / "out" / "runs" / "cluster" / "0").steps) == 1
+    arguments += ["--only", "cluster", "truth", "--jobs", "2", "--report", str(folder / "other-page")]
+    assert main(arguments) == 0
+    for arm in ("cluster", "truth"):
+        assert len(read_curve(folder / "out" / "runs" / arm / "0").steps) == 1
 
 
+@pytest.mark.usefixtures("here")
 def test_all_runs_may_start_from_what_the_encoder_knows(compared, capsys):
     """Learnt once; the runs of random weights stay where they are."""
     arguments, folder = compared

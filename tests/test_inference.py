@@ -141,19 +141,29 @@ def test_the_literal_comparison_has_something_to_compare(huggingface, groupvit):
     assert len(groups.unique()) >= 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
-def test_any_batching_gives_the_same_labels_and_each_window_is_encoded_once(groupvit, batch_size, monkeypatch):
-    view = View(80, 2048, 64, 32)
-    images = [
-        random_image(size, seed) for seed, size in enumerate([(120, 80), (64, 64), (80, 120), (500, 40), (120, 80)])
-    ]
-    prepared = [(number, *prepare(image, view, 16)) for number, image in enumerate(images)]
+SLIDING = View(80, 2048, 64, 32)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(groupvit) -> tuple[list, dict[int, torch.Tensor]]:
+    """Five prepared images, and their labels when each is segmented by itself, a window at a time."""
+    sizes = [(120, 80), (64, 64), (80, 120), (500, 40), (120, 80)]
+    images = [random_image(size, seed) for seed, size in enumerate(sizes)]
+    prepared = [(number, *prepare(image, SLIDING, 16)) for number, image in enumerate(images)]
     classes = embed_classes(groupvit, NAMES, 0.4)
-    alone = {n: s.labels for one in prepared for n, s in segment(groupvit, classes, [one], view, 1)}
+    return prepared, {n: s.labels for one in prepared for n, s in segment(groupvit, classes, [one], SLIDING, 1)}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+def test_any_batching_gives_the_same_labels_and_each_window_is_encoded_once(
+    groupvit, one_by_one, batch_size, monkeypatch
+):
+    prepared, alone = one_by_one
+    classes = embed_classes(groupvit, NAMES, 0.4)
     calls = []
     encode = type(groupvit).encode_groups
     monkeypatch.setattr(type(groupvit), "encode_groups", lambda self, x: calls.append(len(x)) or encode(self, x))
-    together = {n: s.labels for n, s in segment(groupvit, classes, iter(prepared), view, batch_size)}
+    together = {n: s.labels for n, s in segment(groupvit, classes, iter(prepared), SLIDING, batch_size)}
     windows = sum(len(boxes(*pixels.shape[1:], 64, 32)) for _, pixels, _ in prepared)
     assert sum(calls) == windows
     assert max(calls) <= batch_size
