@@ -9,9 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 from cocu.commands import COMMANDS
-from curation.base.configuration import did_you_mean
-from curation.base.errors import CocuError
-from curation.base.terminal import run_command
 
 OPTIONS = ("--help", "--version", "--completion")
 CLONE = Path(__file__).resolve().parent.parent  # or site-packages
@@ -30,6 +27,16 @@ def usage() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the command has begun, or when it has ended
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str] | None) -> int:
+    from curation.base.terminal import run_command  # these imports take longest, and Ctrl-C may come amid them
+
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -58,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def module_of(name: str) -> ModuleType:
     """The module of a command. Raises CocuError for an unknown one, and where it is not part of the package."""
+    from curation.base.configuration import did_you_mean
+    from curation.base.errors import CocuError
+
     if name not in COMMANDS:
         kind, choices = ("option", OPTIONS) if name.startswith("-") else ("command", COMMANDS)
         raise CocuError(f"unknown {kind} {name}{did_you_mean(name, list(choices))}; cocu --help lists all")

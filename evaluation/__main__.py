@@ -85,7 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
         with speak(is_verbose):
             return FAILED if evaluate_all(args, console, words) else 0
 
-    return run_command(work)
+    return run_command(
+        work, "interrupted; results of the benchmarks before are kept, name the others with --benchmarks"
+    )
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ class Runner(NamedTuple):
     module: str = ""  # of Beam, that defines its options
     has_job_server: bool = False  # which may know more options
     reshuffles: bool = False  # deals shards out evenly
+    is_here: bool = False  # nothing of it goes on when this process has ended
 
 
 @contextlib.contextmanager
@@ -106,7 +107,8 @@ def worker_processes(request: Request) -> Iterator[tuple[Any, PipelineOptions]]:
     from apache_beam.transforms import environments
 
     program = f"{shlex.quote(sys.executable)} -m pipelines.worker {shlex.quote(request.watch.alive)}"
-    command = f"exec {program} 2>>{shlex.quote(request.watch.log)}"
+    # A terminal sends Ctrl-C to workers too; this process deals with it, and they end with the file that it takes away.
+    command = f"trap '' INT; exec {program} 2>>{shlex.quote(request.watch.log)}"
     worker = environments.SubprocessSDKEnvironment.from_command_string(command_string=command)
     options = [f"--direct_num_workers={request.workers}", *request.arguments]
     yield FnApiRunner(default_environment=worker), PipelineOptions(options)
@@ -183,8 +185,8 @@ def _remove_all_but_logs(folder: str) -> None:
 
 
 RUNNERS = {
-    "DirectRunner": Runner(worker_processes, "worker processes on this machine"),
-    "inprocess": Runner(in_process, "this process only, for debugging"),
+    "DirectRunner": Runner(worker_processes, "worker processes on this machine", is_here=True),
+    "inprocess": Runner(in_process, "this process only, for debugging", is_here=True),
     "dask": Runner(dask_cluster, "a Dask cluster", dask.RUNNER.rpartition(".")[0]),
     "flink": Runner(partial(java_engine, engine=flink), "Flink", has_job_server=True, reshuffles=True),
     "spark": Runner(partial(java_engine, engine=spark), "Spark", has_job_server=True, reshuffles=True),
@@ -245,7 +247,7 @@ def run_pipeline(
     count = min(workers or usable_processors(), shards)
     with scratch() as folder:
         chosen = runner_of(runner)
-        watch = WorkerWatch(run, folder, only_log=chosen.has_job_server)
+        watch = WorkerWatch(run, folder, only_log=chosen.has_job_server, is_here=chosen.is_here)
         request = Request(count, shards, beam_arguments or [], watch, run.folder)
         with outside_notebooks(), chosen.engine(request) as (engine, options), watch:
             try:

@@ -25,11 +25,12 @@ class WorkerWatch:
 
     Beam's threads that mind the workers raise when a process ends. While the pipeline runs, that ends the other workers,
     by taking away the file ``alive`` that they look for, and then this process. With ``only_log`` the engine minds its
-    workers by itself: one that ends is its affair, and may be no failure.
+    workers by itself: one that ends is its affair, and may be no failure. With ``is_here`` an interruption ends the run in
+    the same way: Beam would let workers finish what they are at, which may take an hour.
     """
 
-    def __init__(self, run: Run, folder: str, only_log: bool = False) -> None:
-        self._run, self.folder, self._only_log = run, folder, only_log
+    def __init__(self, run: Run, folder: str, only_log: bool = False, is_here: bool = False) -> None:
+        self._run, self.folder, self._only_log, self._is_here = run, folder, only_log, is_here
         self.log, self.alive = os.path.join(folder, "workers.log"), os.path.join(folder, "alive")
         self._over = threading.Event()
 
@@ -38,12 +39,13 @@ class WorkerWatch:
         for path in (self.log, self.alive):
             open(path, "w").close()
         threading.excepthook = self._on_exception
+        if self._is_here:
+            threading.Thread(target=self._end_if_interrupted, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """The pipeline has ended: what dies now is no concern."""
+        """The pipeline has ended: what dies now is no concern, and nobody hears of it."""
         self._over.set()
-        threading.excepthook = threading.__excepthook__
 
     def _on_exception(self, hook: threading.ExceptHookArgs) -> None:
         name = hook.thread.name if hook.thread else ""
@@ -54,12 +56,18 @@ class WorkerWatch:
         elif not name.startswith(("beam_control_read", "read_grpc_client_inputs")):
             threading.__excepthook__(hook)
 
+    def _end_if_interrupted(self) -> None:
+        while not self._over.wait(0.1):
+            if is_interrupted():
+                self._end()
+                return
+
     def _end(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.alive)
         if self._over.wait(GRACE):  # without workers Beam may come to an end of its own
             return
-        if is_interrupted():  # Beam has ended the workers, and is slow to end itself
+        if is_interrupted():  # the workers have ended, and Beam is slow to end itself
             discard_scratch()
             print(RESUMABLE, file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)

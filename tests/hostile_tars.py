@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import webdataset.tariterators  # noqa: F401  # imports torch, whose memory is the process's own
 from mutated_images import peak
 
 from curation.archive import read_tar

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from curation.base import files, processors, scratch
-from curation.base.errors import OutputError
+from curation.base.errors import CocuError, OutputError
 from curation.base.terminal import run_command
 from pipelines import runners
 from pipelines.curate import main
@@ -183,22 +184,30 @@ def test_a_temporary_folder_that_is_not_there_is_one_line(monkeypatch, tmp_path)
         pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
 def test_the_temporary_folder_is_clean_after_a_signal(world, temporary, tmp_path, number):
-    """After TERM at once; after KILL when the next run has ended."""
+    """After TERM, and INT to all processes, as a terminal sends it, at once; after KILL when the next run has ended."""
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     arguments = ["--data", str(world), "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "pipelines.curate", *arguments, "--workers", "2"]
-    run = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    options = {"env": environment, "cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.curate", *arguments, "--workers", "2"],
+        **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / ".progress").exists():
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    run.send_signal(number)
+    if number == signal.SIGINT:
+        time.sleep(2)  # so that workers are at work, or about to be
+        os.killpg(run.pid, number)
+    else:
+        run.send_signal(number)
     errors = run.communicate(timeout=60)[1]
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert run.returncode == 130
         assert errors == "interrupted; run the same command again to resume\n"
     else:
@@ -208,6 +217,38 @@ def test_the_temporary_folder_is_clean_after_a_signal(world, temporary, tmp_path
     while left := list(temporary.rglob("*")):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("consequence", [ValueError, CocuError, KeyboardInterrupt])
+def test_what_follows_from_an_interruption_is_no_error(capfd, consequence):
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        finally:
+            raise consequence("a library that was interrupted")
+
+    assert run_command(work, "interrupted; again") == 130
+    assert capfd.readouterr().err == "interrupted; again\n"
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        run_command(partial(int, "a mistake of ours"))
+
+
+@pytest.mark.parametrize("module", ["curation.base.terminal", "curation.tools.show"])
+def test_an_interruption_amid_imports_is_one_line(tmp_path, module):
+    """Those of the command itself, and those before it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "cocu", "show", str(tmp_path)]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (130, "interrupted\n")
 
 
 def test_term_ends_a_command_as_interrupted(capfd):

@@ -83,7 +83,8 @@ def test_no_signal_is_lost_amid_accumulated_batches(tiny_training, tmp_path):
 
 
 def test_a_real_process_with_workers_is_ended_goes_on_and_is_killed_amid_a_write(tiny_training, tmp_path):
-    """Ctrl-C reaches the worker processes of a terminal too; then SIGKILL, at no chosen moment, leaves whole files."""
+    """Ctrl-C reaches the worker processes of a terminal too, and a scheduler's SIGTERM; then SIGKILL, at no chosen moment,
+    leaves whole files."""
     output = tmp_path / "run"
     command = [sys.executable, "-m", "training", "fit", "--config", str(tiny_training), "--output", str(output)]
     command += [
@@ -112,11 +113,13 @@ def test_a_real_process_with_workers_is_ended_goes_on_and_is_killed_amid_a_write
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
-    code, text = run_until(5, signal.SIGINT)
-    assert code == 130, text
-    assert "--ckpt_path last" in text and "Traceback" not in text
-    reached = step_of(output)
-    assert reached >= 5
+    reached = 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        code, text = run_until(reached + 3, number)
+        assert code == 128 + number, text
+        assert "--ckpt_path last" in text and "Traceback" not in text
+        assert step_of(output) >= reached + 3
+        reached = step_of(output)
     code, text = run_until(reached + 3, signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert step_of(output) >= reached + 3

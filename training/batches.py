@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -22,6 +25,7 @@ from training.stream import LeftOut, Stream, TrainingSample
 
 LACKS_ARCHIVE = "without archive"  # trained on by its caption alone
 SHORT = 1024  # pixels that random crops need of the short side; very large pictures are shrunk, to twice that, first
+LINGER = 60  # seconds that a worker process lives on when it is told to end
 REPLACED = "replaced"  # by another sample of the batch, since its image cannot be decoded
 COUNTED = (LeftOut.REJECTED, LACKS_ARCHIVE, LeftOut.UNUSABLE, REPLACED)  # what may happen to a sample
 
@@ -177,10 +181,21 @@ class Loader:
             batch_size=None,
             num_workers=self._processes,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=outlive_signals,
         )
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Let a worker process live through Ctrl-C, which a terminal sends to all: the step that needs its batch is to end."""
+def outlive_signals(worker: int) -> None:
+    """Let a worker process live through Ctrl-C, which a terminal sends to all, and SIGTERM, which a scheduler does.
+
+    The step that needs its batch is to end, and last.ckpt to be written.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """End after LINGER seconds: the run may mean this very worker, because it is stuck."""
+    timer = threading.Timer(LINGER, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()

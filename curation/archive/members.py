@@ -22,6 +22,7 @@ MAX_PADDING = 64 << 20  # zeros behind the end of a tar
 MAX_KEY = 1000  # bytes
 MAX_FIELDS = 1000  # of a sample; more are photos whose names share all before the first dot, and memory is bounded
 MAX_NAME = 255  # bytes of a part of a key: those that the name of a file may have
+MEMBER = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # key and extension, as webdataset splits a name
 META_FILE = re.compile(r"__[^/]*__($|/)")
 
 
@@ -127,15 +128,13 @@ def _samples(
 ) -> Iterator[tuple[str, dict[str, T]]]:
     """Runs of members with one key; a member of a key and an extension is what ``content(member, key, extension)`` makes
     of it."""
-    from webdataset.tariterators import base_plus_ext  # imports torch, which only reading needs
-
     key: str | None = None
     fields: dict[str, T] = {}
     for name, member in members:
-        prefix, extension = base_plus_ext(name)
-        if META_FILE.match(name) or prefix is None:
+        parts = MEMBER.match(name)
+        if META_FILE.match(name) or parts is None:
             continue
-        extension = extension.lower()
+        prefix, extension = parts[1], parts[2].lower()
         if key is not None and (prefix != key or extension in fields or len(fields) == MAX_FIELDS):
             yield key, fields
             fields = {}

@@ -65,10 +65,11 @@ def write_table(path: str, table: pa.Table, metadata: dict[str, Any]) -> None:
 
 
 @contextmanager
-def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: str, mapped: bool = False, remedy: str = "delete it and run again") -> Iterator[pq.ParquetFile]:
     """Open a Parquet file. Raises CocuError when it is missing, or found damaged, in this block too.
 
-    ``mapped``: a local file is mapped into memory, so that processes that read the same one share its pages.
+    ``mapped``: a local file is mapped into memory, so that processes that read the same one share its pages. ``remedy``:
+    for a file that is damaged.
     """
     with files.open_file(path) as stream:
         # Arrow opens a local file itself: its threads must not call Python's, which may be about to exit.
@@ -82,7 +83,7 @@ def open_parquet(path: str, mapped: bool = False) -> Iterator[pq.ParquetFile]:
             if getattr(error, "errno", None) is not None:  # the system's, not Arrow's
                 raise
             reason = " ".join(str(error).split())
-            raise CocuError(f"{path}: not a complete Parquet file ({reason}); delete it and run again") from None
+            raise CocuError(f"{path}: not a complete Parquet file ({reason}); {remedy}") from None
 
 
 def check_proportion(metadata: Any, path: str) -> None:

@@ -77,24 +77,28 @@ def run_command(work: Callable[[], int | None], interrupted: str = "interrupted"
     try:
         with terminable():
             return work() or 0
-    except CocuError as error:
-        # An error from a worker process of torch's comes behind that process's stack.
-        print_error(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]))
-        return FAILED
-    except OSError as error:
-        path = f"{error.filename}: " if error.filename else ""
-        cure = REMEDIES.get(error.errno or 0)
-        print_error(f"{path}{error.strerror or error}{f'; {cure}' if cure else ''}")
-        return FAILED
-    except ModuleNotFoundError as error:
-        line = remedy(error.name or "")
-        if line is None:  # a mistake of ours
-            raise
-        print_error(line)
-        return FAILED
     except KeyboardInterrupt:
-        Console(stderr=True).print(interrupted, highlight=False)
-        return INTERRUPTED
+        pass
+    except Exception as error:
+        if not is_interrupted():  # else it only follows from that
+            print_error(_line_of(error))
+            return FAILED
+    Console(stderr=True, soft_wrap=True).print(interrupted, highlight=False, markup=False)
+    return INTERRUPTED
+
+
+def _line_of(error: Exception) -> str:
+    """The line for an error that the user can fix; raises any other one."""
+    match error:
+        case CocuError():  # one from a worker process of torch's comes behind that process's stack
+            return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
+        case OSError():
+            path = f"{error.filename}: " if error.filename else ""
+            cure = REMEDIES.get(error.errno or 0)
+            return f"{path}{error.strerror or error}{f'; {cure}' if cure else ''}"
+        case ModuleNotFoundError() if line := remedy(error.name or ""):
+            return line
+    raise error  # a mistake of ours
 
 
 _interruption = threading.Event()

@@ -10,6 +10,7 @@ tars.py     tars that were written in another way
 entry.py    an image with its caption, wherever it comes from
 keys.py     safe, unique keys
 shards.py   what is written: whole or not at all, and resumed
+writer.py   the tars themselves
 """
 
 from curation.tools.pack.command import main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -22,9 +23,14 @@ from curation.base.errors import CocuError
 from curation.run.rejects import is_notable
 from curation.tools.pack.shards import NOTE, Packer, Pattern, Tally, identify
 from curation.tools.pack.sources import open_source
-from curation.tools.pack.tables import Columns
+from curation.tools.pack.tables import DOWNLOAD, Columns
 
 HEAD = b"# Written by cocu pack"
+CURES = {  # where the most frequent reason is one of these
+    "no caption": "put a .txt beside each, or name a table with --captions",
+    "no such image": "name the folder that the file names are relative to with --images",
+    "is an address": DOWNLOAD,
+}
 LOG_EVERY = 30  # seconds between two lines where there is no terminal
 
 
@@ -37,6 +43,7 @@ def pack(args: argparse.Namespace, console: Console) -> None:
     columns = Columns(args.image_column, next(iter(named), None), named if len(named) > 1 else ())
     source = open_source(args.source, pattern.folder, args.captions, args.images, columns)
 
+    absent = [folder for folder in (pattern.folder, *pattern.folder.parents) if not folder.exists()]
     try:
         pattern.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,6 +59,8 @@ def pack(args: argparse.Namespace, console: Console) -> None:
         with console.status("Listing images ..."):
             options = [pattern.name, args.count, size, args.name, *columns.captions]
             total, fingerprint = identify(source.entries(), options)
+        if not total:
+            raise CocuError(f"{args.source}: names no image; give a folder of images, or a table with a row for each")
         configuration = pattern.configuration
         check_ours(configuration)
         if configuration.exists() and files.read_note(str(pattern.folder / NOTE)).get("fingerprint") == fingerprint:
@@ -65,8 +74,11 @@ def pack(args: argparse.Namespace, console: Console) -> None:
         packer.tables()
         print_tally(tally, pattern, console)
         if not tally.samples:
+            (reason, _), *_ = tally.reasons.most_common(1)
+            cure = next((cure for words, cure in CURES.items() if reason.startswith(words)), "")
             raise CocuError(
-                f"{args.source}: not one of {total:,} images can be packed; {pattern.folder}/rejects.csv says why"
+                f"{args.source}: not one of {total:,} images can be packed ({reason}); "
+                f"{cure or f'{pattern.folder}/rejects.csv names all'}"
             )
         with files.atomic_write(str(configuration)) as stream:
             name = args.name or data_name(args.source)
@@ -79,6 +91,9 @@ def pack(args: argparse.Namespace, console: Console) -> None:
         lock.release()
         if os.path.exists(lock.lock_file):
             os.remove(lock.lock_file)
+        with contextlib.suppress(OSError):  # one that is not empty stays
+            for folder in absent:
+                folder.rmdir()
 
 
 def check_ours(configuration: Path) -> None:

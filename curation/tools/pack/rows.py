@@ -20,7 +20,7 @@ from curation.tools.pack.entry import (
     Unusable,
     content_of,
 )
-from curation.tools.pack.tables import NAMES, Columns, choose_captions
+from curation.tools.pack.tables import DAMAGED, NAMES, Columns, choose_captions
 
 IMAGES = (*EXTENSIONS, "image", "img", "bytes")  # columns with the bytes of an image
 BLOCK = 256  # rows in memory at once
@@ -41,7 +41,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 def holds_images(path: Path, asked: str | None = None) -> bool:
     """Whether a Parquet file has a column with the bytes of images. Raises CocuError for a file that is damaged."""
-    with open_parquet(str(path)) as file:
+    with open_parquet(str(path), remedy=DAMAGED) as file:
         return image_column(file.schema_arrow, asked) is not None
 
 
@@ -55,7 +55,7 @@ class ParquetImages:
     def entries(self) -> Iterator[Entry]:
         """An entry for every row; some hundred rows are in memory at a time."""
         for path in self.paths:
-            with open_parquet(str(path)) as file:
+            with open_parquet(str(path), remedy=DAMAGED) as file:
                 schema = file.schema_arrow
                 image = image_column(schema, self._columns.image)
                 if image is None:

@@ -15,13 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from webdataset import ShardWriter
-
 from curation.base import files
 from curation.base.errors import CocuError
 from curation.base.lookahead import look_ahead
 from curation.tools.pack.entry import Content, Entry, Unusable, field_of
 from curation.tools.pack.keys import KeyMaker
+from curation.tools.pack.writer import ShardWriter
 
 UNFINISHED = ".packing"  # a folder in the output: the tar that is being written, and a note for each that is done
 NOTE = ".packed.json"
@@ -128,27 +127,19 @@ class Packer:
         for _ in islice(named, self.tally.consumed):  # keys depend on the names before
             advance()
 
-        template = str(self._folder).replace("%", "%%") + "/%05d.tar"
-        writer: ShardWriter | None = None
+        writer = ShardWriter(self._folder, self.tally.shards, self._count, self._size, self._finish_tar)
         try:
             with ThreadPoolExecutor(READERS) as pool:
                 for packed in look_ahead(pool, prepare, named, 2 * READERS):
                     if packed.content is None:
                         self._reject(packed)
                     else:
-                        if writer is None:  # it opens a tar at once
-                            options = {"start_shard": self.tally.shards, "post": self._finish_tar, "verbose": 0}
-                            limits = {"maxcount": self._count, "maxsize": self._size}
-                            writer = ShardWriter(template, **options, **limits, mtime=0.0, compress=False)
                         self._write(writer, packed)
                     self.tally.consumed += 1
                     advance()
-            if writer is not None:
-                writer.close()
+            writer.close()
         except BaseException:
-            if writer is not None and writer.tarstream is not None:
-                writer.post = None  # it is not whole
-                writer.close()
+            writer.abandon()
             raise
         self._note(self.tally.shards)  # the rejects behind the last tar
         return self.tally
@@ -157,7 +148,7 @@ class Packer:
         assert packed.content is not None
         sidecar = {**packed.content.sidecar, "file_name": escaped(packed.name)}
         fields = {packed.kind: packed.content.image, "txt": packed.content.caption, "json": sidecar}
-        writer.write({"__key__": packed.key, **fields})  # finishes the tar before, if that is full
+        writer.write(packed.key, fields)  # finishes the tar before, if that is full
         self._samples.append([packed.key, escaped(packed.name)])
         self.tally.samples += 1
         self.tally.kinds[packed.kind] += 1
@@ -166,7 +157,7 @@ class Packer:
         self._rejects.append([escaped(packed.name), packed.reason])
         self.tally.add_reject(escaped(packed.name), packed.reason)
 
-    def _finish_tar(self, written: str) -> None:
+    def _finish_tar(self, written: Path) -> None:
         with open(written, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(written, self.pattern.tar(self.tally.shards))

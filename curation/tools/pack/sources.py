@@ -35,6 +35,8 @@ def open_source(
         raise CocuError(f"{path}: no such file or folder")
     if path.is_dir():
         return _open_folder(path, output, captions, columns)
+    if path.is_file() and not path.stat().st_size:
+        raise CocuError(f"{path}: is empty; give a file with images, or with their names and captions")
     suffix = path.suffix.lower()
     if suffix == ".tar":
         return Tars([path], columns.caption, columns.captions)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,9 @@ NAMES = (
     "key",
     "id",
 )
+ADDRESSES = ("url", "image_url", "uri", "link")  # columns with what has to be downloaded first
+DOWNLOAD = "download the images first, with img2dataset, and pack the folder that it writes"
+DAMAGED = "copy it again from where it came"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 LISTS = (".txt", ".lst", ".list")
 FOUND = (
@@ -66,9 +70,21 @@ def choose_column(path: Path, columns: Sequence[str], asked: str | None, usual: 
     by_name = {column.lower().strip(): column for column in columns}
     column = next((by_name[name] for name in usual if name in by_name), None)
     if column is None:
-        option = "--image-column" if what == "file names" else "--caption-column"
-        raise CocuError(f"{path}: no column with {what}; the columns are {_shown(columns)}; name it with {option}")
+        raise CocuError(f"{path}: {_why_none(columns, what)}")
     return column
+
+
+def _why_none(columns: Sequence[str], what: str) -> str:
+    """Why none of the columns holds file names, or captions, and what to do about it."""
+    if not any(columns):
+        return "its first line is empty; it must name the columns, such as image,caption"
+    if any(extension_of(column) in EXTENSIONS for column in columns):
+        return f"its first line is {_shown(columns)}, not names of columns; put a line such as image,caption before it"
+    addresses = next((column for column in columns if column.lower().strip() in ADDRESSES), None)
+    if what == "file names" and addresses:
+        return f"no column with {what}, only addresses in {addresses}; {DOWNLOAD}"
+    option = "--image-column" if what == "file names" else "--caption-column"
+    return f"no column with {what}; the columns are {_shown(columns)}; name it with {option}"
 
 
 def choose_captions(path: Path, names: Sequence[str], columns: Columns) -> tuple[str, ...]:
@@ -114,8 +130,10 @@ def read_table(path: Path, columns: Columns) -> Iterator[Row]:
 
 def _csv_rows(path: Path, stream: Any, columns: Columns) -> Iterator[Row]:
     csv.field_size_limit(1 << 24)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(stream, delimiter=delimiter)
+    first = stream.readline()
+    others = [character for character in ";\t" if character in first and "," not in first]  # as spreadsheets write it
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else next(iter(others), ",")
+    reader = csv.reader(chain([first], stream), delimiter=delimiter)
     header = [name.strip() for name in next(reader, [])]
     image = header.index(choose_column(path, header, columns.image, NAMES, "file names"))
     captions = choose_captions(path, header, columns)
@@ -126,24 +144,43 @@ def _csv_rows(path: Path, stream: Any, columns: Columns) -> Iterator[Row]:
 
 
 def _json_rows(path: Path, stream: Any, whole: bool, columns: Columns) -> Iterator[Row]:
+    image = None
+    captions: tuple[str, ...] = ()
+    for number, value in enumerate(_json_items(path, stream, whole), 1):
+        if not isinstance(value, dict):
+            raise CocuError(f"{path}: item {number} is not an object with a file name and a caption")
+        if image is None:
+            image = choose_column(path, list(value), columns.image, NAMES, "file names")
+            captions = choose_captions(path, list(value), columns)
+        if value.get(image):
+            yield Row(number, str(value[image]), caption_of(value, captions, columns))
+
+
+def _json_items(path: Path, stream: Any, whole: bool) -> Iterator[Any]:
+    """The items of a list, where ``whole``, or of lines. Raises CocuError that names the line which is no JSON."""
+    line = 0
     try:
-        values = json.load(stream) if whole else (json.loads(line) for line in stream if line.strip())
-        image = None
-        captions: tuple[str, ...] = ()
-        for number, value in enumerate(values if isinstance(values, list) or not whole else [], 1):
-            if not isinstance(value, dict):
-                raise CocuError(f"{path}: item {number} is not an object with a file name and a caption")
-            if image is None:
-                image = choose_column(path, list(value), columns.image, NAMES, "file names")
-                captions = choose_captions(path, list(value), columns)
-            if value.get(image):
-                yield Row(number, str(value[image]), caption_of(value, captions, columns))
+        if whole:
+            items = json.load(stream)
+            if not isinstance(items, list):
+                raise CocuError(f"{path}: is not a list; write [...] of objects, each with a file name and a caption")
+            yield from items
+            return
+        for text in stream:
+            line += 1
+            if text.strip():
+                yield json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno if whole else line} is not JSON ({error.msg} at character {error.colno})"
+        raise CocuError(f"{path}: {where}; correct the line, or take it out") from None
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CocuError(f"{path}: cannot be read as JSON ({one_line(error)})") from None
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    with open_parquet(str(path)) as file:
+    with open_parquet(str(path), remedy=DAMAGED) as file:
         schema = file.schema_arrow
         plain = [
             field.name for field in schema if not pa.types.is_binary(field.type) and not pa.types.is_struct(field.type)
@@ -172,7 +209,8 @@ class Table:
         for row in read_table(self.path, self._columns):
             name = self._find(row.name)
             if name is None:
-                yield unusable(row.name, f"no such image (row {row.number} of {self.path.name})")
+                reason = "is an address, not a file" if "://" in row.name else "no such image"
+                yield unusable(row.name, f"{reason} (row {row.number} of {self.path.name})")
                 continue
             named.add(name)
             yield self.folder.entry(name, row.caption)
