@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from packed import failed, pack, picture, samples
 
+from curation.tools.init.command import main as init
+
 ADDRESSES = "image,caption\nhttps://nowhere.invalid/1.jpg,a dog\nhttp://nowhere.invalid/2.jpg,a cat\n"
 
 
@@ -43,6 +45,7 @@ ADDRESSES = "image,caption\nhttps://nowhere.invalid/1.jpg,a dog\nhttp://nowhere.
             "line 3 is not JSON (Expecting value at char",
         ),
         ("t.parquet", "junk", "not a complete Parquet file"),
+        ("t.zip", "PK", "is packed already, in another way; unpack it, and give the folder"),
     ],
 )
 def test_a_table_that_cannot_be_packed_ends_in_one_line(tmp_path, capfd, name, content, line):
@@ -86,6 +89,13 @@ def test_images_without_captions_and_parquet_of_other_columns(tmp_path, capfd):
     assert "only addresses in url" in failed(capfd, tmp_path / "url.parquet", "-o", output)
     pq.write_table(pa.table({"image": pa.array([], pa.binary()), "caption": []}), tmp_path / "none.parquet")
     assert "none.parquet: names no image" in failed(capfd, tmp_path / "none.parquet", "-o", output)
+
+
+def test_init_sends_nobody_to_pack_what_packing_refuses(tmp_path, capfd):
+    for name, line in (("a.zip", "or unpack it, and pack the folder"), ("a.csv", "or pack what is there: cocu pack")):
+        (tmp_path / name).write_text("x")
+        assert init([str(tmp_path / name)]) == 1
+        assert f"{name}: is no tar; give tars, {line}" in capfd.readouterr().err
 
 
 def test_json_that_is_not_utf_8_is_said_to_be_that(tmp_path, capfd):

@@ -35,7 +35,10 @@ def find_shards(sources: Iterable[str]) -> list[str]:
         raise CocuError(f"{gone[0]}: no such file or folder; name the tars, or the folder that they are in")
     others = [path for path in paths if not re.search(r"\.tar(\.\w+)?$", path.split("?")[0])]
     if others:
-        raise CocuError(f"{others[0]}: is no tar; give tars, or pack what is there: cocu pack {shlex.quote(others[0])}")
+        what = f"pack what is there: cocu pack {shlex.quote(others[0])}"
+        if others[0].endswith((".zip", ".7z", ".rar")):
+            what = "unpack it, and pack the folder: cocu pack FOLDER"
+        raise CocuError(f"{others[0]}: is no tar; give tars, or {what}")
     return list(dict.fromkeys(paths))
 
 

@@ -49,6 +49,8 @@ def open_source(
         if not folder.is_dir():
             raise CocuError(f"{folder}: no such folder of images")
         return Table(path, ImageFolder(folder, output.resolve()), columns, with_others=False)
+    if suffix in (".zip", ".7z", ".rar"):
+        raise CocuError(f"{path}: is packed already, in another way; unpack it, and give the folder")
     raise CocuError(
         f"{path}: not a folder, a table ({', '.join(TABLES)}), a list ({', '.join(LISTS)}) or a tar, which can be packed"
     )
