@@ -229,6 +229,6 @@ def test_archives_do_not_depend_on_the_workers(crowded, tmp_path) -> None:
     assert notes["tune index"]["graph"]["recall"] >= 0.95
     check_recall(tmp_path / "one")
     archives, graph = archived(tmp_path / "one"), graph_of(tmp_path / "one")
-    assert curate(crowded, tmp_path / "two", "--workers", "2", runner="DirectRunner") == 0
-    assert (graph_of(tmp_path / "two") == graph).all()
-    assert archived(tmp_path / "two") == archives
+    assert curate(crowded, tmp_path / "three", "--workers", "3", runner="DirectRunner") == 0
+    assert (graph_of(tmp_path / "three") == graph).all()
+    assert archived(tmp_path / "three") == archives
