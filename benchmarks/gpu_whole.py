@@ -6,11 +6,9 @@ The encoder's weights are random, and so are neighbours; their number, and with 
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-import tarfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import yaml
 from data_speed import picture
 
 from curation.base.processors import usable_processors
+from curation.tools.pack.writer import ShardWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256  # pixels of the JPEGs
@@ -44,14 +43,12 @@ class Load:
 def write_shard(folder: Path, rows: int, shard: int) -> None:
     """A tar of JPEGs that all differ, with captions of two concepts each."""
     random = np.random.default_rng(shard)
-    with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
-        for row in range(rows):
-            first, second = random.choice(CONCEPTS, 2, replace=False)
-            caption = f"a photo of a {first} and a {second}".encode()
-            for extension, content in (("jpg", picture(random, SIDE)), ("txt", caption)):
-                member = tarfile.TarInfo(f"{shard:05d}{row:05d}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+    writer = ShardWriter(folder, shard, rows, sys.maxsize, lambda path: None)
+    for row in range(rows):
+        first, second = random.choice(CONCEPTS, 2, replace=False)
+        fields = {"jpg": picture(random, SIDE), "txt": f"a photo of a {first} and a {second}"}
+        writer.write(f"{shard:05d}{row:05d}", fields)
+    writer.close()
 
 
 def write_world(folder: Path, load: Load, model: Path) -> Path:

@@ -48,7 +48,6 @@ class HeldOut:
     queries: np.ndarray  # (Q, D)
     truth: TrueNeighbours
     vectors: ReadOnce
-    neighbours: tuple[np.ndarray, np.ndarray]  # ids (M,), ascending, of the true neighbours, and their vectors (M, D)
 
     @staticmethod
     def of(opened: SearchIndex, config: RetrievalConfig, images: Blocks, vectors: Blocks, both_ends: bool) -> HeldOut:
@@ -59,10 +58,10 @@ class HeldOut:
         _, rows = build.sample_rows(opened.rows, 0, QUERIES)
         queries = build.pick(images(), rows)
         truth = true_neighbours(vectors(), queries, rows, config.neighbors)
-        others = np.unique(truth.ids[truth.ids >= 0]) if both_ends else np.zeros(0, np.int64)
-        theirs = build.pick(vectors(), others)
         read_once = ReadOnce(lambda asked: build.pick(vectors(), asked))
-        return HeldOut(config, opened, queries, truth, read_once, (others, theirs))
+        if both_ends:  # each setting asks for some of them
+            read_once(truth.ids[truth.ids >= 0])
+        return HeldOut(config, opened, queries, truth, read_once)
 
     def least_search(self, enough: str | None = None, from_either_end: bool = False) -> tuple[str | None, float]:
         """Search parameters that reach ``retrieval.recall``, or those that are configured; and their recall.
@@ -112,12 +111,11 @@ class HeldOut:
 
     def _from_the_other_end(self, ids: np.ndarray, size: int) -> np.ndarray:
         """The true neighbours (Q, L) that a search missed, but whose own search finds the query; -1 elsewhere."""
-        others, vectors = self.neighbours
         expected = self.truth.ids
         missed = (expected >= 0) & ~(expected[:, :, None] == ids[:, None, :]).any(axis=2)
         query, column = np.nonzero(missed)
         asked, position = np.unique(expected[query, column], return_inverse=True)
-        theirs = self.opened.search(vectors[np.searchsorted(others, asked)], size)[1]
+        theirs = self.opened.search(self.vectors(asked), size)[1]
         finding = (theirs[position] == self.truth.rows[query][:, None]).any(axis=1)
         back = np.full(expected.shape, -1, np.int64)
         back[query[finding], column[finding]] = expected[query[finding], column[finding]]
