@@ -88,6 +88,32 @@ def place_losses(
     return PlaceLosses(places, -(target.mean((2, 3)) * whole).sum(1).mean())
 
 
+# --- texts --------------------------------------------------------------------------------------------------------------
+
+
+class TextSpace(NamedTuple):
+    """Where a student's texts lie: the embeddings of its teacher, less what all share, in no more dimensions than its own.
+
+    Embeddings of CLIP share a large mean; what tells them apart is the rest.
+    """
+
+    mean: Tensor  # (D,): of the vocabulary
+    axes: Tensor  # (D, P), orthonormal: directions in which the vocabulary differs most, or the teacher's own
+
+    def of(self, embeddings: Tensor) -> Tensor:
+        """(T, P) of unit norm, of the teacher's embeddings (T, D) of unit norm."""
+        return F.normalize((embeddings - self.mean) @ self.axes, dim=-1)
+
+
+def text_space(names: Tensor, dimensions: int) -> TextSpace:
+    """The space for a student of ``dimensions`` (P), from the vocabulary's embeddings (V, D) of unit norm, P at most D."""
+    mean = names.mean(0)
+    if dimensions == names.shape[1]:
+        return TextSpace(mean, torch.eye(dimensions, dtype=names.dtype, device=names.device))
+    axes = torch.linalg.svd((names - mean).double(), full_matrices=True).Vh[:dimensions]  # (P, D), the largest first
+    return TextSpace(mean, axes.T.to(names.dtype))
+
+
 # --- training -------------------------------------------------------------------------------------------------------------
 
 
@@ -95,8 +121,9 @@ class PlaceDistillation(GroupViTModule):
     """Trains both towers of GroupViT to say of every patch, and of texts, what a dense CLIP says."""
 
     teacher_model: list[DenseCLIP]  # one, in a list: its weights belong into no checkpoint
-    text: Tensor  # (V, D) of unit norm: the vocabulary, less its mean
-    text_mean: Tensor  # (D,)
+    names: Tensor  # (V, D) of unit norm: the vocabulary, as the teacher embeds it
+    space: TextSpace
+    text: Tensor  # (V, P) of unit norm: the vocabulary in the student's space
 
     def __init__(
         self,
@@ -113,7 +140,7 @@ class PlaceDistillation(GroupViTModule):
 
         Args:
             teacher: checkpoint of a dense CLIP, or the name of a pretrained one, such as local-dir:FOLDER@stride=16.
-            sizes: of GroupViT; ``projection`` must be the teacher's number of dimensions.
+            sizes: of GroupViT; ``projection`` must be at most the teacher's number of dimensions.
             optimizer: AdamW and its schedule.
             validation: zero-shot segmentation during training.
             image_weight: of what the teacher says of the image as a whole.
@@ -143,11 +170,9 @@ class PlaceDistillation(GroupViTModule):
 
         assert isinstance(self.data, ArchiveDataModule)  # what the command line gives
         runs = [shard.archive for shard in self.data.shards if shard.archive]
-        embedded = embed(opened, sorted({name for run in runs for name in run.vocabulary}))  # (V, D)
-        # Embeddings of CLIP share a large mean; what tells them apart is the rest.
-        self.text_mean = embedded.mean(0)
-        self.text = F.normalize(embedded - self.text_mean, dim=-1)
-        self.names = embedded  # (V, D): the teacher's own cosines are with these
+        self.names = embed(opened, sorted({name for run in runs for name in run.vocabulary}))
+        self.space = text_space(self.names, self.model.config.projection)
+        self.text = self.space.of(self.names)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -165,9 +190,9 @@ class PlaceDistillation(GroupViTModule):
             masks = group_masks([soft.float() for soft in assignments], grid)  # (B, G, h, w)
             losses = place_losses(features[:, :-1], masks, features[:, -1], target, self.text, self.model.scale)
 
-        texts = torch.cat(self.model.encode_texts([batch.captions, batch.prompts])).float()  # (T, D)
-        wanted = torch.cat([self.target_texts(some) for some in (batch.captions, batch.prompts)])  # (T, D)
-        text = F.cosine_similarity(texts, wanted - self.text_mean, dim=-1).mean()
+        texts = torch.cat(self.model.encode_texts([batch.captions, batch.prompts])).float()  # (T, P)
+        wanted = torch.cat([self.target_texts(some) for some in (batch.captions, batch.prompts)])  # (T, P)
+        text = F.cosine_similarity(texts, wanted, dim=-1).mean()
 
         loss = losses.places + self.image_weight * losses.image + 1 - text
         logged = {"train/loss": loss, "train/places": losses.places, "train/image": losses.image}
@@ -196,11 +221,11 @@ class PlaceDistillation(GroupViTModule):
 
     @torch.no_grad()
     def target_texts(self, texts: Texts) -> Tensor:
-        """The teacher's embeddings of texts, of unit norm: (T, D)."""
+        """The teacher's embeddings of texts in the student's space, of unit norm: (T, P)."""
         (teacher,) = self.teacher_model
         context = teacher.config.text_context
         ids = torch.cat([F.pad(matrix, (0, context - matrix.shape[1])) for matrix in texts.matrices])  # (T, context)
-        return F.normalize(teacher.encode_text(ids).float(), dim=-1).index_select(0, texts.rows)
+        return self.space.of(F.normalize(teacher.encode_text(ids).float(), dim=-1)).index_select(0, texts.rows)
 
 
 def image_key(image: Tensor) -> bytes:
@@ -213,9 +238,9 @@ def check(config: GroupViTConfig, teacher: DenseCLIP) -> None:
     dimensions, context = teacher.config.model["embed_dim"], teacher.config.text_context
     if teacher.config.tokenizer:
         raise ExperimentError("model.teacher: it does not read CLIP's token ids, as GroupViT does; name another")
-    if config.projection != dimensions:
+    if config.projection > dimensions:
         raise ExperimentError(
-            f"model.sizes.projection: {config.projection} must be {dimensions}, the teacher's dimensions"
+            f"model.sizes.projection: {config.projection} must be at most {dimensions}, the teacher's dimensions"
         )
     if config.text_context > context:
         raise ExperimentError(

@@ -49,7 +49,7 @@ class MaskedPlaces(PlaceDistillation):
         Args:
             teacher: dense CLIP that texts are learnt from: a checkpoint, or the name of a pretrained one.
             world: folder of the demo world that the data was curated from.
-            sizes: of GroupViT; ``projection`` must be the teacher's number of dimensions.
+            sizes: of GroupViT; ``projection`` must be at most the teacher's number of dimensions.
             optimizer: AdamW and its schedule.
             validation: zero-shot segmentation during training.
             image_weight: of what the masks say of the image as a whole.
@@ -65,7 +65,7 @@ class MaskedPlaces(PlaceDistillation):
         super().on_fit_start()
         (teacher,) = self.teacher_model
         self.names = embed(teacher, list(CLASSES))  # (C, D)
-        self.text = F.normalize(self.names - self.text_mean, dim=-1)
+        self.text = self.space.of(self.names)
         self.masks = draw_masks(self.world, self.data.augmentation.transform(self.image_size))  # type: ignore[attr-defined]
 
     def target_places(self, pixels: Tensor, crops: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -50,7 +50,11 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None, hal
     partial.replace(target)
 
     count = sum(value.numel() for value in loaded.model.parameters())
-    return f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
+    lost = isinstance(loaded.model, DenseCLIP) and loaded.model.grouping is not None and kind == "huggingface"
+    return (
+        f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
+        f"{', but for its grouping head, for which transformers has no place' if lost else ''}"
+    )
 
 
 def save_clip(model: DenseCLIP, folder: Path, kind: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from curation.base.errors import CocuError, loading_error
 from segmenters.groupvit import LARGEST_SCALE, MEAN, STD
+from segmenters.place_groups import PlaceGroups
 from segmenters.text import tokenizer
 from segmenters.towers import open_tower
 
@@ -28,6 +29,7 @@ class DenseConfig:
         reading: one of ``segmenters.readings.READINGS`` for transformers, map for convolutional towers; None: the default.
         stride: pixels between places; None for the tower's own.
         size: side of the pictures that it is meant for; None for the model's own.
+        groups: of the grouping head over its places; None for no head.
         tokenizer: open_clip's name of the model, where its tokenizer is not CLIP's.
     """
 
@@ -37,6 +39,7 @@ class DenseConfig:
     reading: str | None = None
     stride: int | None = None
     size: int | None = None
+    groups: int | None = None
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class DenseConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}: {getattr(self, name)} is not three numbers")
+        if self.groups is not None and self.groups < 1:
+            raise ValueError(f"groups: {self.groups} must be at least 1; null is for no grouping head")
         missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in self.model]
         if missing:
             raise ValueError(f"model: {missing[0]} is missing")
@@ -80,6 +85,7 @@ class DenseCLIP(nn.Module):
         self.config = config
         self.clip = build_clip(config.model)
         self.tower = open_tower(self.clip.visual, config.reading, config.stride)
+        self.grouping = PlaceGroups(config.groups, config.model["embed_dim"]) if config.groups else None
         mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
         ours, spread = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
         # Pixels come normalised by MEAN and STD, those of all our models; this makes the model's own of them.
@@ -88,13 +94,13 @@ class DenseCLIP(nn.Module):
 
     def encode_places(self, pixels: Tensor) -> Tensor:
         """Embeddings (B, D, h, w), not normalised, of pixels (B, 3, H, W) normalised by MEAN and STD."""
-        return self.tower.places(self._own(pixels))
+        return self._grouped(self.tower.places(self._own(pixels)))
 
     def encode(self, pixels: Tensor) -> Places:
         """Embeddings of places and images of pixels (B, 3, H, W) normalised by MEAN and STD."""
         pixels = self._own(pixels)
         places = self.tower.places(pixels)
-        return Places(places, self.tower.whole(pixels, places))
+        return Places(self._grouped(places), self.tower.whole(pixels, places))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embeddings (T, D), not normalised, of token ids (T, context)."""
@@ -122,6 +128,9 @@ class DenseCLIP(nn.Module):
     def smallest(self) -> int:
         """Pixels that a side of an image has at least."""
         return self.tower.stride
+
+    def _grouped(self, places: Tensor) -> Tensor:
+        return places if self.grouping is None else self.grouping(places)
 
     def _own(self, pixels: Tensor) -> Tensor:
         return pixels * self.factor + self.shift

@@ -13,7 +13,7 @@ from segmenters.groupvit import GroupViT
 from segmenters.pretrained import FOLDER, filled, is_folder, is_name, open_pretrained, path_digest
 
 DENSE = "dense"  # the key under which a checkpoint of training holds a DenseConfig
-CLIP = "clip."  # of the weights of open_clip's model in a dense model
+CLIP, GROUPING = "clip.", "grouping."  # of the weights of open_clip's model, and of the head, in a dense model
 
 Segmenter = GroupViT | DenseCLIP
 
@@ -46,9 +46,14 @@ def open_segmenter(checkpoint: str | Path) -> Opened:
     content = read_lightning(text)
     if not (isinstance(content.sizes, Mapping) and DENSE in content.sizes):
         return Opened(*from_lightning(content, Path(text)))
-    weights = {name.removeprefix(CLIP): value for name, value in content.weights.items() if name.startswith(CLIP)}
-    model = filled(dense_config(content.sizes[DENSE], text), weights, text)
+    clip, grouping = (part_of(content.weights, prefix) for prefix in (CLIP, GROUPING))
+    model = filled(dense_config(content.sizes[DENSE], text), clip, text, grouping)
     return Opened(model, text, "lightning", path_digest(text))
+
+
+def part_of(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The weights of one part of a model, by their names in it."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def dense_config(values: Any, where: str) -> DenseConfig:

@@ -5,12 +5,12 @@
     open_clip:ViT-B-16/openai@sclip         another reading, see segmenters/readings.py
     local-dir:pipelines/demo/clip@stride=8  places closer together than the model's own
 
-A folder that we write is one that open_clip reads (``local-dir:``); reading and stride are in ``dense.json`` beside.
+A folder that we write is one that open_clip reads (``local-dir:``). Beside its files are ``dense.json``, with reading,
+stride and groups, and the weights of the grouping head, where there is one: open_clip reads neither.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import os
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from curation.base import files
 from curation.base.configuration import did_you_mean
@@ -30,7 +31,9 @@ from segmenters.dense import DenseCLIP, DenseConfig, with_reading
 from segmenters.groupvit import MEAN, STD
 
 NAMED, FOLDER = "open_clip:", "local-dir:"  # what the name of a checkpoint begins with
-CONFIG, WEIGHTS, OWN = "open_clip_config.json", "open_clip_model.safetensors", "dense.json"
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OWN, GROUPING = "dense.json", "grouping.safetensors"  # what open_clip does not read
+OWN_FIELDS = ("reading", "stride", "size", "groups")  # of DenseConfig, in OWN
 
 
 class PretrainedError(CocuError):
@@ -43,6 +46,15 @@ class Pretrained(NamedTuple):
     model: DenseCLIP
     path: str
     sha256: str  # of the weights
+
+
+class Source(NamedTuple):
+    """What a name stands for: a configuration, and the weights that fit it."""
+
+    config: DenseConfig
+    weights: Mapping[str, Any]  # by open_clip's names
+    path: str  # of the weights
+    grouping: Mapping[str, Any]  # of the grouping head; empty without one
 
 
 class Name(NamedTuple):
@@ -83,12 +95,13 @@ def open_pretrained(checkpoint: str) -> Pretrained:
     """The model that a name means. Raises PretrainedError, or CocuError for a reading or stride that it has not."""
     source, reading, stride = parse(checkpoint)
     if source.startswith(FOLDER):
-        config, weights, path = _read_folder(Path(files.local_path(files.resolve(source.removeprefix(FOLDER), "."))))
+        read = _read_folder(Path(files.local_path(files.resolve(source.removeprefix(FOLDER), "."))))
     else:
-        config, weights, path = _read_named(source.removeprefix(NAMED))
+        read = _read_named(source.removeprefix(NAMED))
 
-    model = filled(with_reading(config, reading, stride), weights, path)
-    return Pretrained(model, checkpoint, path_digest(path) if os.path.isfile(path) else weights_digest(model))
+    model = filled(with_reading(read.config, reading, stride), read.weights, read.path, read.grouping)
+    of_file = os.path.isfile(read.path) and not read.grouping
+    return Pretrained(model, checkpoint, path_digest(read.path) if of_file else weights_digest(model))
 
 
 def is_folder(folder: Path) -> bool:
@@ -96,11 +109,18 @@ def is_folder(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def filled(config: DenseConfig, weights: Mapping[str, Any], path: str) -> DenseCLIP:
-    """The model of ``config`` with these weights, by open_clip's names. Raises PretrainedError where they do not fit."""
+def filled(
+    config: DenseConfig, weights: Mapping[str, Any], path: str, grouping: Mapping[str, Any] | None = None
+) -> DenseCLIP:
+    """The model of ``config`` with these weights, by open_clip's names, and those of its grouping head.
+
+    Without ``grouping`` a head has random centres, for training. Raises PretrainedError where weights do not fit.
+    """
     model = DenseCLIP(config)
     try:
         model.clip.load_state_dict(weights)
+        if model.grouping is not None and grouping is not None:
+            model.grouping.load_state_dict(grouping)
     except RuntimeError as error:
         raise PretrainedError(f"{path}: weights of another model ({one_line(error)})") from None
     return model.eval()
@@ -115,7 +135,8 @@ def path_digest(path: str) -> str:
 def weights_digest(model: DenseCLIP) -> str:
     """sha256 of a model's weights."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.clip.state_dict().items()):
+    weights = model.clip.state_dict() if model.grouping is None else model.state_dict()
+    for name, value in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -124,8 +145,8 @@ def weights_digest(model: DenseCLIP) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path) -> tuple[DenseConfig, dict[str, Any], str]:
-    """Configuration, weights and weights file of a folder in open_clip's format."""
+def _read_folder(folder: Path) -> Source:
+    """What a folder in open_clip's format holds."""
     path = folder / WEIGHTS
     for needed in (folder / CONFIG, path):
         if not needed.is_file():
@@ -134,18 +155,19 @@ def _read_folder(folder: Path) -> tuple[DenseConfig, dict[str, Any], str]:
         config = files.read_json(str(folder / CONFIG), remedy="copy the folder again")
         own = files.read_json(str(folder / OWN), remedy="copy the folder again") if (folder / OWN).is_file() else {}
         weights = load_file(path)
+        grouping = load_file(folder / GROUPING) if own.get("groups") else {}
     except (CocuError, OSError, SafetensorError) as error:
         raise PretrainedError(f"{folder}: cannot be read ({one_line(error)})") from None
 
-    return config_of(config, own, f"{FOLDER}{folder}", str(folder / CONFIG)), weights, str(path)
+    return Source(config_of(config, own, f"{FOLDER}{folder}", str(folder / CONFIG)), weights, str(path), grouping)
 
 
 def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, where: str) -> DenseConfig:
     """The configuration in open_clip's own file and in ours. Raises PretrainedError naming ``where``."""
     preprocessing = config.get("preprocess_cfg", {})
-    unknown = sorted(set(own) - {"reading", "stride", "size"})
+    unknown = sorted(set(own) - set(OWN_FIELDS))
     if unknown:
-        raise PretrainedError(f"{where}: {OWN} beside it has {unknown[0]}; reading, stride and size are known")
+        raise PretrainedError(f"{where}: {OWN} beside it has {unknown[0]}; known are {', '.join(OWN_FIELDS)}")
     try:
         model = config["model_cfg"]
         return DenseConfig(
@@ -159,7 +181,7 @@ def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, wher
         raise PretrainedError(f"{where}: {one_line(error)} is missing or wrong: not open_clip's format") from None
 
 
-def _read_named(name: str) -> tuple[DenseConfig, dict[str, Any], str]:
+def _read_named(name: str) -> Source:
     """Configuration and weights of MODEL/TAG, or MODEL/FILE, which open_clip downloads and keeps."""
     import open_clip  # takes seconds
 
@@ -193,7 +215,7 @@ def _read_named(name: str) -> tuple[DenseConfig, dict[str, Any], str]:
     config = DenseConfig(
         values, preprocessing["mean"], preprocessing["std"], tokenizer=architecture if foreign else None
     )
-    return config, model.state_dict(), tag
+    return Source(config, model.state_dict(), tag, {})
 
 
 # --- writing --------------------------------------------------------------------------------------------------------------
@@ -201,19 +223,24 @@ def _read_named(name: str) -> tuple[DenseConfig, dict[str, Any], str]:
 
 def save_folder(model: DenseCLIP, folder: str | Path) -> None:
     """Write a folder that :func:`open_pretrained` and open_clip's ``local-dir:`` read. Raises OutputError."""
-    path = str(Path(folder) / WEIGHTS)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.clip.state_dict().items()}
-    try:
-        with files.atomic_path(path) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({one_line(error)}); make room there, or choose another output"
-        ) from None
+    _save_weights(model.clip, Path(folder) / WEIGHTS)
+    if model.grouping is not None:
+        _save_weights(model.grouping, Path(folder) / GROUPING)
 
     config = model.config
     size = {"size": config.size} if config.size else {}
     preprocessing = {"mean": list(config.mean), "std": list(config.std), **size}
     files.write_json(str(Path(folder) / CONFIG), {"model_cfg": dict(config.model), "preprocess_cfg": preprocessing})
-    own = {name: value for name, value in dataclasses.asdict(config).items() if name in ("reading", "stride", "size")}
+    own = {name: getattr(config, name) for name in OWN_FIELDS}
     files.write_json(str(Path(folder) / OWN), {name: value for name, value in own.items() if value is not None})
+
+
+def _save_weights(part: nn.Module, path: Path) -> None:
+    weights = {name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}
+    try:
+        with files.atomic_path(str(path)) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({one_line(error)}); make room there, or choose another output"
+        ) from None

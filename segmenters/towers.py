@@ -1,8 +1,8 @@
 """A map of places from the image tower of any open_clip model: embeddings where the tower would give one for all.
 
 Vision transformers are read at their last block (readings.py); convolutional towers before they pool. Either may have
-places at a finer stride than its own: a transformer cuts its patches closer together, a timm network dilates what it no
-longer strides, so that the same weights see the same surroundings of each of more places.
+places at a finer stride than its own: a transformer cuts its patches closer together, a ResNet of timm loses its first
+strides, other timm networks dilate late layers. The weights stay the same.
 """
 
 from __future__ import annotations

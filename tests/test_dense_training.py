@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 import torch
 import yaml
 from tiny_clip import save_clip, tiny_clip
+from training_runs import with_callback
 
 from curation.archive import ConceptArchive, Sampler
 from segmenters.opening import open_segmenter
+from segmenters.pretrained import save_folder
 from training.cli import main, names_encoder
-from training.dense import choose, train_only
+from training.dense import DenseModule, choose, train_only
 from training.labels import LabelDataModule, positives
 from training.negatives import NONE, concept_id, concept_ids
 from training.places import POOLINGS, image_loss, place_loss
@@ -197,6 +200,36 @@ def test_a_run_makes_a_checkpoint_for_evaluation_and_for_open_clip(arguments, tm
     torch.testing.assert_close(exported.model.encode_places(pixels), opened.model.encode_places(pixels))
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'folder'}")
     assert torch.equal(theirs.visual.head.proj.weight, opened.model.clip.visual.head.proj.weight)
+
+
+def test_a_grouping_head_is_learnt_and_kept(arguments, tmp_path):
+    fit = [*arguments, "--model.groups", "3", "--trainer.limit_val_batches", "0", "--trainer.max_steps"]
+    assert main([*fit, "2", "--output", str(tmp_path / "run")]) == 0
+    opened = open_segmenter(tmp_path / "run").model
+    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = [state["exp_avg"] for state in content["optimizer_states"][0]["state"].values()]
+    assert any(moment.shape == (3, 12) and moment.any() for moment in moments)  # the centres had gradients
+    assert torch.equal(content["state_dict"]["model.grouping.centres"], opened.grouping.centres)
+
+    save_folder(opened, tmp_path / "folder")
+    again = DenseModule(f"local-dir:{tmp_path / 'folder'}")  # its head goes on from where it was
+    assert torch.equal(again.model.grouping.centres, opened.grouping.centres)
+    assert DenseModule(f"local-dir:{tmp_path / 'folder'}", groups=5).model.grouping.centres.shape == (5, 12)
+
+
+def test_two_processes_train_one_model(arguments, tmp_path):
+    """A real run over gloo, of batches of two: the same weights on both ranks, and no sample seen twice."""
+    ranks = tmp_path / "ranks"
+    ranks.mkdir()
+    command = [sys.executable, "-m", "training", *arguments, "--output", str(tmp_path / "run"), "--model.groups", "3"]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "2"]
+    run = subprocess.run(
+        [*command, *with_callback("Ranks", folder=ranks)], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    (*first, weights), (*second, others) = ((ranks / f"{rank}.txt").read_text().split() for rank in (0, 1))
+    assert weights == others
+    assert len(first) == len(second) and len({*first, *second}) == 72
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(arguments, tmp_path):

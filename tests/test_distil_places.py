@@ -12,7 +12,7 @@ import yaml
 from tiny_clip import save_clip, tiny_clip
 from training_runs import MODEL, fit, write_config
 
-from experiments.distil_places import PlaceDistillation, crop, main, place_losses, random_crops
+from experiments.distil_places import PlaceDistillation, crop, main, place_losses, random_crops, text_space
 from segmenters.checkpoint import load
 from segmenters.groupvit import GroupViTConfig
 from training.module import GroupViTModule
@@ -127,6 +127,31 @@ def test_the_target_is_what_the_teacher_says_only_sharper():
     assert (target.amax(1) > plain.amax(1)).all()
 
 
+# --- texts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_narrow_student_keeps_the_directions_in_which_names_differ_most():
+    names = RANDOM.normal(size=(7, 12)) * np.linspace(1, 0.2, 12) + 2.0
+    space = text_space(torch.from_numpy(names), 3)
+    centred = names - names.mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    largest = vectors[:, -3:]
+    np.testing.assert_allclose((space.axes @ space.axes.T).numpy(), largest @ largest.T, atol=1e-9)
+
+    cosines = space.of(torch.from_numpy(names)) @ space.of(torch.from_numpy(names)).T
+    reduced = centred @ largest
+    reduced /= np.linalg.norm(reduced, axis=1, keepdims=True)
+    np.testing.assert_allclose(cosines.numpy(), reduced @ reduced.T, atol=1e-9)
+
+
+@pytest.mark.parametrize("dimensions", [6, 9, 12])
+def test_enough_dimensions_keep_all_cosines_of_names(dimensions):
+    names = torch.from_numpy(RANDOM.normal(size=(7, 12)))  # less their mean, 7 names have 6 dimensions
+    space = text_space(names, dimensions)
+    apart = torch.nn.functional.normalize(names - names.mean(0), dim=-1)
+    torch.testing.assert_close(space.of(names) @ space.of(names).T, apart @ apart.T)
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -177,10 +202,17 @@ def test_norms_stay_frozen_through_validation():
     assert GroupViTModule(GroupViTConfig(**SIZES)).train().model.text_projection[1].training
 
 
+def test_a_student_may_be_narrower_than_its_teacher(start, tmp_path):
+    config, _ = start
+    fit = ["fit", "--config", str(config), "--output", str(tmp_path), "--trainer.max_steps", "2"]
+    assert main([*fit, "--model.sizes.projection", "9"]) == 0
+    assert load(tmp_path / "checkpoints" / "last.ckpt").model.config.projection == 9
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--model.sizes.projection", "9"], "projection: 9 must be 12, the teacher's dimensions"),
+        (["--model.sizes.projection", "13"], "projection: 13 must be at most 12, the teacher's dimensions"),
         (["--model.sizes.text_context", "77"], "text_context: 77 must be at most 16, the teacher's context"),
         (["--model.image_weight", "-1"], "image_weight: -1.0 must not be negative"),
         (["--model.sharpness", "0"], "sharpness: 0.0 must be positive"),

@@ -38,6 +38,7 @@ class DenseModule(ZeroShotModule):
         stride: int | None = None,
         reading: str | None = None,
         size: int | None = None,
+        groups: int | None = None,
         tune: str = "all",
         pooling: str = "smooth",
         sharpness: float = 3.0,
@@ -56,6 +57,7 @@ class DenseModule(ZeroShotModule):
             stride: pixels between places; null for the encoder's own.
             reading: of a transformer's last block: maskclip, sclip or naclip; null for naclip.
             size: side of the pictures, in pixels; null for the encoder's own.
+            groups: of a grouping head over the places, which is learnt too; null for no head, as open_clip has it.
             tune: what of the image tower is trained: all, or its projection.
             pooling: how logits of places become one of the image.
             sharpness: of the pooling.
@@ -77,8 +79,11 @@ class DenseModule(ZeroShotModule):
 
         opened = open_pretrained(encoder).model
         config = with_reading(opened.config, reading, stride)
-        config = dataclasses.replace(config, size=size or config.size)
-        self.model: DenseCLIP = filled(config, opened.clip.state_dict(), encoder)
+        config = dataclasses.replace(
+            config, size=size or config.size, groups=config.groups if groups is None else groups
+        )
+        learnt = opened.grouping.state_dict() if opened.grouping and config.groups == opened.config.groups else None
+        self.model: DenseCLIP = filled(config, opened.clip.state_dict(), encoder, learnt)
         self.save_hyperparameters({"model": {DENSE: dataclasses.asdict(config)}}, logger=False)
 
         train_only(self.model, tune, learn_scale)
@@ -143,8 +148,11 @@ class DenseModule(ZeroShotModule):
 
 
 def train_only(model: DenseCLIP, tune: str, learn_scale: bool) -> None:
-    """Freeze all but what is trained: the image tower or its projection, without what no place passes, and the scale."""
+    """Freeze all but what is trained: the image tower or its projection, without what no place passes; a grouping head;
+    the scale."""
     model.requires_grad_(False)
+    if model.grouping is not None:
+        model.grouping.requires_grad_(True)
     trained = model.clip.visual.parameters() if tune == "all" else model.tower.projection()
     for parameter in trained:
         parameter.requires_grad_(True)

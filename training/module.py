@@ -158,7 +158,10 @@ class GroupViTModule(ZeroShotModule):
 
 def start_from(model: GroupViT, path: str) -> None:
     """Give ``model`` the weights of a checkpoint. Raises CheckpointError where there is none, or one of other sizes."""
-    loaded = load(files.local_path(files.resolve(path, "."))).model
+    try:
+        loaded = load(files.local_path(files.resolve(path, "."))).model
+    except CheckpointError as error:
+        raise CheckpointError(f"model.start: {error}; null is for random weights") from None
     theirs = dataclasses.asdict(loaded.config)
     for key, value in dataclasses.asdict(model.config).items():
         if theirs[key] != value and key != "drop_path":
