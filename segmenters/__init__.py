@@ -10,6 +10,7 @@ hf_clip.py        names and sizes of transformers' CLIPModel
 convert.py        the command that converts between them
 readings.py       what the last block of a CLIP says of every place: MaskCLIP, SCLIP, NACLIP
 towers.py         a map of places from the image tower of any open_clip model
+place_groups.py   an optional head that gathers the places of a map into groups
 dense.py          the model of such a tower and its text tower
 pretrained.py     where it comes from: names and folders of open_clip
 opening.py        any checkpoint of either model

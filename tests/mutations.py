@@ -272,6 +272,61 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("tables.append(table / len(covering))", "tables.append(table)"),
         ("+ 0.5) * (length / target) - 0.5", "+ 0.5) * (length / target)"),
     ]),
+    ("segmenters/place_groups.py", "test_place_groups.py", [
+        ("F.normalize(places - places.mean(1, keepdim=True), dim=-1)", "places"),
+        ("ROUNDS = 2", "ROUNDS = 1"),
+        ("self.sharpness * centres @ apart.mT).softmax(1)", "self.sharpness * centres @ apart.mT).softmax(2)"),
+        ("weights = shares / shares.sum(-1, keepdim=True)", "weights = shares / shares.sum(1, keepdim=True)"),
+        ("(flat + shares.mT @ groups)", "(shares.mT @ groups)"),
+    ]),
+    ("segmenters/readings.py", "test_dense.py", [
+        ("(by_query + by_key) @ value", "(by_query + by_key) / 2 @ value"),
+        ("(extra, 0, extra, 0)", "(0, extra, 0, extra)"),
+        ("(2 * SPREAD**2)", "SPREAD**2"),
+        ("key.shape[-1] ** -0.5 * key", "key"),
+    ]),
+    ("segmenters/towers.py", "test_dense.py test_dense_training.py", [
+        ("x = x + mixed\n    return x +", "return x +"),
+        ("if not reading.whole_block:", "if reading.whole_block:"),
+        ("places = positions[1:].T", "places = positions[:-1].T"),
+        ("skipped = [] if READINGS[self.reading].whole_block else", "skipped = [] if True else"),
+    ]),
+    ("training/places.py", "test_dense_training.py", [
+        ("(sharpness * logits).logsumexp(-1)", "logits.logsumexp(-1)"),
+        (" - math.log(logits.shape[-1])) / sharpness", ") / sharpness"),
+        ("max(1, round(logits.shape[-1] / max(sharpness, 1.0)))", "1"),
+        ("return some - none", "return some"),
+        ("unknown & ~positive", "unknown"),
+        ("shares.masked_fill(~possible[:, :, None], -torch.inf)", "shares"),
+        ("torch.where(said[:, None], inside, 0.0).sum() / (said.sum()",
+         "torch.where(said[:, None], inside, 0.0).sum() / (len(said)"),
+    ]),
+    ("training/dense.py", "test_dense_training.py", [
+        ("order = torch.rand(len(ids), device=ids.device).masked_fill(first, 2.0)",
+         "order = torch.rand(len(ids), device=ids.device)"),
+        ("max(count, int(first.sum()))", "count"),
+        ("for parameter in model.tower.unused():", "for parameter in ():"),
+        ("        model.grouping.requires_grad_(True)\n", "        pass\n"),
+        ("model.logit_scale.requires_grad_(learn_scale)", "model.logit_scale.requires_grad_(True)"),
+    ]),
+    ("training/labels.py", "test_dense_training.py", [
+        ("np.union1d(mentioned, drawn)", "drawn"),
+        ("both[both != NONE]", "both"),
+        ("[sample.held for sample in drawn.concepts] if drawn.concepts",
+         "[sample.drawn for sample in drawn.concepts] if drawn.concepts"),
+    ]),
+    ("experiments/distil_places.py", "test_distil_places.py", [
+        ("(embeddings - self.mean) @ self.axes", "embeddings @ self.axes"),
+        ("torch.linalg.svd((names - mean).double()", "torch.linalg.svd(names.double()"),
+        ("mixture = torch.einsum(\"bghw,bgc->bchw\", masks, named)",
+         "mixture = torch.einsum(\"bghw,bgc->bchw\", masks, named).softmax(1)"),
+    ]),
+    ("evaluation/places.py", "test_places.py", [
+        ("background = best < highest.clamp(max=threshold)", "background = best < threshold"),
+        ("total /= coverage", "total /= 1"),
+        ("labels = torch.where(better, highest.indices + start, labels)",
+         "labels = torch.where(better, highest.indices, labels)"),
+    ]),
 ]
 # fmt: on
 
