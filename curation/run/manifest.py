@@ -33,7 +33,6 @@ PACKAGES = [
     "timm",
     "torch",
     "torchvision",
-    "webdataset",
 ]
 
 
