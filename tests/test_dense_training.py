@@ -224,7 +224,7 @@ def test_two_processes_train_one_model(arguments, tmp_path):
     command = [sys.executable, "-m", "training", *arguments, "--output", str(tmp_path / "run"), "--model.groups", "3"]
     command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "2"]
     run = subprocess.run(
-        [*command, *with_callback("Ranks", folder=ranks)], cwd=ROOT, capture_output=True, text=True, timeout=180
+        [*command, *with_callback("Ranks", folder=ranks)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr[-2000:]
     (*first, weights), (*second, others) = ((ranks / f"{rank}.txt").read_text().split() for rank in (0, 1))
