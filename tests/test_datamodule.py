@@ -138,3 +138,38 @@ def test_a_way_to_choose_negatives_is_a_line_of_a_table(finished, monkeypatch, c
     for sample in samples:
         mentions = [name for name in [*COLOURS, *GROUNDS] if name in sample.caption]
         assert sorted(sample.concepts.held) == sorted(map(concept_id, mentions))
+
+
+def test_what_is_excused_can_be_kept_to_what_is_likely(finished):
+    """By the archives as they are read row by row; what is drawn has a filter of its own."""
+    archive = ConceptArchive.open(str(finished))
+    scores = sorted(entry["score"] for row in archive for entry in row["concepts"])
+    least, drawn = scores[len(scores) // 2], scores[3 * len(scores) // 4]
+    data = ArchiveDataModule(
+        str(finished), batch_size=8, workers=1, sampler=Sampler("top", prompt="{c}"), filter=Filter(score=drawn),
+        negatives="outside", excused=Filter(score=least),
+    )  # fmt: skip
+    data.setup("fit")
+    stream = Stream(data.shards, data.sampler, 0, 0, negatives=data.negatives, excused=data.excused)
+    excused = left = 0
+    for sample in stream.read(data.plan.spans(0, 0, 0), 0, 0):
+        if isinstance(sample, LeftOut):
+            continue
+        concepts = archive[sample.where.rpartition(": ")[2]]["concepts"]
+        likely = [concept_id(entry["concept"]) for entry in concepts if entry["score"] >= least]
+        assert sorted(sample.concepts.held) == sorted(likely)
+        assert set(sample.prompts) - {sample.caption} <= {e["concept"] for e in concepts if e["score"] >= drawn}
+        excused, left = excused + len(likely), left + len(concepts) - len(likely)
+    assert excused > 20 and left > 20
+
+
+@pytest.mark.parametrize(
+    ("negatives", "excused", "message"),
+    [
+        ("all", Filter(score=1.0), "data.excused: with data.negatives all nothing is excused"),
+        ("outside", Filter(distinct=True), "data.excused.distinct: it says nothing of concepts"),
+    ],
+)
+def test_what_cannot_be_excused_is_one_line(finished, negatives, excused, message):
+    with pytest.raises(CocuError, match=message):
+        ArchiveDataModule(str(finished), negatives=negatives, excused=excused)

@@ -40,6 +40,7 @@ class ArchiveDataModule(LightningDataModule):
         sampler: Sampler = Sampler(),
         filter: Filter = Filter(),
         negatives: str = "all",
+        excused: Filter = Filter(),
         augmentation: Augmentation = Augmentation(),
         batch_size: int = 256,
         workers: int = 4,
@@ -62,6 +63,7 @@ class ArchiveDataModule(LightningDataModule):
             sampler: how concepts are drawn from an archive each time that a sample is seen.
             filter: which concepts of an archive count; the caption stands in for those that are too few.
             negatives: which prompts count against an image.
+            excused: which concepts of its archive do not, with negatives outside; all by default.
             augmentation: what is done to the images.
             batch_size: samples of one step on one device.
             workers: processes that read for each device; 0 reads in the training process itself.
@@ -82,6 +84,7 @@ class ArchiveDataModule(LightningDataModule):
         self.captions = list(captions or [])
         self.sampler = sampler
         self.filter = filter
+        self.excused = excused
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.workers = workers
@@ -103,6 +106,14 @@ class ArchiveDataModule(LightningDataModule):
         require(
             bool(self.folders) or self.negatives.held is None,
             f"data.negatives: {negatives} needs archives; name them in data.archives, or set it to all",
+        )
+        require(
+            excused == Filter() or self.negatives.held is not None,
+            f"data.excused: with data.negatives {negatives} nothing is excused; set that to outside, or leave this out",
+        )
+        require(
+            not excused.distinct,
+            "data.excused.distinct: it says nothing of concepts; data.filter.distinct leaves images out",
         )
         require(
             not self.tars or not require_archives,
@@ -202,7 +213,8 @@ class ArchiveDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
         assert self.trainer is not None  # Lightning asks for data with a trainer
-        stream = self.stream(self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives)
+        read = (self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives, self.excused)
+        stream = self.stream(*read)
         transform = partial(self.augmentation.transform, self.image_size)
         batches = Batches(stream, self.plan, transform, self.text_context, self.trainer.global_rank)
         begun = partial(batches_begun, self.trainer)

@@ -2,14 +2,15 @@
 
 A prompt drawn for one image may well be true of another: of a hundred pictures, twenty show grass. Contrast with all
 prompts teaches that grass is wrong nineteen times for each time that it is right. What an archive holds is a good guess at
-what must not be held against its image; that it holds some wrong concepts too only costs some negatives.
+what must not be held against its image; that it holds some wrong concepts too costs some negatives, those of concepts that
+are easily confused, unless a filter keeps to what is likely.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,26 +29,21 @@ class Negatives:
 
     Attributes:
         sentence: what ``--help`` says of it.
-        held: from an archive and the name of a shard, the concepts of each sample whose prompts do not count against it;
-            None where all prompts do.
+        held: from an archive, whose filter is ``data.excused``, and the name of a shard, the concepts of each sample whose
+            prompts do not count against it; None where all prompts do.
     """
 
     sentence: str
     held: Callable[[ConceptArchive, str], ShardArchives] | None = None
 
 
-def whole_archives(archive: ConceptArchive, shard: str) -> ShardArchives:
-    """All that the archives of a shard hold, whatever the filter."""
-    return replace(archive, filters=()).read(shard)
-
-
 # The values of data.negatives; adding one here is all that configuration, errors and --help need.
 NEGATIVES = {
     "all": Negatives("every prompt of another sample, as published"),
     "outside": Negatives(
-        "only prompts about concepts that the image's archive does not hold (whatever the filter), so that what the image "
-        "may show is not denied",
-        whole_archives,
+        "only prompts about concepts that the image's archive does not hold (whatever data.filter; data.excused is which "
+        "of them), so that what the image may show is not denied",
+        lambda archive, shard: archive.read(shard),
     ),
 }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from curation.archive import (
     REJECTED,
     ConceptArchive,
     Draw,
+    Filter,
     Sampler,
     ShardArchives,
     Source,
@@ -90,7 +91,8 @@ class DrawnShard(NamedTuple):
 class Stream:
     """How samples are read.
 
-    ``required``: a sample without an archive is an error, rather than trained on by its caption alone.
+    ``required``: a sample without an archive is an error, rather than trained on by its caption alone. ``excused``: which
+    concepts of an archive do not count against its image, where ``negatives`` has some that do not.
     """
 
     shards: tuple[TrainingShard, ...]
@@ -99,6 +101,7 @@ class Stream:
     seed: int
     required: bool = True
     negatives: Negatives = NEGATIVES["all"]
+    excused: Filter = Filter()
 
     def read(self, spans: list[Span], epoch: int, reader: int) -> Iterator[TrainingSample | LeftOut]:
         """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number)."""
@@ -136,7 +139,8 @@ class Stream:
             return DrawnShard(archives.keys, draw, None)
 
         ids = concept_ids(archives.names)[draw.concepts]  # (N, M)
-        held = held_concepts(self.negatives.held(shard.archive, shard.source.name))
+        likely = replace(shard.archive, filters=(self.excused,))
+        held = held_concepts(self.negatives.held(likely, shard.source.name))
         return DrawnShard(archives.keys, draw, [SampleConcepts(*row) for row in zip(ids, held, strict=True)])
 
     def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
