@@ -29,7 +29,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line with the nearest option and where help is, and exit with 2."""
         unknown = re.search(r"unrecognized arguments: .*?(--?[\w.-]+)", message)
-        near = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        long = [name for name in self._option_string_actions if len(name) > 2]  # nobody means -o by --to
+        near = did_you_mean(unknown[1], long) if unknown else ""
         print_error(f"{self.prog}: {' '.join(message.split())}{near}; {self.prog} --help has all options")
         sys.exit(WRONG)
 
