@@ -51,9 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(args: argparse.Namespace) -> None:
     """Open a run, build its catalogue where there is none yet, and answer until somebody stops it."""
+    import uvicorn  # first: it comes with an extra, and what follows takes seconds
+
+    from curation.run.run import open_run
+
+    open_run(args.folder, args.allow_remote)  # or the folder is none, which need not wait for what follows
     import faiss
     import torch
-    import uvicorn  # first: it comes with an extra, and what follows takes seconds
 
     from curation.tools.browse.app import application
 

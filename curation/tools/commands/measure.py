@@ -47,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         from curation.run.run import open_run
-        from curation.tools.measure import report
 
-        report(open_run(args.folder, args.allow_remote), args, Console())
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.measure import report  # imports torch, which a folder that is not there does without
+
+        report(run, args, Console())
 
     return run_command(work)

@@ -29,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         from curation.run.run import open_run
-        from curation.tools.show import show
 
-        show(open_run(args.folder, args.allow_remote), args.keys, args.count, Console())
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.show import show  # imports torch, which a folder that is not there does without
+
+        show(run, args.keys, args.count, Console())
 
     return run_command(work)

@@ -25,8 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
 
     def work() -> int:
-        from curation.tools.verify import report
+        from curation.run.run import open_run
 
-        return report(args.folder, args.sample, args.allow_remote)
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.verify import report  # imports torch, which a folder that is not there does without
+
+        return report(run, args.sample)
 
     return run_command(work)
