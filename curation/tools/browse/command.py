@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import threading
+import warnings
 from typing import Any
 
 from rich.console import Console
@@ -82,6 +83,8 @@ def serve(args: argparse.Namespace) -> None:
 
         webbrowser.open(address)
 
+    # Ctrl-C may come between the moment when the server's work is made and that when it begins.
+    warnings.filterwarnings("ignore", r"coroutine 'Server\.serve' was never awaited", RuntimeWarning)
     state.start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
