@@ -223,6 +223,24 @@ def test_no_short_option_is_suggested_for_a_long_one(capsys):
     assert "did you mean '-o'" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("show out --count 0", "0 must be at least 1"),
+        ("show out --count x", "invalid whole number value: 'x'"),
+        ("verify out --sample -1", "-1 must be at least 0"),
+        ("measure out --without -1", "-1 must be at least 0"),
+        ("export out --format csv --workers 0", "0 must be at least 1"),
+        ("demo world --workers 0", "0 must be at least 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_in_one_line(line, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
+
+
 def test_options_of_train_are_suggested_with_their_dashes_and_never_abbreviated(capsys):
     parser = importlib.import_module(COMMANDS["train"].module).build_parser()
     mistakes = [

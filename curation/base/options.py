@@ -37,10 +37,19 @@ class CommandParser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """A whole number above 0."""
+    return _at_least(1, text)
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
     return value
 
 
-positive.__name__ = "whole number"  # in messages of argparse
+positive.__name__ = count.__name__ = "whole number"  # in messages of argparse

@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, count
 from curation.base.terminal import add_remote_option, run_command
 
 FREQUENT = 10  # concepts that the second table leaves out
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--without",
-        type=int,
+        type=count,
         default=FREQUENT,
         metavar="K",
         help=f"measure again without the K most frequent concepts; 0: do not (default: {FREQUENT})",

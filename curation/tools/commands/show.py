@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import add_remote_option, run_command
 
 
@@ -18,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
-    parser.add_argument("--count", metavar="N", type=int, default=3, help="how many when no key is given (default: 3)")
+    parser.add_argument(
+        "--count", metavar="N", type=positive, default=3, help="how many when no key is given (default: 3)"
+    )
     add_remote_option(parser)
     return parser
 
