@@ -241,6 +241,33 @@ def test_numbers_that_mean_nothing_are_refused_in_one_line(line, message, capsys
     assert ended.value.code == 2 and message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", ""],
+        ["show", "out", ""],
+        ["search", "", "dog"],
+        ["browse", ""],
+        ["doctor", ""],
+        ["init", ""],
+        ["pack", "", "-o", "{}.tar"],
+        ["segment", "", "--words", "a,b"],
+        ["match", "out", "", "--to", "x"],
+        ["curate", ""],
+        ["train", ""],
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_path(words, capsys):
+    """``cocu show "$OUT"``."""
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    error = capsys.readouterr().err
+    assert code in (1, 2) and "is an empty text; is a variable of the shell not set?" in error
+    assert error.count("\n") == 1
+
+
 def test_options_of_train_are_suggested_with_their_dashes_and_never_abbreviated(capsys):
     parser = importlib.import_module(COMMANDS["train"].module).build_parser()
     mistakes = [
@@ -278,6 +305,8 @@ MISTAKES = {  # command lines, and what their one line says
     "export nowhere --format csv": "nowhere: no manifest.json",
     "match nowhere a.tar --to b": "nowhere: no manifest.json",
     "train --config nowhere.yaml": "nowhere.yaml: no such file",
+    "train --config .": ".: is a folder; name a YAML file",
+    "train --config=": "--config is an empty text",
     "train nowhere.yaml": "cocu train --config nowhere.yaml",
     "train fitt --config nowhere.yaml": "(did you mean 'fit'?)",
     "train --data.archives nowhere": "nowhere: no manifest.json",

@@ -11,6 +11,7 @@ from typing import Any
 
 from curation.base import files
 from curation.base.configuration import require, require_one_of
+from curation.base.options import EMPTY
 from curation.base.terminal import run_command
 
 PROG = "cocu train"
@@ -56,6 +57,7 @@ def values_of(arguments: list[str], *options: str) -> Iterator[str]:
 def check_paths(arguments: list[str]) -> None:
     """Raises CocuError for paths that are not there, which need not wait until Lightning is imported."""
     first = arguments[0] if arguments else ""
+    require(not arguments or bool(first), f"{PROG}: the first argument {EMPTY}")
     require(
         not first.endswith((".yaml", ".yml")),
         f"{first}: a configuration is named by --config: {PROG} --config {first}",
@@ -63,7 +65,9 @@ def check_paths(arguments: list[str]) -> None:
     if first and not first.startswith("-"):
         require_one_of(PROG, first, SUBCOMMANDS)
     for path in values_of(arguments, "--config", "-c"):
-        require(os.path.isfile(path), f"{path or '--config'}: no such file; name a YAML file of training")
+        require(bool(path), f"--config {EMPTY}")
+        problem = "is a folder" if os.path.isdir(path) else "no such file"
+        require(os.path.isfile(path), f"{path}: {problem}; name a YAML file of training")
     for folder in values_of(arguments, "--data.archives"):
         is_list = folder.startswith("[")
         if folder and not is_list and not files.is_remote(folder) and not os.path.exists(folder):

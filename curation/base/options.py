@@ -11,6 +11,7 @@ from curation.base.configuration import did_you_mean
 from curation.base.terminal import print_error
 
 WRONG = 2  # exit code
+EMPTY = "is an empty text; is a variable of the shell not set?"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -25,6 +26,12 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """As argparse does; an argument without a text is an error."""
+        if arg_string == "" and not action.option_strings:
+            raise argparse.ArgumentError(action, EMPTY)
+        return super()._get_value(action, arg_string)
 
     def error(self, message: str) -> NoReturn:
         """Print one line with the nearest option and where help is, and exit with 2."""
