@@ -11,6 +11,10 @@ from types import ModuleType
 from cocu.commands import COMMANDS
 
 OPTIONS = ("--help", "--version", "--completion")
+THREADED = (
+    "curate",
+    "browse",
+)  # their threads may wait for a dead worker, or load an encoder: Python's end crashes then
 CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 
@@ -56,7 +60,7 @@ def _run(arguments: list[str] | None) -> int:
         return int(module_of(name).main(rest))
 
     code = run_command(work)
-    if arguments is None and name == "curate":  # threads of Beam may still wait for a worker that died
+    if arguments is None and name in THREADED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

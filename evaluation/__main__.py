@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from curation.base.logs import SpokenConsole, add_loudness, speak
 from curation.base.options import CommandParser, positive
 from curation.base.terminal import FAILED, run_command
-from evaluation.benchmark import packaged
-from evaluation.options import threshold
+from evaluation.benchmark import AbsentError, packaged, read_benchmark
+from evaluation.options import require_checkpoint, threshold
 
 EPILOG = """\
 examples:
@@ -71,6 +72,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Raises CocuError for what is plainly wrong, before anything heavy is imported: unknown benchmarks, no checkpoint."""
+    known = packaged()
+    for name in map(str.strip, args.benchmarks.split(",")):
+        if name and name not in known:
+            with contextlib.suppress(AbsentError):  # others are evaluated all the same
+                read_benchmark(name, args.data_root)
+    require_checkpoint(args.checkpoint)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     args = build_parser().parse_args(arguments)
@@ -80,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     del args.quiet, args.verbose  # of which no result follows: it records the others
 
     def work() -> int:
+        check_paths(args)
         from evaluation.suite import evaluate_all  # imports torch, which --help does without
 
         with speak(is_verbose):

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from curation.base.configuration import require
 from curation.base.devices import find_device, to_device, to_host
 from curation.base.errors import CocuError
 from evaluation.inference import Classes, View, embed_classes, prepare, segment
@@ -20,7 +19,7 @@ from evaluation.layout import read_image
 from evaluation.options import AUTO
 from evaluation.pictures import heatmaps, overlay
 from evaluation.places import place_cosines
-from evaluation.segment_command import main
+from evaluation.segment_command import main, words_of
 from evaluation.threshold import curve, score_images
 from evaluation.windows import boxes
 from segmenters.checkpoint import latest
@@ -66,24 +65,6 @@ def coarse_cosines(model: Segmenter, pixels: Tensor, classes: Classes) -> Tensor
     return torch.einsum("bgc,bghw->bchw", cosines, encoding.masks())
 
 
-def check_options(args: argparse.Namespace, words: list[str]) -> None:
-    """Raises CocuError for options that have no meaning, alone or together."""
-    require(bool(words), "words: none is given; separate them by commas")
-    suffix = os.path.splitext(args.output)[1].lower()
-    require(suffix in Image.registered_extensions(), f"output: {args.output}: Pillow writes no such format; use .png")
-    require(
-        args.heatmap or len(words) > 1,
-        "words: a single word would cover the whole image; name what else is there, or use --heatmap",
-    )
-    require(
-        args.threshold is None or not args.heatmap, "threshold: has no meaning with --heatmap; leave one of them out"
-    )
-    in_range = args.threshold in (None, AUTO) or 0 <= args.threshold <= 1
-    require(in_range, f"threshold: {args.threshold} is not in 0..1")
-    require(args.heatmap or not args.per_word, "per-word: is about the colours of --heatmap; add it, or leave this out")
-    require(args.size is None or args.size > 0, f"size: {args.size} must be at least 1")
-
-
 def view_for(short: int, native: int) -> View:
     """Windows for a short side of ``short`` pixels and a model whose input has ``native``: half a window apart."""
     stride = native if short >= 2 * native else max(1, short // 2)
@@ -92,8 +73,7 @@ def view_for(short: int, native: int) -> View:
 
 def draw(args: argparse.Namespace) -> Image.Image:
     """The picture that the command line asks for. Raises CocuError and CheckpointError."""
-    words = list(dict.fromkeys(word.strip() for word in args.words.split(",") if word.strip()))
-    check_options(args, words)
+    words = words_of(args)
     device = find_device(args.device)
     image = read_photo(args.image)
     model = open_segmenter(args.checkpoint or latest()).model.to(device)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 
+from PIL import Image
+
+from curation.base.configuration import require
 from curation.base.options import CommandParser
 from curation.base.terminal import run_command
-from evaluation.options import AUTO
+from evaluation.options import AUTO, require_checkpoint
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,11 +47,38 @@ def threshold_value(text: str) -> float | str:
     return text if text == AUTO else float(text)
 
 
+def words_of(args: argparse.Namespace) -> list[str]:
+    """The words to look for, each once."""
+    return list(dict.fromkeys(word.strip() for word in args.words.split(",") if word.strip()))
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises CocuError for options that have no meaning, alone or together, and for paths that are not there."""
+    words = words_of(args)
+    require(bool(words), "words: none is given; separate them by commas")
+    suffix = os.path.splitext(args.output)[1].lower()
+    require(suffix in Image.registered_extensions(), f"output: {args.output}: Pillow writes no such format; use .png")
+    require(
+        args.heatmap or len(words) > 1,
+        "words: a single word would cover the whole image; name what else is there, or use --heatmap",
+    )
+    require(
+        args.threshold is None or not args.heatmap, "threshold: has no meaning with --heatmap; leave one of them out"
+    )
+    in_range = args.threshold in (None, AUTO) or 0 <= args.threshold <= 1
+    require(in_range, f"threshold: {args.threshold} is not in 0..1")
+    require(args.heatmap or not args.per_word, "per-word: is about the colours of --heatmap; add it, or leave this out")
+    require(args.size is None or args.size > 0, f"size: {args.size} must be at least 1")
+    require(os.path.exists(args.image), f"{args.image}: no such image")
+    require_checkpoint(args.checkpoint)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; returns the exit code."""
     args = build_parser().parse_args(arguments)
 
     def work() -> None:
+        check_options(args)
         from evaluation.segment import write  # imports torch, which --help does without
 
         write(args)

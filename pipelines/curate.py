@@ -17,7 +17,7 @@ from rich.console import Console
 from curation.base.configuration import did_you_mean
 from curation.base.errors import CocuError
 from curation.base.logs import SpokenConsole, add_loudness, speak
-from curation.base.options import CommandParser
+from curation.base.options import EMPTY, CommandParser
 from curation.base.terminal import RESUMABLE, run_command
 from curation.config import CurationConfig, load, options
 from pipelines.arguments import beam_options, require_known
@@ -137,6 +137,8 @@ def chosen_data(named: str | None, words: list[str]) -> tuple[str, list[str]]:
     ]
     if named is None and not free:
         raise CocuError("which data? give a YAML file (cocu init TARS writes one), or one of " + ", ".join(packaged()))
+    if "" in [named, *(words[number] for number in free)]:
+        raise CocuError(f"data: {EMPTY}")
     if named is None:
         return words[free[0]], words[: free[0]] + words[free[0] + 1 :]
     if 0 in free:

@@ -7,6 +7,7 @@ import gzip
 import html
 import io
 import re
+import subprocess
 import sys
 import tarfile
 import threading
@@ -354,3 +355,16 @@ def test_comparing_all_is_what_the_index_finds(finished):
     assert rows[0] == all_rows[0] == 29
     stored = pq.read_table(finished / "embeddings" / "00001.parquet")["embedding"][5].as_py()
     np.testing.assert_allclose(query[0], np.array(stored, np.float32), atol=1e-3)
+
+
+def test_an_interruption_before_the_server_begins_is_quiet(finished, tmp_path):
+    """Ctrl-C when uvicorn has made its coroutine, and has not awaited it."""
+    code = (
+        "import asyncio, signal, sys\n"
+        "asyncio.Runner.run = lambda self, work, **options: signal.raise_signal(signal.SIGINT)\n"
+        "from cocu.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    words = ["browse", str(finished), "--cache", str(tmp_path)]
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (130, "stopped\n")

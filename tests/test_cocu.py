@@ -205,6 +205,139 @@ def test_the_forms_of_before_work():
     assert run.stdout.split("\n") == [*(f"usage: cocu {name}" for name in forms), ""]
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in SLOW])
+def test_every_option_is_suggested_where_two_of_its_letters_are_swapped(name, capsys):
+    parser = parsers()[name]
+    options = [option for action in parser._actions for option in action.option_strings if len(option) > 6]
+    for option in options:
+        wrong = option[:3] + option[4] + option[3] + option[5:]
+        if wrong not in options:
+            with pytest.raises(SystemExit):
+                parser.error(f"unrecognized arguments: {wrong}")
+            assert f"did you mean '{option}'?" in capsys.readouterr().err, option
+
+
+def test_no_short_option_is_suggested_for_a_long_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["pack", "folder", "--to", "x"])
+    assert "did you mean '-o'" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("show out --count 0", "0 must be at least 1"),
+        ("show out --count x", "invalid whole number value: 'x'"),
+        ("verify out --sample -1", "-1 must be at least 0"),
+        ("measure out --without -1", "-1 must be at least 0"),
+        ("export out --format csv --workers 0", "0 must be at least 1"),
+        ("demo world --workers 0", "0 must be at least 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_in_one_line(line, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", ""],
+        ["show", "out", ""],
+        ["search", "", "dog"],
+        ["browse", ""],
+        ["doctor", ""],
+        ["init", ""],
+        ["pack", "", "-o", "{}.tar"],
+        ["segment", "", "--words", "a,b"],
+        ["match", "out", "", "--to", "x"],
+        ["curate", ""],
+        ["train", ""],
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_path(words, capsys):
+    """``cocu show "$OUT"``."""
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    error = capsys.readouterr().err
+    assert code in (1, 2) and "is an empty text; is a variable of the shell not set?" in error
+    assert error.count("\n") == 1
+
+
+def test_options_of_train_are_suggested_with_their_dashes_and_never_abbreviated(capsys):
+    parser = importlib.import_module(COMMANDS["train"].module).build_parser()
+    mistakes = [
+        (["--confg", "x"], "--config"),
+        (["--confg=x"], "--config"),
+        (["--outpt", "x"], "--output"),
+        (["--save-evry", "3"], "--save_every"),
+        (["--data.archive", "x"], "--data.archives"),  # would be an abbreviation
+        (["--trainer.max_epoch", "3"], "--trainer.max_epochs"),
+        (["--model.optimizer.lr", "1"], "--model.optimizer.rate"),
+    ]
+    for words, option in mistakes:
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(words)
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1
+        assert f"(did you mean '{option}'?)" in error
+
+
+# --- mistakes that need nothing heavy -----------------------------------------------------------------------------------
+
+
+MISTAKES = {  # command lines, and what their one line says
+    "doctor nowhere.yaml": "nowhere.yaml: no such file",
+    "pack nowhere -o {}.tar": "nowhere",
+    "init nowhere.tar": "nowhere.tar: no such file or folder",
+    "curate nowhere.yaml": "nowhere.yaml: no such file",
+    "show nowhere": "nowhere: no manifest.json",
+    "search nowhere dog": "nowhere: no manifest.json",
+    "search FINISHED --image nowhere.jpg": "nowhere.jpg: no such file",
+    "browse nowhere": "nowhere: no manifest.json",
+    "measure nowhere": "nowhere: no manifest.json",
+    "verify nowhere": "nowhere: no manifest.json",
+    "report nowhere": "nowhere: no manifest.json",
+    "export nowhere --format csv": "nowhere: no manifest.json",
+    "match nowhere a.tar --to b": "nowhere: no manifest.json",
+    "train --config nowhere.yaml": "nowhere.yaml: no such file",
+    "train --config .": ".: is a folder; name a YAML file",
+    "train --config=": "--config is an empty text",
+    "train nowhere.yaml": "cocu train --config nowhere.yaml",
+    "train fitt --config nowhere.yaml": "(did you mean 'fit'?)",
+    "train --data.archives nowhere": "nowhere: no manifest.json",
+    "eval --benchmarks nowhere.yaml": "nowhere.yaml: no such file",
+    "eval --benchmarks vocc": "(did you mean 'voc'?)",
+    "eval --benchmarks voc --checkpoint nowhere": "nowhere: no such checkpoint",
+    "segment nowhere.jpg --words a,b": "nowhere.jpg: no such image",
+    "segment IMAGE --words a,b --checkpoint nowhere": "nowhere: no such checkpoint",
+}
+EVERY_MISTAKE = """
+import contextlib, io, sys
+from cocu.__main__ import main
+for words in {lines!r}:
+    before = set(sys.modules)
+    with contextlib.redirect_stderr(io.StringIO()) as text:
+        code = main(words)
+    print(code, "|".join(sorted({heavy!r} & {{name.partition(".")[0] for name in set(sys.modules) - before}})), end="|")
+    print(repr(text.getvalue()))
+"""
+
+
+def test_what_is_not_there_is_said_before_anything_heavy_is_imported(finished, tmp_path):
+    (tmp_path / "IMAGE").write_bytes(b"")
+    lines = [line.replace("FINISHED", str(finished)).split() for line in MISTAKES]
+    run = python(EVERY_MISTAKE.format(lines=lines, heavy=HEAVY), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    for line, message, text in zip(MISTAKES, MISTAKES.values(), run.stdout.splitlines(), strict=True):
+        outcome, _, error = text.partition("|")
+        assert outcome == "1 " and message in error and error.count("\\n") == 1, f"{line}: {text}"
+
+
 # --- what is not installed ----------------------------------------------------------------------------------------------
 
 

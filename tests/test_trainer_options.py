@@ -87,8 +87,8 @@ def test_true_precisions_validate_on_a_benchmark(tiny_training, tmp_path, precis
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizer", "SGD"], "--optimizer SGD (did you mean 'model.optimizer'?)"),
-        (["--model.optimizer.lr", "0.1"], "did you mean 'model.optimizer.rate'?"),
+        (["--optimizer", "SGD"], "--optimizer SGD (did you mean '--model.optimizer'?)"),
+        (["--model.optimizer.lr", "0.1"], "did you mean '--model.optimizer.rate'?"),
         (["--model.optimizer.betas", "[0.9,1.5]"], "optimizer.betas: [0.9, 1.5] must be two numbers from 0 up to"),
         (["--data.augmentation.policy", "best"], "augmentation.policy: 'best' is not a policy of timm"),
         (["--data.augmentation.policy", "rand-q9"], "augmentation.policy: 'rand-q9' is not a policy of timm"),

@@ -232,7 +232,7 @@ def test_two_processes_train_one_model(config, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data.sampler.temprature", "2"], "did you mean 'data.sampler.temperature'?"),
+        (["--data.sampler.temprature", "2"], "did you mean '--data.sampler.temperature'?"),
         (["--data.sampler.kind", "best"], "sampler.kind: 'best' is not one of cluster, top, weighted, caption"),
         (["--data.negatives", "some"], "data.negatives: 'some' is not one of all, outside"),
         (["--data.archives", "/nowhere"], "/nowhere: no manifest.json, so no finished curation; run cocu curate first"),

@@ -37,6 +37,9 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 class Parser(LightningArgumentParser):
     """Suggests the nearest option for one that does not exist, and leaves the hundred names of options out of the usage."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
     def format_help(self, *arguments: Any, **options: Any) -> str:
         """The help, which begins with what the command is for."""
         self.prog = self.prog.replace(" [options]", "")  # of the parser above
@@ -47,22 +50,26 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """End with one line."""
         text = " ".join(str(message).split())
-        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?-*([\w.]+)", text)
-        print_error(text + (suggestion(unknown[1], option_names(self)) if unknown else ""))
+        unknown = re.search(r"(?i)(?:arguments:|option|key) ['\"]?(-*)([\w.]+)", text)
+        print_error(text + (suggestion(unknown[2], option_names(self), unknown[1]) if unknown else ""))
         sys.exit(2)
 
 
-def suggestion(option: str, names: list[str]) -> str:
+def suggestion(option: str, names: list[str], dashes: str = "") -> str:
     """The option that was meant, ready to end a message with: what others call by another name, or the nearest.
+
+    ``dashes``: what it begins with on a command line, and not in a file.
 
     >>> suggestion("model.optimizer.lr", ["model.optimizer.rate", "model.optimizer.betas"])
     " (did you mean 'model.optimizer.rate'?)"
+    >>> suggestion("confg", ["config", "output"], "--")
+    " (did you mean '--config'?)"
     """
     if option in names:
         return ""
     section, dot, name = option.rpartition(".")
     synonym = section + dot + SYNONYMS.get(name, name)
-    return did_you_mean(synonym, names)
+    return did_you_mean(synonym, [dashes + name for name in names])
 
 
 def option_names(parser: ArgumentParser) -> list[str]:

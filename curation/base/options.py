@@ -11,6 +11,7 @@ from curation.base.configuration import did_you_mean
 from curation.base.terminal import print_error
 
 WRONG = 2  # exit code
+EMPTY = "is an empty text; is a variable of the shell not set?"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -26,20 +27,36 @@ class CommandParser(argparse.ArgumentParser):
             **options,
         )
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """As argparse does; an argument without a text is an error."""
+        if arg_string == "" and not action.option_strings:
+            raise argparse.ArgumentError(action, EMPTY)
+        return super()._get_value(action, arg_string)
+
     def error(self, message: str) -> NoReturn:
         """Print one line with the nearest option and where help is, and exit with 2."""
         unknown = re.search(r"unrecognized arguments: .*?(--?[\w.-]+)", message)
-        near = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        long = [name for name in self._option_string_actions if len(name) > 2]  # nobody means -o by --to
+        near = did_you_mean(unknown[1], long) if unknown else ""
         print_error(f"{self.prog}: {' '.join(message.split())}{near}; {self.prog} --help has all options")
         sys.exit(WRONG)
 
 
 def positive(text: str) -> int:
     """A whole number above 0."""
+    return _at_least(1, text)
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} must be at least {least}")
     return value
 
 
-positive.__name__ = "whole number"  # in messages of argparse
+positive.__name__ = count.__name__ = "whole number"  # in messages of argparse

@@ -29,6 +29,7 @@ REMEDIES = {  # of what the operating system refuses
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a folder that can be written to, or change its rights",
     errno.EPERM: "choose a folder that can be written to, or change its rights",
+    errno.EEXIST: "choose another path: a file is there, not a folder",
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
     errno.ENAMETOOLONG: "choose a shorter name",

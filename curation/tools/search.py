@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from curation.base import files
 from curation.base.options import CommandParser, positive
 from curation.base.terminal import add_remote_option, plain_table, printable, run_command
 
@@ -18,12 +19,15 @@ SHOWN = 8  # concepts of each image
 
 def show(folder: str, allow_remote: bool, words: str, image: str, count: int, console: Console) -> None:
     """Print the nearest images of a finished run: cosine, shard, key, caption, and the best concepts of the archive."""
-    from curation.base.embeddings import normalise  # what follows imports torch, which --help does without
+    from curation.base.embeddings import normalise
     from curation.base.parquet import row_count
     from curation.run.run import open_run
-    from curation.tools.finder import Finder
 
     run = open_run(folder, allow_remote)
+    if image:
+        files.open_file(image).close()
+    from curation.tools.finder import Finder  # imports torch, which paths that are not there do without
+
     finder = Finder(run)
     queries = ([finder.embed_picture(image)] if image else []) + ([finder.embed_words(words)] if words else [])
     rows, cosines = finder.nearest(normalise(sum(queries, np.zeros(1, np.float32))), count)

@@ -28,7 +28,7 @@ from curation.ranking import RANKINGS
 from curation.run.forecast import forecast
 from curation.run.inputs import request
 from curation.run.rejects import read_rejects
-from curation.run.run import Run, open_run
+from curation.run.run import Run
 from curation.run.stages.embeddings import REJECTS
 from curation.run.stages.embeddings import schema as embedding_schema
 from curation.samples import Shard
@@ -209,19 +209,18 @@ def other_sources(written: list[dict[str, Any]], expected: dict[str, set[str]]) 
     return ""
 
 
-def report(folder: str, sample: int, allow_remote: bool = False) -> int:
+def report(run: Run, sample: int) -> int:
     """Verify a run and print what was found; returns the exit code."""
-    run = open_run(folder, allow_remote)
     problems = verify(run, sample)
     console = Console(highlight=False, soft_wrap=True)
     for problem in problems:
         console.print(printable(f"{problem.path}: {problem.what}"), markup=False)
     if problems:
-        print_error(f"{len(problems)} problems", label=folder)
+        print_error(f"{len(problems)} problems", label=run.folder)
         return FAILED
     manifest = files.read_json(run.manifest)
     rows = manifest["counts"]["rows"]
-    print(f"{printable(folder)}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
+    print(f"{printable(run.folder)}: {rows:,} archives are OK; {min(sample, rows)} of them computed again")
     for group in read_rejects(run):
         print(f"could not be used: {printable(group.line())}")
     repeated = manifest["counts"].get("repeated_keys", 0)

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import run_command
 from pipelines.demo.progress import make_with_progress
 from pipelines.demo.world import FOLDER, WorldConfig
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--processes",
         metavar="N",
         dest="processes",
-        type=int,
+        type=positive,
         default=2,
         help="processes that draw (default: 2)",
     )

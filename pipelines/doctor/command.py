@@ -42,13 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def examine(args: argparse.Namespace, console: Console) -> int:
     """Print what is found; returns the exit code. Raises CocuError for a configuration that cannot be read."""
-    from pipelines.curate import read_config  # these import torch, which --help does without
-    from pipelines.doctor.finding import WRONG
-    from pipelines.doctor.machine import Machine, machine_findings
-    from pipelines.doctor.needs import need_findings
-    from pipelines.doctor.packages import package_findings
+    from pipelines.curate import read_config
 
     config = read_config(args.data, {}) if args.data else None
+    from pipelines.doctor.finding import WRONG
+    from pipelines.doctor.machine import Machine, machine_findings
+    from pipelines.doctor.needs import need_findings  # imports torch, which a file that is not there does without
+    from pipelines.doctor.packages import package_findings
+
     output = args.output or (config.output_folder if config else ".")
     machine = Machine.here()
     sections = {"This machine": [*machine_findings(machine, output)], "Packages": [*package_findings()]}

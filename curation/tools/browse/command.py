@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import threading
+import warnings
 from typing import Any
 
 from rich.console import Console
@@ -51,9 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(args: argparse.Namespace) -> None:
     """Open a run, build its catalogue where there is none yet, and answer until somebody stops it."""
+    import uvicorn  # first: it comes with an extra, and what follows takes seconds
+
+    from curation.run.run import open_run
+
+    open_run(args.folder, args.allow_remote)  # or the folder is none, which need not wait for what follows
     import faiss
     import torch
-    import uvicorn  # first: it comes with an extra, and what follows takes seconds
 
     from curation.tools.browse.app import application
 
@@ -78,6 +83,8 @@ def serve(args: argparse.Namespace) -> None:
 
         webbrowser.open(address)
 
+    # Ctrl-C may come between the moment when the server's work is made and that when it begins.
+    warnings.filterwarnings("ignore", r"coroutine 'Server\.serve' was never awaited", RuntimeWarning)
     state.start()
     try:
         uvicorn.Server(config).run(sockets=[listening])

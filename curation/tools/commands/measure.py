@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, count
 from curation.base.terminal import add_remote_option, run_command
 
 FREQUENT = 10  # concepts that the second table leaves out
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--without",
-        type=int,
+        type=count,
         default=FREQUENT,
         metavar="K",
         help=f"measure again without the K most frequent concepts; 0: do not (default: {FREQUENT})",
@@ -47,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         from curation.run.run import open_run
-        from curation.tools.measure import report
 
-        report(open_run(args.folder, args.allow_remote), args, Console())
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.measure import report  # imports torch, which a folder that is not there does without
+
+        report(run, args, Console())
 
     return run_command(work)

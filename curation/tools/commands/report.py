@@ -27,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         from curation.run.run import open_run
-        from curation.tools.report import write
 
-        print(write(open_run(args.folder, args.allow_remote), args.map))
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.report import write  # imports torch, which a folder that is not there does without
+
+        print(write(run, args.map))
 
     return run_command(work)

@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import add_remote_option, run_command
 
 
@@ -18,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", metavar="OUT", help="output folder of a finished run")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="samples to show (default: the first few)")
-    parser.add_argument("--count", metavar="N", type=int, default=3, help="how many when no key is given (default: 3)")
+    parser.add_argument(
+        "--count", metavar="N", type=positive, default=3, help="how many when no key is given (default: 3)"
+    )
     add_remote_option(parser)
     return parser
 
@@ -29,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         from curation.run.run import open_run
-        from curation.tools.show import show
 
-        show(open_run(args.folder, args.allow_remote), args.keys, args.count, Console())
+        run = open_run(args.folder, args.allow_remote)
+        from curation.tools.show import show  # imports torch, which a folder that is not there does without
+
+        show(run, args.keys, args.count, Console())
 
     return run_command(work)

@@ -11,7 +11,7 @@ import typing
 from curation.archive import ConceptArchive, Filter
 from curation.base import files
 from curation.base.configuration import attribute_docs
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import add_remote_option, printable, run_command
 from curation.tools.export.export import FORMATS, TEXT, Export
 
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of archives: also write by what pictures are known in another download (cocu match), which reads the tars",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes (default: 1)")
     return parser
 
 
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{printable(folder)}: {write_list(archive, folder):,} images to delete, in duplicates.csv")
             return
         folder = folder if files.is_remote(folder) else os.path.abspath(folder)  # csv is read from anywhere
-        count = Export(archive, folder, args.format, args.text, args.identities).write(max(args.workers, 1))
+        count = Export(archive, folder, args.format, args.text, args.identities).write(args.workers)
         print(f"{printable(folder)}: {count:,} samples of {len(archive.shards):,} shards as {args.format}")
 
     return run_command(work)
