@@ -14,7 +14,7 @@ OPTIONS = ("--help", "--version", "--completion")
 THREADED = (
     "curate",
     "browse",
-)  # their threads may wait for a dead worker, or load an encoder: Python's end crashes then
+)  # their threads may wait for a dead worker, or load an encoder; Python's end crashes then
 CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 
