@@ -30,14 +30,15 @@ def draw_curves(arms: Sequence[ArmRuns], group: np.ndarray, path: Path, untraine
     present = [number for number in range(len(NAMES)) if (group == number).any()]
     figure, axes = _panels(1 + len(present))
     _draw_panel(axes[0], arms, [[curve.miou for curve in runs.curves] for runs in arms])
-    axes[0].set(title="all classes", xlabel="steps", ylabel="mIoU, %", ylim=(0, None))
+    axes[0].set(title="all classes", xlabel="steps", ylabel="mIoU, %")
     for axis, number in zip(axes[1:], present, strict=True):
         _draw_panel(axis, arms, [[by_group(curve.iou, group)[:, number] for curve in runs.curves] for runs in arms])
-        axis.set(title=f"classes {NAMES[number]}", xlabel="steps", ylabel="mIoU, %", ylim=(0, None))
+        axis.set(title=f"classes {NAMES[number]}", xlabel="steps", ylabel="mIoU, %")
     if untrained:
         levels = [untrained.miou, *by_group(untrained.iou, group)[present]]
         for axis, level in zip(axes, levels, strict=True):
             axis.axhline(level, color="0.4", linestyle="-.", label="untrained encoder")
+            axis.margins(y=0.1)  # room around the line, which may be above or below all others
     _legend(figure, axes[0])
     _save(figure, path)
 

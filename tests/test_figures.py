@@ -50,6 +50,18 @@ def test_whiskers_are_for_several_seeds(drawn):
     assert is_beside(drawn[0])
 
 
+@pytest.mark.parametrize("level", [0.5, 42.0])
+def test_the_untrained_encoder_is_a_line_that_is_seen(drawn, level):
+    """However far it is from the arms."""
+    untrained = SimpleNamespace(miou=level, iou=np.array([level, level]))
+    figures.draw_curves([runs("one", curve(20, 25))], np.array([0, 0]), None, untrained)
+    assert len(drawn[0].axes) == 2
+    for axis in drawn[0].axes:
+        low, high = axis.get_ylim()
+        assert low < min(level, 20) and high > max(level, 25)
+        assert axis.lines[-1].get_label() == "untrained encoder"
+
+
 def test_bands_are_for_several_seeds(drawn):
     arms = [runs("one", curve(1, 2)), runs("two", curve(1, 2), curve(3, 4))]
     figures.draw_curves(arms, np.array([0, 0]), None)
