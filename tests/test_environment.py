@@ -234,7 +234,7 @@ def test_what_follows_from_an_interruption_is_no_error(capfd, consequence):
         run_command(partial(int, "a mistake of ours"))
 
 
-@pytest.mark.parametrize("module", ["curation.base.terminal", "curation.tools.show"])
+@pytest.mark.parametrize("module", ["curation.base.terminal", "curation.run.run"])
 def test_an_interruption_amid_imports_is_one_line(tmp_path, module):
     """Those of the command itself, and those before it."""
     (tmp_path / "sitecustomize.py").write_text(
