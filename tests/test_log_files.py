@@ -67,6 +67,17 @@ def test_bars_are_not_in_the_log(tmp_path):
     assert "work in progress" in (tmp_path / "terminal").read_text()
 
 
+def test_a_notebook_shows_a_line_once_and_the_log_has_it(tmp_path, monkeypatch):
+    """In a kernel, rich shows what any console is given, whatever its file."""
+    shown = []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    with log_to(tmp_path / "x.log", []):
+        SpokenConsole().print("a line")
+    assert shown == ["a line\n"]
+    assert (tmp_path / "x.log").read_text().count("a line") == 1
+
+
 def test_secrets_and_control_characters_stay_out(tmp_path):
     address = "https://user:hunter2@host/x.tar?X-Amz-Signature=hunter2"
     with log_to(

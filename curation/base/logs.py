@@ -42,7 +42,8 @@ class SpokenConsole(Console):
         """Print as rich does."""
         super().print(*objects, **options)
         if SAID.isEnabledFor(logging.INFO) and not all(isinstance(item, Control) for item in objects):
-            plain = Console(file=io.StringIO(), width=WIDTH, color_system=None, emoji=False)
+            # In a notebook, a console shows what it is given, whatever its file.
+            plain = Console(file=io.StringIO(), width=WIDTH, color_system=None, emoji=False, force_jupyter=False)
             plain.print(*objects, **options)
             for line in plain.file.getvalue().splitlines():  # type: ignore[attr-defined]
                 SAID.info(line.rstrip())
