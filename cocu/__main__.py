@@ -11,10 +11,8 @@ from types import ModuleType
 from cocu.commands import COMMANDS
 
 OPTIONS = ("--help", "--version", "--completion")
-THREADED = (
-    "curate",
-    "browse",
-)  # their threads may wait for a dead worker, or load an encoder; Python's end crashes then
+# Their threads may wait for a dead worker, or load an encoder, amid which Python's own end crashes.
+THREADED = ("curate", "browse")
 CLONE = Path(__file__).resolve().parent.parent  # or site-packages
 
 

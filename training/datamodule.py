@@ -139,9 +139,8 @@ class ArchiveDataModule(LightningDataModule):
         if stage == "fit":
             devices = getattr(self.trainer, "num_devices", 1)
             check_shared_memory(self.batch_size * 3 * self.image_size**2 * 4, self.workers * devices)
-        runs = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
-        if self.filter != Filter():
-            runs = [replace(run, filters=(self.filter,)) for run in runs]
+        opened = [ConceptArchive.open(folder, self.allow_remote) for folder in self.folders]
+        runs = [replace(run, filters=(self.filter,)) for run in opened]
         bare = self._sources(self.tars)
         self.shards = (
             *(TrainingShard(source, run) for run in runs for source in run.sources),
@@ -213,8 +212,15 @@ class ArchiveDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Batches of the epoch that the trainer is in, from the step on that it is at."""
         assert self.trainer is not None  # Lightning asks for data with a trainer
-        read = (self.shards, self.sampler, self.shuffle, self.seed, self.require_archives, self.negatives, self.excused)
-        stream = self.stream(*read)
+        stream = self.stream(
+            self.shards,
+            self.sampler,
+            self.shuffle,
+            self.seed,
+            self.require_archives,
+            self.negatives,
+            self.excused,
+        )
         transform = partial(self.augmentation.transform, self.image_size)
         batches = Batches(stream, self.plan, transform, self.text_context, self.trainer.global_rank)
         begun = partial(batches_begun, self.trainer)

@@ -43,7 +43,7 @@ NEGATIVES = {
     "outside": Negatives(
         "only prompts about concepts that the image's archive does not hold (whatever data.filter; data.excused is which "
         "of them), so that what the image may show is not denied",
-        lambda archive, shard: archive.read(shard),
+        ConceptArchive.read,
     ),
 }
 
