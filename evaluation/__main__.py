@@ -10,7 +10,8 @@ from curation.base.logs import SpokenConsole, add_loudness, speak
 from curation.base.options import CommandParser, positive
 from curation.base.terminal import FAILED, run_command
 from evaluation.benchmark import AbsentError, packaged, read_benchmark
-from evaluation.options import require_checkpoint, threshold
+from evaluation.options import threshold
+from segmenters.paths import require_checkpoint
 
 EPILOG = """\
 examples:

@@ -10,7 +10,8 @@ from PIL import Image
 from curation.base.configuration import require
 from curation.base.options import CommandParser
 from curation.base.terminal import run_command
-from evaluation.options import AUTO, require_checkpoint
+from evaluation.options import AUTO
+from segmenters.paths import require_checkpoint
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ groupvit.py       the model: image tower with its groupings, text tower, project
 transformer.py    what both towers are made of
 cpu_attention.py  attention in bfloat16 on a CPU
 text.py           texts as token ids
+paths.py          whether a checkpoint is there, without importing torch
 checkpoint.py     our folders and .ckpt files, and those of Hugging Face
 huggingface.py    names and sizes of Hugging Face's GroupViT
 hf_clip.py        names and sizes of transformers' CLIPModel

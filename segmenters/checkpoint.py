@@ -18,13 +18,10 @@ from curation.base import files
 from curation.base.errors import CocuError, OutputError, loading_error, one_line
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from segmenters.huggingface import config_from_huggingface, config_to_huggingface, from_huggingface, to_huggingface
+from segmenters.paths import CheckpointError, absent
 
 FORMAT = "cocu-groupvit"  # `format` in config.json of our folders
 PREFIX = "model."  # of the model's weights in a Lightning checkpoint
-
-
-class CheckpointError(CocuError):
-    """A checkpoint that cannot be used. The message is one line: the file, what is wrong, the remedy."""
 
 
 class Loaded(NamedTuple):
@@ -57,9 +54,7 @@ def load(path: str | Path) -> Loaded:
     if path.is_dir():
         return _load_folder(path)
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such checkpoint; give a folder with config.json and model.safetensors, or a .ckpt"
-        )
+        raise absent(path)
     return from_lightning(read_lightning(path), path)
 
 

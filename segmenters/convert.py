@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from curation.base import files
 from segmenters.checkpoint import CheckpointError, save, save_huggingface, write_folder
 from segmenters.convert_command import main
@@ -49,12 +51,17 @@ def convert(source: str | Path, target: str | Path, kind: str | None = None, hal
         save(loaded.model, partial)
     partial.replace(target)
 
-    count = sum(value.numel() for value in loaded.model.parameters())
-    lost = isinstance(loaded.model, DenseCLIP) and loaded.model.grouping is not None and kind == "huggingface"
+    lost = loaded.model.grouping if isinstance(loaded.model, DenseCLIP) and kind == "huggingface" else None
+    count = parameters(loaded.model) - (parameters(lost) if lost else 0)
     return (
         f"{target}: {count:,} parameters of {loaded.path} ({loaded.kind}) as a {kind} folder"
         f"{', but for its grouping head, for which transformers has no place' if lost else ''}"
     )
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers it has learnt."""
+    return sum(value.numel() for value in module.parameters())
 
 
 def save_clip(model: DenseCLIP, folder: Path, kind: str) -> None:

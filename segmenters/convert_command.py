@@ -6,6 +6,7 @@ import argparse
 
 from curation.base.options import CommandParser
 from curation.base.terminal import run_command
+from segmenters.paths import require_checkpoint
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
 
     def work() -> None:
+        require_checkpoint(args.source)
         from segmenters.convert import convert  # imports torch, which --help does without
 
         print(convert(args.source, args.target, args.to, args.half))

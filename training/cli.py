@@ -22,7 +22,7 @@ from curation.base.configuration import read_yaml, require
 from curation.base.errors import CocuError
 from curation.base.logs import SpokenConsole, log_to, speak
 from curation.base.terminal import INTERRUPTED, run_command
-from segmenters.checkpoint import CheckpointError
+from segmenters.paths import CheckpointError
 from training import resume
 from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
 from training.datamodule import ArchiveDataModule
