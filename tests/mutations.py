@@ -120,12 +120,16 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("random.Random(f\"{self.seed} {epoch} {reader}\")", "random.Random(f\"{epoch} {reader}\")"),
         ("random.Random(f\"{self.seed} {epoch} {reader}\")", "random.Random(f\"{self.seed} {reader}\")"),
         ("random.Random(f\"{self.seed} {epoch} {reader}\")", "random.Random(f\"{self.seed} {epoch}\")"),
-        ("archives.draw(self.sampler, self.seed, epoch)", "archives.draw(self.sampler, self.seed, 0)"),
-        ("archives.draw(self.sampler, self.seed, epoch)", "archives.draw(self.sampler, 0, epoch)"),
+        ("archives.draw(sampler, self.seed, epoch)", "archives.draw(sampler, self.seed, 0)"),
+        ("archives.draw(sampler, self.seed, epoch)", "archives.draw(sampler, 0, epoch)"),
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], self.seed, 0)"),
         ("seeds([pair.key], self.seed, epoch)", "seeds([pair.key], 0, epoch)"),
         ("seed = int(drawn.draw.seeds[pair.row])", "seed = pair.row"),
         ("prompts = drawn.draw.prompts[pair.row]", "prompts = drawn.draw.prompts[0]"),
+    ]),
+    ("training/stream.py", "test_datamodule.py", [
+        ("epoch >= self.sampler_epochs", "epoch > self.sampler_epochs"),
+        ("archive.read(shard.source.name, sampler.method.of_caption)", "archive.read(shard.source.name, False)"),
     ]),
     ("training/stream.py", "test_training_data.py", [
         ("rng.randint(0, len(buffer) - 1)", "rng.randint(0, max(len(buffer) - 2, 0))"),

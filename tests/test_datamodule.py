@@ -78,6 +78,7 @@ def test_every_value_of_the_augmentation_is_used():
         ({"archives": "x", "batch_size": 1}, "data.batch_size: 1 must be at least 2"),
         ({"archives": "x", "workers": -1}, "data.workers"),
         ({"shards": ["x.tar"]}, "set data.require_archives to false"),
+        ({"archives": "x", "sampler_epochs": 0}, "data.sampler_epochs: 0 must be at least 1; for captions alone"),
     ],
 )
 def test_data_that_makes_no_sense_is_refused(values, message):
@@ -116,6 +117,31 @@ def test_a_filter_leaves_captions_in_place_of_poor_concepts(finished):
         assert sample.prompts == [entry["concept"] for entry in best] + [sample.caption] * (3 - len(best))
         seen += len(best)
     assert seen > 20
+
+
+def test_after_the_epochs_of_the_sampler_captions_serve(finished):
+    """By the archives as they are read row by row: first its best two, then what the caption mentions, never filtered."""
+    data = ArchiveDataModule(
+        str(finished), batch_size=8, workers=1, sampler=Sampler("top", 2, prompt="{c}"), sampler_epochs=2,
+        filter=Filter(top=2),
+    )  # fmt: skip
+    data.setup("fit")
+    stream = Stream(data.shards, data.sampler, 0, 0, sampler_epochs=data.sampler_epochs)
+    archive = ConceptArchive.open(str(finished))
+    changed = 0
+    for epoch in range(4):
+        for sample in stream.read(data.plan.spans(epoch, 0, 0), epoch, 0):
+            if isinstance(sample, LeftOut):
+                continue
+            best = [entry["concept"] for entry in archive[sample.where.rpartition(": ")[2]]["concepts"][:2]]
+            mentioned = {name for name in [*COLOURS, *GROUNDS] if name in sample.caption}
+            if epoch < 2:
+                assert sample.prompts == best + [sample.caption] * (2 - len(best))
+            else:
+                assert set(sample.prompts) - {sample.caption} <= mentioned
+                assert len(mentioned) < 2 or set(sample.prompts) <= mentioned
+                changed += set(sample.prompts) != set(best)
+    assert changed > 10
 
 
 def test_a_way_to_choose_negatives_is_a_line_of_a_table(finished, monkeypatch, capsys):

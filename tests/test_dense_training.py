@@ -156,6 +156,24 @@ def test_labels_are_those_of_the_archives(batch):
     assert more > 0
 
 
+def test_labels_after_the_epochs_of_the_sampler_are_those_of_captions(batch):
+    data, run, samples = batch
+    stream = data.stream(data.shards, data.sampler, 0, 0, True, data.negatives, sampler_epochs=1)
+    outcomes = stream.read(data.plan.spans(0, 0, 0), 1, 0)
+    later = {outcome.where: outcome for outcome in outcomes if isinstance(outcome, TrainingSample)}
+    fewer = 0
+    for sample in samples:
+        shard, key = sample.where.split(": ")
+        captions = run.read(shard.rsplit("/", 1)[1].removesuffix(".tar"), mentioned=True)
+        row = captions.keys.index(key)
+        said = [captions.names[c] for c in captions.concepts[captions.offsets[row] : captions.offsets[row + 1]]]
+        labels = later[sample.where].concepts
+        assert set(labels.drawn.tolist()) == {concept_id(word) for word in said}
+        assert labels.held.tolist() == sample.concepts.held.tolist()  # what is excused stays
+        fewer += len(sample.concepts.drawn) > len(labels.drawn)
+    assert fewer > 0
+
+
 # --- runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +233,21 @@ def test_a_grouping_head_is_learnt_and_kept(arguments, tmp_path):
     again = DenseModule(f"local-dir:{tmp_path / 'folder'}")  # its head goes on from where it was
     assert torch.equal(again.model.grouping.centres, opened.grouping.centres)
     assert DenseModule(f"local-dir:{tmp_path / 'folder'}", groups=5).model.grouping.centres.shape == (5, 12)
+
+
+def test_a_run_has_the_sampler_in_its_first_epochs_only(arguments, tmp_path, capsys, monkeypatch):
+    labels = {0: 0, 1: 0, 2: 0}
+    losses = DenseModule.losses
+
+    def counted(self, batch):
+        labels[self.current_epoch] += int((batch.concepts.drawn != NONE).sum())
+        return losses(self, batch)
+
+    monkeypatch.setattr(DenseModule, "losses", counted)
+    limits = ["--trainer.limit_val_batches", "0", "--trainer.max_epochs", "3", "--data.sampler_epochs", "1"]
+    assert main([*arguments, "--output", str(tmp_path / "run"), *limits]) == 0
+    assert "sampler cluster in the first epoch, then caption" in " ".join(capsys.readouterr().out.split())
+    assert labels[0] > labels[1] == labels[2] > 0  # every epoch has the same samples
 
 
 def test_two_processes_train_one_model(arguments, tmp_path):

@@ -38,6 +38,7 @@ class ArchiveDataModule(LightningDataModule):
         caption: str = "txt;text",
         captions: list[str] | None = None,
         sampler: Sampler = Sampler(),
+        sampler_epochs: int | None = None,
         filter: Filter = Filter(),
         negatives: str = "all",
         excused: Filter = Filter(),
@@ -61,6 +62,7 @@ class ArchiveDataModule(LightningDataModule):
             caption: caption fields of the same; json:NAME is a text in a json sidecar.
             captions: in place of caption, fields that are all used: one caption is drawn each time that a sample is seen.
             sampler: how concepts are drawn from an archive each time that a sample is seen.
+            sampler_epochs: in how many epochs it draws; after them concepts are those of captions alone. Null: in all.
             filter: which concepts of an archive count; the caption stands in for those that are too few.
             negatives: which prompts count against an image.
             excused: which concepts of its archive do not, with negatives outside; all by default.
@@ -83,6 +85,7 @@ class ArchiveDataModule(LightningDataModule):
         self.caption = caption
         self.captions = list(captions or [])
         self.sampler = sampler
+        self.sampler_epochs = sampler_epochs
         self.filter = filter
         self.excused = excused
         self.augmentation = augmentation
@@ -99,6 +102,10 @@ class ArchiveDataModule(LightningDataModule):
         self.negatives = NEGATIVES[negatives]
         for name, value, least in (("batch_size", batch_size, 2), ("workers", workers, 0), ("shuffle", shuffle, 0)):
             require(value >= least, f"data.{name}: {value} must be at least {least}")
+        require(
+            sampler_epochs is None or sampler_epochs >= 1,
+            f"data.sampler_epochs: {sampler_epochs} must be at least 1; for captions alone data.sampler.kind is caption",
+        )
         require(
             bool(self.folders or self.tars),
             "data.archives: missing; name the output folder of cocu curate, such as artifacts/cc12m",
@@ -220,6 +227,7 @@ class ArchiveDataModule(LightningDataModule):
             self.require_archives,
             self.negatives,
             self.excused,
+            self.sampler_epochs,
         )
         transform = partial(self.augmentation.transform, self.image_size)
         batches = Batches(stream, self.plan, transform, self.text_context, self.trainer.global_rank)

@@ -26,10 +26,9 @@ class LabelStream(Stream):
         if drawn is None or shard.archive is None:
             return drawn
         captions = shard.archive.read(shard.source.name, mentioned=True)
-        names = shard.archive.read(shard.source.name, self.sampler.method.of_caption).names
         mentioned = mentioned_concepts(captions.lists.with_values(concept_ids(captions.names)[captions.concepts]))
 
-        ids = concept_ids(names)[drawn.draw.concepts]  # (N, M)
+        ids = concept_ids(drawn.names)[drawn.draw.concepts]  # (N, M)
         held = [sample.held for sample in drawn.concepts] if drawn.concepts else [NOTHING.held] * len(ids)
         rows = zip(mentioned, ids, held, strict=True)
         return drawn._replace(concepts=[SampleConcepts(positives(*row[:2]), row[2]) for row in rows])

@@ -58,10 +58,14 @@ class TrainingProgress(Callback):
         accumulated = trainer.accumulate_grad_batches
         batch = f"{data.batch_size} x {trainer.world_size} devices" + (f" x {accumulated}" if accumulated > 1 else "")
         name = type(module.model).__name__
+        sampler = data.sampler.kind
+        if data.sampler_epochs is not None:
+            epochs = "epoch" if data.sampler_epochs == 1 else f"{data.sampler_epochs} epochs"
+            sampler += f" in the first {epochs}, then caption"
         self._print(
             trainer,
             f"Training {name} ({size:.1f} M parameters) on {module.device.type}, {trainer.precision}, sampler "
-            f"{data.sampler.kind}\n{samples:,} samples in {len(data.shards):,} shards; batch {batch}; "
+            f"{sampler}\n{samples:,} samples in {len(data.shards):,} shards; batch {batch}; "
             f"{data.steps:,} steps an epoch; {data.workers} workers a device -> {trainer.default_root_dir}",
         )
 

@@ -84,6 +84,7 @@ class DrawnShard(NamedTuple):
 
     keys: list[str]
     draw: Draw
+    names: list[str]  # of the concepts that ``draw`` has the numbers of
     concepts: list[SampleConcepts] | None  # where some prompts do not count against a sample
 
 
@@ -92,7 +93,8 @@ class Stream:
     """How samples are read.
 
     ``required``: a sample without an archive is an error, rather than trained on by its caption alone. ``excused``: which
-    concepts of an archive do not count against its image, where ``negatives`` has some that do not.
+    concepts of an archive do not count against its image, where ``negatives`` has some that do not. ``sampler_epochs``: in
+    how many epochs the sampler draws, after which captions serve; None for all.
     """
 
     shards: tuple[TrainingShard, ...]
@@ -102,6 +104,12 @@ class Stream:
     required: bool = True
     negatives: Negatives = NEGATIVES["all"]
     excused: Filter = Filter()
+    sampler_epochs: int | None = None
+
+    def sampler_in(self, epoch: int) -> Sampler:
+        """What draws in an epoch, the first of which is 0."""
+        ended = self.sampler_epochs is not None and epoch >= self.sampler_epochs
+        return replace(self.sampler, kind="caption") if ended else self.sampler
 
     def read(self, spans: list[Span], epoch: int, reader: int) -> Iterator[TrainingSample | LeftOut]:
         """The samples of the spans, shuffled; the same for the same seed, epoch and reader (any number)."""
@@ -133,15 +141,17 @@ class Stream:
         """What is drawn for all samples of a shard; None where it has no archives."""
         if shard.archive is None:
             return None
-        archives = shard.archive.read(shard.source.name, self.sampler.method.of_caption)
-        draw = archives.draw(self.sampler, self.seed, epoch)
+        sampler = self.sampler_in(epoch)
+        archives = shard.archive.read(shard.source.name, sampler.method.of_caption)
+        draw = archives.draw(sampler, self.seed, epoch)
         if self.negatives.held is None:
-            return DrawnShard(archives.keys, draw, None)
+            return DrawnShard(archives.keys, draw, archives.names, None)
 
         ids = concept_ids(archives.names)[draw.concepts]  # (N, M)
         likely = replace(shard.archive, filters=(self.excused,))
         held = held_concepts(self.negatives.held(likely, shard.source.name))
-        return DrawnShard(archives.keys, draw, [SampleConcepts(*row) for row in zip(ids, held, strict=True)])
+        concepts = [SampleConcepts(*row) for row in zip(ids, held, strict=True)]
+        return DrawnShard(archives.keys, draw, archives.names, concepts)
 
     def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
         where = f"{shard.source.path}: {pair.key}"
