@@ -73,16 +73,23 @@ def is_name(checkpoint: str) -> bool:
 def parse(checkpoint: str) -> Name:
     """Take a name apart. Raises PretrainedError for options that are none.
 
+    A path may have an @ as well, in the name of a folder above the last, or of one that is there.
+
     >>> parse("local-dir:clip@naclip,stride=8")
     Name(source='local-dir:clip', reading='naclip', stride=8)
+    >>> parse("local-dir:me@home/clip")
+    Name(source='local-dir:me@home/clip', reading=None, stride=None)
     """
-    source, _, options = checkpoint.partition("@")
+    source, _, options = checkpoint.rpartition("@")
+    if not source or "/" in options or os.path.isdir(checkpoint.removeprefix(FOLDER)):
+        return Name(checkpoint, None, None)
+
     reading, stride = None, None
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if not equals:
             reading = key
-        elif key == "stride" and value.isdecimal():
+        elif key == "stride" and value.isdecimal() and int(value) > 0:
             stride = int(value)
         else:
             raise PretrainedError(
@@ -164,7 +171,7 @@ def _read_folder(folder: Path) -> Source:
 
 def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, where: str) -> DenseConfig:
     """The configuration in open_clip's own file and in ours. Raises PretrainedError naming ``where``."""
-    preprocessing = config.get("preprocess_cfg", {})
+    preprocessing = config.get("preprocess_cfg") or {}
     unknown = sorted(set(own) - set(OWN_FIELDS))
     if unknown:
         raise PretrainedError(f"{where}: {OWN} beside it has {unknown[0]}; known are {', '.join(OWN_FIELDS)}")
@@ -177,7 +184,7 @@ def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, wher
             tokenizer=name if model["text_cfg"].get("hf_tokenizer_name") else None,
             **own,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PretrainedError(f"{where}: {one_line(error)} is missing or wrong: not open_clip's format") from None
 
 

@@ -174,6 +174,14 @@ def test_networks_without_a_first_pooling_are_dilated():
     assert model.encode_places(torch.randn(1, 3, 64, 64)).shape[2:] == (4, 4)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_timm_network_of_one_size_is_one_line(name):
+    """SigLIP's towers and Swin refuse the picture that a stride is measured on."""
+    options = {"timm_model_name": name, "timm_pool": "", "timm_proj": "linear", "image_size": 224}
+    with pytest.raises(CocuError, match="does not pool a map of places"):
+        DenseCLIP(DenseConfig({**model_config("timm"), "vision_cfg": options}))
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
@@ -234,12 +242,46 @@ def test_models_of_open_clip_are_opened_by_name(tmp_path):
         ("open_clip:ViT-B-16/opnai", "neither weights of ViT-B-16 nor a file; there are"),
         ("local-dir:nowhere", "open_clip_config.json: missing"),
         ("local-dir:clip@stride=fine", "stride=fine is no option"),
+        ("local-dir:clip@stride=0", "stride=0 is no option"),
     ],
 )
 def test_names_of_nothing_are_one_line(name, message, elsewhere):
     with pytest.raises(PretrainedError, match=message) as error:
         open_pretrained(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["me@home/clip", "clip@v2"])
+def test_an_at_in_a_path_is_no_option(path, tmp_path):
+    folder = save_clip(tiny_clip("transformer"), tmp_path / path)
+    assert open_segmenter(folder).model.tower.stride == 8
+    assert open_segmenter(f"local-dir:{folder}@maskclip,stride=4").model.tower.stride == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"preprocess_cfg": [1]}, "open_clip_config.json: "),
+        ({"preprocess_cfg": {"mean": ["a", "b", "c"]}}, "could not convert"),
+        ({"model_cfg": {"embed_dim": 12, "vision_cfg": "ViT", "text_cfg": {}}}, "vision_cfg: 'ViT' is no mapping"),
+        ({"model_cfg": {"embed_dim": 12, "vision_cfg": {}, "text_cfg": None}}, "open_clip_config.json: "),
+    ],
+)
+def test_a_configuration_of_something_else_is_one_line(config, message, tmp_path):
+    folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
+    written = {"model_cfg": model_config("timm"), **config}
+    (folder / "open_clip_config.json").write_text(json.dumps(written))
+    with pytest.raises(PretrainedError, match=message) as error:
+        open_pretrained(f"local-dir:{folder}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_preprocessing_has_ours(tmp_path):
+    folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model_config("timm"), "preprocess_cfg": None})
+    )
+    assert open_segmenter(folder).model.config.mean == (0.485, 0.456, 0.406)
 
 
 def test_weights_of_another_model_are_one_line(tmp_path):
@@ -275,3 +317,26 @@ def test_what_transformers_has_no_model_for_is_one_line(tmp_path, capsys):
     folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
     assert main([f"local-dir:{folder}", str(tmp_path / "hf"), "--to", "huggingface"]) == 1
     assert "convert it --to cocu, for open_clip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("model", {"init_logit_bias": -10.0}),
+        ("vision_cfg", {"no_ln_pre": True}),
+        ("vision_cfg", {"ls_init_value": 0.1}),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}),
+        ("text_cfg", {"proj_bias": True}),
+        ("text_cfg", {"proj_type": "none", "width": 12}),
+        ("text_cfg", {"embed_cls": True}),
+        ("text_cfg", {"pool_type": "last"}),
+        ("text_cfg", {"no_causal_mask": True}),
+    ],
+)
+def test_a_transformer_that_transformers_computes_otherwise_is_refused(part, changed):
+    from segmenters.hf_clip import clip_to_huggingface
+
+    config = model_config("transformer")
+    (config if part == "model" else config[part]).update(changed)
+    with pytest.raises(CocuError, match="convert it --to cocu"):
+        clip_to_huggingface(DenseCLIP(DenseConfig(config)))
