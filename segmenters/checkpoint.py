@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curation.base import files
-from curation.base.errors import CocuError, OutputError, loading_error, one_line
+from curation.base.errors import CocuError, OutputError, loading_error, one_line, quoted
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from segmenters.huggingface import config_from_huggingface, config_to_huggingface, from_huggingface, to_huggingface
 from segmenters.paths import CheckpointError, absent
@@ -91,8 +91,12 @@ def read_content(path: str | Path) -> dict[str, Any]:
         reason = loading_error(error)
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded as weights only ({reason})") from None
 
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: not a Lightning checkpoint: no state_dict")
+    others = [name for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(f"{path}: state_dict: {quoted(others[0])} is no tensor of a model")
     return content
 
 
@@ -126,7 +130,12 @@ def _load_folder(folder: Path) -> Loaded:
     if config.get("model_type") == "groupvit":
         try:
             model = GroupViT(config_from_huggingface(config))
-        except (TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # keys of another kind, sizes of no tensor
             raise CheckpointError(f"{config_path}: {error}") from None
         try:
             weights = from_huggingface(weights, model)
@@ -148,7 +157,7 @@ def _empty(values: Any, path: Path) -> GroupViT:
         raise CheckpointError(f"{path}: model: unknown sizes {unknown}; known are {', '.join(known)}")
     try:
         return GroupViT(GroupViTConfig(**values))
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: sizes of no tensor
         raise CheckpointError(f"{path}: model: {error}") from None
 
 
