@@ -87,19 +87,36 @@ def literal_block(x: np.ndarray, w: dict, name: str, kind: str | None, grid: tup
     return x + hidden @ w[f"{name}.mlp.c_proj.weight"].T + w[f"{name}.mlp.c_proj.bias"]
 
 
-def literal_places(model, pixels: torch.Tensor, kind: str) -> np.ndarray:
+def cubic(size: int, target: int) -> np.ndarray:
+    """The shares (target, size) of ``size`` values in as many as ``target`` between them: bicubic in one dimension."""
+    shares = np.zeros((target, size))
+    for row in range(target):
+        centre = (row + 0.5) * size / target - 0.5
+        for near in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            far = abs(centre - near)
+            weight = 1.25 * far**3 - 2.25 * far**2 + 1 if far <= 1 else -0.75 * (far**3 - 5 * far**2 + 8 * far - 4)
+            shares[row, min(max(near, 0), size - 1)] += weight
+    return shares
+
+
+def literal_places(model, pixels: torch.Tensor, kind: str, stride: int = 8) -> np.ndarray:
     """Embeddings (D, h, w) of one image (3, H, W), from the weights alone."""
     w = {name: value.double().numpy() for name, value in model.clip.visual.state_dict().items()}
     image = pixels.double().numpy() * np.array(SPREAD)[:, None, None] + np.array(OURS)[:, None, None]
     image = (image - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    side = image.shape[1] // 8
-    patches = [image[:, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for r in range(side) for c in range(side)]
+    around = ((8 - stride) // 2, 8 - stride - (8 - stride) // 2)  # a patch is around its cell
+    image = np.pad(image, ((0, 0), around, around), mode="edge")
+    grid = (image.shape[1] - 8) // stride + 1, (image.shape[2] - 8) // stride + 1
+    corners = [(stride * row, stride * column) for row in range(grid[0]) for column in range(grid[1])]
+    patches = [image[:, top : top + 8, left : left + 8] for top, left in corners]
     tokens = [np.einsum("wcij,cij->w", w["conv1.weight"], patch) for patch in patches]
-    x = np.array([w["class_embedding"], *tokens]) + w["positional_embedding"]
+    whole, *places = w["positional_embedding"]
+    places = np.einsum("rh,cw,hwd->rcd", cubic(4, grid[0]), cubic(4, grid[1]), np.array(places).reshape(4, 4, -1))
+    x = np.array([w["class_embedding"], *tokens]) + np.array([whole, *places.reshape(-1, len(whole))])
     x = layer_norm(x, w, "ln_pre")
-    x = literal_block(x, w, "transformer.resblocks.0", None, (side, side), 3)
-    x = literal_block(x, w, "transformer.resblocks.1", kind, (side, side), 3)
-    return (layer_norm(x, w, "ln_post") @ w["proj"])[1:].T.reshape(-1, side, side)
+    x = literal_block(x, w, "transformer.resblocks.0", None, grid, 3)
+    x = literal_block(x, w, "transformer.resblocks.1", kind, grid, 3)
+    return (layer_norm(x, w, "ln_post") @ w["proj"])[1:].T.reshape(-1, *grid)
 
 
 @pytest.mark.parametrize("kind", READINGS)
@@ -109,6 +126,15 @@ def test_readings_equal_the_formulas_in_double_precision(kind):
     assert found.shape == (2, 12, 4, 4)
     for image, places in zip(PIXELS, found, strict=True):
         np.testing.assert_allclose(places.detach().numpy(), literal_places(model, image, kind), atol=2e-4)
+
+
+def test_places_of_a_finer_stride_and_another_size_equal_the_formulas():
+    model = tiny_clip("transformer", reading="naclip", stride=5)
+    model.clip.visual.positional_embedding.data *= 5  # so that they matter
+    pixels = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 3, 32, 40)).astype(np.float32))
+    found = model.encode_places(pixels)
+    assert found.shape == (1, 12, 6, 8)
+    np.testing.assert_allclose(found[0].detach().numpy(), literal_places(model, pixels[0], "naclip", 5), atol=2e-4)
 
 
 def test_a_block_that_is_read_with_its_own_attention_is_the_block():
