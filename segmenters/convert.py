@@ -1,4 +1,4 @@
-"""``cocu convert SOURCE TARGET``: between our checkpoints and Hugging Face GroupViT folders."""
+"""``cocu convert SOURCE TARGET``: between our checkpoints and folders of transformers and open_clip."""
 
 from __future__ import annotations
 
