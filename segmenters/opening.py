@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.base.errors import one_line
-from segmenters.checkpoint import CheckpointError, from_lightning, last_of_run, load, read_lightning, sha256_of
+from segmenters.checkpoint import from_lightning, last_of_run, load, read_lightning, sha256_of
 from segmenters.dense import DenseCLIP, DenseConfig
 from segmenters.groupvit import GroupViT
+from segmenters.paths import CheckpointError
 from segmenters.pretrained import FOLDER, filled, is_folder, is_name, open_pretrained
 
 DENSE = "dense"  # the key under which a checkpoint of training holds a DenseConfig

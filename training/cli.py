@@ -156,7 +156,7 @@ class TrainingCLI(LightningCLI):
             return
 
         self.checkpoint = resume.read(path)
-        is_dense = issubclass(self.model_class, DenseModule)
+        is_dense = self.datamodule_class is LabelDataModule
         if self.checkpoint.is_dense != is_dense:
             kinds = {True: "a CLIP's places (model.encoder)", False: "a GroupViT"}
             raise CheckpointError(

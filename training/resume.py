@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from segmenters.checkpoint import CheckpointError, read_content
+from segmenters.checkpoint import read_content
 from segmenters.opening import DENSE
+from segmenters.paths import CheckpointError
 from training.settings import Change, changes, recorded, refuse_fixed
 
 BEST, LAST = "best", "last"
