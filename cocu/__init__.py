@@ -2,4 +2,5 @@
 
 commands.py   the table of commands
 __main__.py   finds the command and runs it
+completion.py completion in bash and zsh
 """

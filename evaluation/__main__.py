@@ -75,9 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_paths(args: argparse.Namespace) -> None:
     """Raises CocuError for what is plainly wrong, before anything heavy is imported: unknown benchmarks, no checkpoint."""
-    known = packaged()
+    ours = packaged()
     for name in map(str.strip, args.benchmarks.split(",")):
-        if name and name not in known:
+        if name and name not in ours:
             with contextlib.suppress(AbsentError):  # others are evaluated all the same
                 read_benchmark(name, args.data_root)
     require_checkpoint(args.checkpoint)

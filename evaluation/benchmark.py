@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from curation.base.configuration import build, did_you_mean, errors_naming, read_yaml, require, require_one_of
@@ -30,10 +31,27 @@ class Layout:
     raw_masks: str | None = None  # original masks, read in ``raw_encoding`` where a file of ``masks`` is absent
 
     def __post_init__(self) -> None:
-        """Raises CocuError for patterns without {id}."""
+        """Raises CocuError for patterns without {id}, and for fields that are no names."""
         for key in ("images", "masks", "raw_masks"):
             pattern = getattr(self, key)
-            require(pattern is None or "{id}" in pattern, f"layout.{key}: {pattern} has no {{id}}")
+            if pattern is not None:
+                require("{id}" in pattern, f"layout.{key}: {pattern} has no {{id}}")
+                problem = pattern_problem(pattern)
+                require(problem is None, f"layout.{key}: {pattern}: {problem}; write fields as {{id}} or {{folder}}")
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """What is wrong with the fields of a pattern; None where nothing is.
+
+    >>> pattern_problem("{folder}/{id}.png"), pattern_problem("{id}_{}.png"), pattern_problem("{id}_{.png")
+    (None, '{} is no field', "expected '}' before end of string")
+    """
+    try:
+        fields = [part[1:] for part in Formatter().parse(pattern) if part[1] is not None]
+    except ValueError as error:
+        return str(error)
+    others = (name for name, form, conversion in fields if form or conversion or not str(name).isidentifier())
+    return next((f"{{{name}}} is no field" for name in others), None)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,10 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         """Check every value. Raises CocuError naming the key."""
+        require(
+            bool(self.name.strip()) and self.name not in (".", "..") and not {"/", "\\"} & {*self.name},
+            f"name: {self.name!r} is no name of a folder, which predictions and pictures go into; leave slashes out",
+        )
         self._check_classes()
         self._check_sizes()
         self._check_labels()
@@ -85,8 +107,9 @@ class Benchmark:
         require(self.bg_threshold is not None, "bg_threshold: missing; background: true needs it")
 
     def _check_sizes(self) -> None:
-        for key in ("resize_short", "resize_long_max", "crop", "stride"):
-            require(getattr(self, key) > 0, f"{key}: {getattr(self, key)} must be at least 1")
+        for key in ("resize_short", "resize_long_max", "crop", "stride", "shrink_above", "shrink_long"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"{key}: {value} must be at least 1")
         require(
             self.stride <= self.crop, f"stride: {self.stride} is larger than crop {self.crop}: pixels would be left out"
         )

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from curation.base.configuration import require
 from curation.base.devices import to_device
 from evaluation.places import decide_places, place_scores
 from evaluation.windows import CHUNK, Box, boxes, decide, resize, resized, stitch, votes
@@ -106,8 +107,13 @@ def group_scores(encoding: GroupEncoding, classes: Classes, scale: Tensor) -> Te
 def prepare(image: Image.Image, view: View, smallest: int) -> tuple[Tensor, tuple[int, int]]:
     """The normalised image (3, H, W), float32, at the size of ``view``, and the size at which labels are decided.
 
-    ``smallest``: pixels that a side has at least, those of a patch.
+    ``smallest``: pixels that a side has at least, those of a patch. Raises CocuError for windows that are smaller.
     """
+    require(
+        view.crop >= smallest,
+        f"crop: windows of {view.crop} pixels are too small for this model, which needs {smallest}; raise crop of the "
+        "benchmark, or --size of cocu segment",
+    )
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()  # (3, height, width)
     height, width = pixels.shape[1:]
     if view.shrink_above and view.shrink_long and height * width > view.shrink_above:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from curation.base.errors import CocuError, listed, one_line
+from curation.base.errors import CocuError, listed, one_line, quoted
 from curation.base.images import ImageError, decode, decode_stored
 from evaluation.benchmark import AbsentError, Benchmark, Layout
 from evaluation.labels import ENCODINGS, check_range
@@ -91,6 +91,9 @@ def _fields_of_split(layout: Layout, split: str) -> list[dict[str, str]]:
             ids = [line.strip() for line in stream]
     except (OSError, UnicodeDecodeError) as error:
         raise CocuError(f"{path}: cannot be read ({one_line(error)})") from None
+    outside = [name for name in ids if os.path.isabs(name) or ".." in name.split("/")]
+    if outside:  # predictions are written to paths made of ids
+        raise CocuError(f"{path}: {quoted(outside[0])} leads out of the folder of images; write ids below it")
     return [{"id": name} for name in dict.fromkeys(ids) if name]
 
 

@@ -80,7 +80,8 @@ def _draw_panel(sheet: Image.Image, panel: Panel, corner: tuple[int, int], size:
 
 
 def shortened(draw: ImageDraw.ImageDraw, text: str, font: Font, width: int) -> str:
-    """``text``, cut with dots where it is wider than ``width``."""
+    """``text`` on one line, cut with dots where it is wider than ``width``."""
+    text = " ".join(text.splitlines())
     while len(text) > 1 and draw.textlength(text, font) > width:
         text = text.rstrip("…")[:-1] + "…"
     return text

@@ -58,7 +58,8 @@ def check_options(args: argparse.Namespace) -> None:
     words = words_of(args)
     require(bool(words), "words: none is given; separate them by commas")
     suffix = os.path.splitext(args.output)[1].lower()
-    require(suffix in Image.registered_extensions(), f"output: {args.output}: Pillow writes no such format; use .png")
+    written = Image.registered_extensions().get(suffix) in Image.SAVE  # others are only read
+    require(written, f"output: {args.output}: Pillow writes no such format; use .png")
     require(
         args.heatmap or len(words) > 1,
         "words: a single word would cover the whole image; name what else is there, or use --heatmap",

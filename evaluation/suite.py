@@ -105,12 +105,20 @@ def results_name(name: str) -> str:
     if is_name(name):
         source, _, options = name.partition("@")
         schema, _, rest = source.partition(":")
-        model = rest.replace("/", "-") if schema == "open_clip" else Path(rest).name
+        model = rest.replace("/", "-") if schema == "open_clip" else _name_of(Path(rest))
         return "-".join([model, *filter(None, re.split("[,=]", options))])
 
     checkpoint = Path(name)
     run = checkpoint.absolute().parent
-    return f"{run.parent.name}-{checkpoint.stem}" if run.name == "checkpoints" else checkpoint.stem
+    if run.name == "checkpoints":
+        return f"{run.parent.name}-{checkpoint.stem}"
+    named = Path(_name_of(checkpoint))
+    return named.name if named.suffix[1:].isdecimal() else named.stem  # model-1.5 and model-1.6 are two
+
+
+def _name_of(folder: Path) -> str:
+    """What a folder is called, also one that is named by dots."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
 def read_benchmarks(args: argparse.Namespace, failures: dict[str, Failure], console: Console) -> list[Benchmark]:

@@ -169,7 +169,7 @@ def votes(windows: Sequence[Box], groups: Sequence[Tensor], count: int) -> Tenso
     """The group (H, W), uint8, that most of a pixel's windows give it: for pictures."""
     height = max(box.bottom for box in windows)
     width = max(box.right for box in windows)
-    ballot = torch.zeros((count, height, width), dtype=torch.uint8, device=groups[0].device)
+    ballot = torch.zeros((count, height, width), dtype=torch.int16, device=groups[0].device)  # windows may be many
     for box, group in zip(windows, groups, strict=True):
         area = ballot[:, box.top : box.bottom, box.left : box.right]
         area += torch.arange(count, dtype=torch.uint8, device=group.device)[:, None, None] == group

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from curation.base.options import CommandParser
+from curation.base.options import CommandParser, positive
 from curation.base.terminal import run_command
 
 PAGES = Path("docs/experiments")
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ARM",
         help="these arms only: caption, dense/caption or, for a whole family, dense (default: all)",
     )
-    parser.add_argument("--seeds", type=int, help="runs of an arm, at most")
+    parser.add_argument("--seeds", type=positive, help="runs of an arm, at most")
     parser.add_argument("-o", "--output", type=Path, help="archives and runs (default: artifacts/experiments/DATA)")
     parser.add_argument(
         "--report",
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the page (default: docs/experiments/DATA; in started/ with --start, in quick/ with --quick)",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="runs side by side, which share the processor cores (default: 1)"
+        "--jobs", type=positive, default=1, help="runs side by side, which share the processor cores (default: 1)"
     )
     parser.add_argument(
         "--quick",

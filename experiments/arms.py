@@ -121,10 +121,10 @@ def choose_arms(families: list[Family], names: list[str]) -> list[Family]:
     names: of arms, in every family that has one so called; of a family; or both, as in ``dense/caption``. A family that
     keeps no arm is left out. Raises ExperimentError for an unknown name.
     """
-    known = {word for family in families for arm in family.arms for word in _names(family, arm)}
+    choices = {word for family in families for arm in family.arms for word in _names(family, arm)}
     for name in names:
-        if name not in known:
-            raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, known)}")
+        if name not in choices:
+            raise ExperimentError(f"--only: no arm is called {name}{did_you_mean(name, choices)}")
     if not names:
         return families
 

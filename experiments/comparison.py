@@ -91,7 +91,7 @@ class Comparison:
 
     def runs(self) -> list[tuple[FamilyRuns, Arm, int]]:
         """Every run: the first seed of all arms before the second of any."""
-        most = max(arm.seeds for part in self.families for arm in part.family.arms)
+        most = max((arm.seeds for part in self.families for arm in part.family.arms), default=0)
         return [
             (part, arm, seed)
             for seed in range(most)

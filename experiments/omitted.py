@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from curation.archive import ConceptArchive
 from curation.archive.captions import names_in
 from curation.base.errors import CocuError
+from curation.base.options import positive
 from curation.base.terminal import run_command
 from curation.concepts import concept_key
 from curation.samples import read_sidecars
@@ -201,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a column of heat maps, may be repeated (default: the dense CLIP that learnt from captions alone and the one "
         "that learnt from archives, of the same runs, seed 0)",
     )
-    parser.add_argument("--count", type=int, default=2, help="classes of things, and of stuff (default: 2)")
+    parser.add_argument("--count", type=positive, default=2, help="classes of things, and of stuff (default: 2)")
     parser.add_argument("-o", "--output", default="omitted.png", help="picture to write (default: omitted.png)")
     return parser
 
@@ -226,6 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
         archive = ConceptArchive.open(args.run)
         captions = {shard: mentioned(archive, shard) for shard in archive.shards}
         omissions = largest_omissions(read_sidecar_fields(archive, "area"), captions)
+        if not omissions:
+            raise CocuError(f"{args.run}: no caption omits a class that its image shows; there is nothing to draw")
         things = {name for _, _, names in read_sidecar_fields(archive, "objects") for name in names}
         picture = draw(archive, choose(omissions, things, args.count), models)
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)

@@ -51,10 +51,13 @@ def measure(settings: Sequence[Setting], benchmark: Benchmark, folder: Path, con
     path = folder / FILE
     if path.exists() and files.read_json(str(path))["asked"] == request:
         return read(folder)
-    try:
-        readings = [_evaluate(name, benchmark, settings[0].limit) for name in _names(encoder, strides(settings))]
-    except CocuError as error:
-        console.print(f"The encoder is not read untrained: {error}")
+    readings = []
+    for name in _names(encoder, strides(settings)):
+        try:
+            readings.append(_evaluate(name, benchmark, settings[0].limit))
+        except CocuError as error:  # not every encoder has every stride
+            console.print(f"{name} is not read untrained: {error}")
+    if not readings:
         return []
 
     content = [vars(reading) | {"iou": [_number(value) for value in reading.iou.tolist()]} for reading in readings]

@@ -8,7 +8,8 @@ paths.py          whether a checkpoint is there, without importing torch
 checkpoint.py     our folders and .ckpt files, and those of Hugging Face
 huggingface.py    names and sizes of Hugging Face's GroupViT
 hf_clip.py        names and sizes of transformers' CLIPModel
-convert.py        the command that converts between them
+convert.py        conversion between them
+convert_command.py  its command line, light to import
 readings.py       what the last block of a CLIP says of every place: MaskCLIP, SCLIP, NACLIP
 towers.py         a map of places from the image tower of any open_clip model
 place_groups.py   an optional head that gathers the places of a map into groups

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curation.base import files
-from curation.base.errors import CocuError, OutputError, loading_error, one_line
+from curation.base.errors import CocuError, OutputError, loading_error, one_line, quoted
 from segmenters.groupvit import GroupViT, GroupViTConfig
 from segmenters.huggingface import config_from_huggingface, config_to_huggingface, from_huggingface, to_huggingface
 from segmenters.paths import CheckpointError, absent
@@ -91,8 +91,12 @@ def read_content(path: str | Path) -> dict[str, Any]:
         reason = loading_error(error)
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded as weights only ({reason})") from None
 
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: not a Lightning checkpoint: no state_dict")
+    others = [name for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(f"{path}: state_dict: {quoted(others[0])} is no tensor of a model")
     return content
 
 
@@ -126,7 +130,12 @@ def _load_folder(folder: Path) -> Loaded:
     if config.get("model_type") == "groupvit":
         try:
             model = GroupViT(config_from_huggingface(config))
-        except (TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # keys of another kind, sizes of no tensor
             raise CheckpointError(f"{config_path}: {error}") from None
         try:
             weights = from_huggingface(weights, model)
@@ -134,21 +143,21 @@ def _load_folder(folder: Path) -> Loaded:
             raise CheckpointError(f"{weights_path}: {error}") from None
         return _filled(model, weights, weights_path, "huggingface")
 
-    found = config.get("model_type", "no model_type")
+    kind = config.get("model_type", "no model_type")
     raise CheckpointError(
-        f"{config_path}: not a GroupViT (found {found}); format {FORMAT} or model_type groupvit is needed"
+        f"{config_path}: not a GroupViT (found {kind}); format {FORMAT} or model_type groupvit is needed"
     )
 
 
 def _empty(values: Any, path: Path) -> GroupViT:
     """A model of the sizes ``values``, with random weights."""
-    known = [field.name for field in dataclasses.fields(GroupViTConfig)]
-    if not isinstance(values, Mapping) or set(values) - set(known):
-        unknown = sorted(set(values) - set(known)) if isinstance(values, Mapping) else values
-        raise CheckpointError(f"{path}: model: unknown sizes {unknown}; known are {', '.join(known)}")
+    names = [field.name for field in dataclasses.fields(GroupViTConfig)]
+    if not isinstance(values, Mapping) or set(values) - set(names):
+        unknown = sorted(set(values) - set(names)) if isinstance(values, Mapping) else values
+        raise CheckpointError(f"{path}: model: unknown sizes {unknown}; known are {', '.join(names)}")
     try:
         return GroupViT(GroupViTConfig(**values))
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: sizes of no tensor
         raise CheckpointError(f"{path}: model: {error}") from None
 
 
@@ -168,9 +177,13 @@ def _filled(model: GroupViT, weights: Mapping[str, Tensor], path: Path, kind: st
             raise CheckpointError(f"{path}: {name} has shape {shapes}: config and weights do not belong together")
 
     model.load_state_dict({name: weights[name].to(value.dtype) for name, value in expected.items()})
+    return Loaded(model.eval(), str(path.parent if path.suffix == ".safetensors" else path), kind, sha256_of(path))
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file."""
     with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Loaded(model.eval(), str(path.parent if path.suffix == ".safetensors" else path), kind, digest)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # --- writing --------------------------------------------------------------------------------------------------------------
@@ -191,12 +204,16 @@ def save_huggingface(model: GroupViT, folder: str | Path) -> None:
 
 def write_folder(folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write ``model.safetensors`` and ``config.json``. Raises OutputError."""
-    path = str(folder / "model.safetensors")
+    save_weights(weights, folder / "model.safetensors")
+    files.write_json(str(folder / "config.json"), config)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file of safetensors, whole or not at all. Raises OutputError."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     try:
-        with files.atomic_path(path) as temporary:
+        with files.atomic_path(str(path)) as temporary:
             save_file(contiguous, temporary, metadata={"format": "pt"})  # transformers asks for the format
     except SafetensorError as error:  # a full disk, for one
         reason = one_line(error)
         raise OutputError(f"{path}: cannot be written ({reason}); make room there, or choose another output") from None
-    files.write_json(str(folder / "config.json"), config)

@@ -1,4 +1,4 @@
-"""``cocu convert SOURCE TARGET``: between our checkpoints and Hugging Face GroupViT folders."""
+"""``cocu convert SOURCE TARGET``: between our checkpoints and folders of transformers and open_clip."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from torch import nn
 
 from curation.base import files
-from segmenters.checkpoint import CheckpointError, save, save_huggingface, write_folder
+from segmenters.checkpoint import save, save_huggingface, write_folder
 from segmenters.convert_command import main
 from segmenters.dense import DenseCLIP
 from segmenters.groupvit import MEAN, STD
 from segmenters.hf_clip import clip_config, clip_to_huggingface
 from segmenters.opening import open_segmenter
+from segmenters.paths import CheckpointError
 from segmenters.pretrained import save_folder
 from segmenters.text import tokenizer
 

@@ -26,7 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 The scale of the prompt loss in a training checkpoint serves training alone; it is left out.""",
     )
-    parser.add_argument("source", help="a .ckpt of training, a folder of ours, or a Hugging Face GroupViT folder")
+    parser.add_argument(
+        "source",
+        help="a .ckpt or the folder of a training run, a folder of ours, a Hugging Face GroupViT folder, or a CLIP by "
+        "name: see cocu eval",
+    )
     parser.add_argument("target", help="the folder to write; it must not exist, or be empty")
     parser.add_argument(
         "--to",

@@ -45,14 +45,23 @@ class DenseConfig:
     def __post_init__(self) -> None:
         """Turn lists (from JSON) into tuples. Raises ValueError for values that are none."""
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}: {getattr(self, name)} is not three numbers")
-        if self.groups is not None and self.groups < 1:
-            raise ValueError(f"groups: {self.groups} must be at least 1; null is for no grouping head")
+        for name, default in (
+            ("stride", "the tower's own"),
+            ("size", "the model's own"),
+            ("groups", "no grouping head"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}: {value} must be at least 1 and whole; null is for {default}")
         missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in self.model]
         if missing:
             raise ValueError(f"model: {missing[0]} is missing")
+        for name in ("vision_cfg", "text_cfg"):
+            if not isinstance(self.model[name], Mapping):
+                raise ValueError(f"model: {name}: {self.model[name]!r} is no mapping")
 
     @property
     def image_size(self) -> int:

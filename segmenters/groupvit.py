@@ -51,6 +51,9 @@ class GroupViTConfig:
         """Turn lists (from YAML or JSON) into tuples. Raises ValueError for sizes that do not fit together."""
         for name in ("depths", "groups", "assign_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("image_size", "patch_size", "width", "heads", "text_width", "text_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size: {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if len(self.depths) != len(self.groups) + 1:

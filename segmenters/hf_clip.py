@@ -98,6 +98,25 @@ def _sizes(transformer: Any, activation: str) -> dict[str, Any]:
 def check(model: DenseCLIP) -> None:
     """Raises CocuError unless transformers' CLIPModel has this architecture."""
     plain = type(model.clip).__name__ == "CLIP" and type(model.clip.visual).__name__ == "VisionTransformer"
-    scaled = any(".ls_" in name for name in model.clip.state_dict())
-    if not plain or scaled or model.config.tokenizer or model.clip.visual.pool_type != "tok":
+    if not plain or model.config.tokenizer or not (_has_same_weights(model) and _computes_alike(model)):
         raise CocuError("transformers has no CLIP with these towers; convert it --to cocu, for open_clip")
+
+
+def _has_same_weights(model: DenseCLIP) -> bool:
+    """Whether each weight has a name there, and none is missing: layer scale, biases of logits, ... have none."""
+    names = set(model.clip.state_dict())
+    inside = {name for name in names if name.startswith(tuple(BLOCKS))}
+    stems = {".".join(name.split("resblocks.")[1].split(".")[1:-1]) for name in inside}
+    return names - inside == {*OUTSIDE, *TRANSPOSED} and stems <= {
+        *INSIDE,
+        "attn",
+    }  # attn: in_proj_weight, in_proj_bias
+
+
+def _computes_alike(model: DenseCLIP) -> bool:
+    """Whether both compute the same with these weights: pooling, positions, the causal mask, activations, norms."""
+    clip, configs = model.clip, [model.config.model[part] for part in ("vision_cfg", "text_cfg")]
+    changed = any(config.get(key) for config in configs for key in ("act_kwargs", "norm_kwargs"))
+    pooled = clip.visual.pool_type == "tok" and clip.text_pool_type == "argmax"
+    sized = len(clip.positional_embedding) == clip.context_length
+    return pooled and sized and clip.attn_mask is not None and not changed

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from curation.base.errors import one_line
-from segmenters.checkpoint import CheckpointError, from_lightning, last_of_run, load, read_lightning
+from segmenters.checkpoint import from_lightning, last_of_run, load, read_lightning, sha256_of
 from segmenters.dense import DenseCLIP, DenseConfig
 from segmenters.groupvit import GroupViT
-from segmenters.pretrained import FOLDER, filled, is_folder, is_name, open_pretrained, path_digest
+from segmenters.paths import CheckpointError
+from segmenters.pretrained import FOLDER, filled, is_folder, is_name, open_pretrained
 
 DENSE = "dense"  # the key under which a checkpoint of training holds a DenseConfig
 CLIP, GROUPING = "clip.", "grouping."  # of the weights of open_clip's model, and of the head, in a dense model
@@ -48,7 +49,7 @@ def open_segmenter(checkpoint: str | Path) -> Opened:
         return Opened(*from_lightning(content, Path(text)))
     clip, grouping = (part_of(content.weights, prefix) for prefix in (CLIP, GROUPING))
     model = filled(dense_config(content.sizes[DENSE], text), clip, text, grouping)
-    return Opened(model, text, "lightning", path_digest(text))
+    return Opened(model, text, "lightning", sha256_of(text))
 
 
 def part_of(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -40,14 +40,15 @@ class PlaceGroups(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
 
     def group(self, places: Tensor) -> Grouped:
-        """The groups of places (B, N, D) of unit norm."""
+        """The groups of places (B, N, D) of unit norm, in their dtype, whatever that of the weights is."""
         apart = F.normalize(places - places.mean(1, keepdim=True), dim=-1)  # (B, N, D)
-        centres = F.normalize(self.centres, dim=-1).expand(len(places), -1, -1)  # (B, G, D)
+        centres = F.normalize(self.centres.to(places.dtype), dim=-1).expand(len(places), -1, -1)  # (B, G, D)
         for number in range(ROUNDS):
-            shares = (self.sharpness * centres @ apart.mT).softmax(1)  # (B, G, N)
+            shares = (self.sharpness.to(places.dtype) * centres @ apart.mT).softmax(1)  # (B, G, N)
             if number < ROUNDS - 1:
                 centres = F.normalize(shares @ apart, dim=-1)  # (B, G, D)
-        weights = shares / shares.sum(-1, keepdim=True)  # (B, G, N)
+        # The shares of a group that no place is like may all be too small for a number.
+        weights = shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)  # (B, G, N)
         return Grouped(shares, weights @ places)
 
     def forward(self, places: Tensor) -> Tensor:

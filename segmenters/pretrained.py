@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 
 from curation.base import files
 from curation.base.configuration import did_you_mean
 from curation.base.downloads import require_weights
-from curation.base.errors import CocuError, OutputError, loading_error, one_line
+from curation.base.errors import CocuError, loading_error, one_line
+from segmenters.checkpoint import save_weights, sha256_of
 from segmenters.dense import DenseCLIP, DenseConfig, with_reading
 from segmenters.groupvit import MEAN, STD
 
@@ -73,16 +73,23 @@ def is_name(checkpoint: str) -> bool:
 def parse(checkpoint: str) -> Name:
     """Take a name apart. Raises PretrainedError for options that are none.
 
+    A path may have an @ as well, in the name of a folder above the last, or of one that is there.
+
     >>> parse("local-dir:clip@naclip,stride=8")
     Name(source='local-dir:clip', reading='naclip', stride=8)
+    >>> parse("local-dir:me@home/clip")
+    Name(source='local-dir:me@home/clip', reading=None, stride=None)
     """
-    source, _, options = checkpoint.partition("@")
+    source, _, options = checkpoint.rpartition("@")
+    if not source or "/" in options or os.path.isdir(checkpoint.removeprefix(FOLDER)):
+        return Name(checkpoint, None, None)
+
     reading, stride = None, None
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if not equals:
             reading = key
-        elif key == "stride" and value.isdecimal():
+        elif key == "stride" and value.isdecimal() and int(value) > 0:
             stride = int(value)
         else:
             raise PretrainedError(
@@ -101,7 +108,7 @@ def open_pretrained(checkpoint: str) -> Pretrained:
 
     model = filled(with_reading(read.config, reading, stride), read.weights, read.path, read.grouping)
     of_file = os.path.isfile(read.path) and not read.grouping
-    return Pretrained(model, checkpoint, path_digest(read.path) if of_file else weights_digest(model))
+    return Pretrained(model, checkpoint, sha256_of(read.path) if of_file else weights_digest(model))
 
 
 def is_folder(folder: Path) -> bool:
@@ -124,12 +131,6 @@ def filled(
     except RuntimeError as error:
         raise PretrainedError(f"{path}: weights of another model ({one_line(error)})") from None
     return model.eval()
-
-
-def path_digest(path: str) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def weights_digest(model: DenseCLIP) -> str:
@@ -164,7 +165,7 @@ def _read_folder(folder: Path) -> Source:
 
 def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, where: str) -> DenseConfig:
     """The configuration in open_clip's own file and in ours. Raises PretrainedError naming ``where``."""
-    preprocessing = config.get("preprocess_cfg", {})
+    preprocessing = config.get("preprocess_cfg") or {}
     unknown = sorted(set(own) - set(OWN_FIELDS))
     if unknown:
         raise PretrainedError(f"{where}: {OWN} beside it has {unknown[0]}; known are {', '.join(OWN_FIELDS)}")
@@ -177,7 +178,7 @@ def config_of(config: Mapping[str, Any], own: Mapping[str, Any], name: str, wher
             tokenizer=name if model["text_cfg"].get("hf_tokenizer_name") else None,
             **own,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PretrainedError(f"{where}: {one_line(error)} is missing or wrong: not open_clip's format") from None
 
 
@@ -189,8 +190,8 @@ def _read_named(name: str) -> Source:
     if not slash:
         raise PretrainedError(f"{NAMED}{name}: write {NAMED}MODEL/TAG, such as {NAMED}ViT-B-16/openai")
     if architecture not in open_clip.list_models():
-        known = did_you_mean(architecture, open_clip.list_models())
-        raise PretrainedError(f"{NAMED}{name}: open_clip knows no {architecture}{known}")
+        nearest = did_you_mean(architecture, open_clip.list_models())
+        raise PretrainedError(f"{NAMED}{name}: open_clip knows no {architecture}{nearest}")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     if not pretrained and not os.path.isfile(tag):
@@ -223,9 +224,9 @@ def _read_named(name: str) -> Source:
 
 def save_folder(model: DenseCLIP, folder: str | Path) -> None:
     """Write a folder that :func:`open_pretrained` and open_clip's ``local-dir:`` read. Raises OutputError."""
-    _save_weights(model.clip, Path(folder) / WEIGHTS)
+    save_weights(model.clip.state_dict(), Path(folder) / WEIGHTS)
     if model.grouping is not None:
-        _save_weights(model.grouping, Path(folder) / GROUPING)
+        save_weights(model.grouping.state_dict(), Path(folder) / GROUPING)
 
     config = model.config
     size = {"size": config.size} if config.size else {}
@@ -233,14 +234,3 @@ def save_folder(model: DenseCLIP, folder: str | Path) -> None:
     files.write_json(str(Path(folder) / CONFIG), {"model_cfg": dict(config.model), "preprocess_cfg": preprocessing})
     own = {name: getattr(config, name) for name in OWN_FIELDS}
     files.write_json(str(Path(folder) / OWN), {name: value for name, value in own.items() if value is not None})
-
-
-def _save_weights(part: nn.Module, path: Path) -> None:
-    weights = {name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}
-    try:
-        with files.atomic_path(str(path)) as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({one_line(error)}); make room there, or choose another output"
-        ) from None

@@ -20,6 +20,7 @@ from segmenters.readings import READINGS, Reading
 
 LAST_MAP = "map"  # the reading of convolutional towers
 DEFAULT_READING = "naclip"  # of transformers
+PROBE = 256  # pixels of a side of the picture that a timm network's stride is measured on
 
 
 class Tower:
@@ -215,16 +216,27 @@ def _measured_stride(trunk: Any) -> int:
     """Pixels between the places of a network's last map. Raises CocuError where no map is pooled by its mean."""
     holder = trunk if hasattr(trunk, "global_pool") else getattr(trunk, "head", None)
     pool = getattr(getattr(holder, "global_pool", None), "pool_type", None)
-    side = 256
-    with torch.no_grad():
-        training = trunk.training
-        features = trunk.eval().forward_features(torch.zeros(1, 3, side, side, device=next(trunk.parameters()).device))
-        trunk.train(training)
-    if pool != "avg" or features.ndim != 4 or features.shape[1] != trunk.num_features:
+    features = _features_of_nothing(trunk) if pool == "avg" else None
+    if features is None or features.ndim != 4 or features.shape[1] != trunk.num_features:
         raise CocuError(
             "this timm network does not pool a map of places by its mean; use a ResNet, ConvNeXt or the like"
         )
-    return side // int(features.shape[2])
+    return PROBE // int(features.shape[2])
+
+
+def _features_of_nothing(trunk: Any) -> Tensor | None:
+    """The last features, a map (1, C, h, w) or others, of black pixels; None of a network that takes one size only, as Swin
+    does."""
+    training = trunk.training
+    pixels = torch.zeros(1, 3, PROBE, PROBE, device=next(trunk.parameters()).device)
+    try:
+        with torch.no_grad():
+            features: Tensor = trunk.eval().forward_features(pixels)
+        return features
+    except AssertionError:
+        return None
+    finally:
+        trunk.train(training)
 
 
 class ResNetTower(Tower):

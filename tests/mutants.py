@@ -22,7 +22,7 @@ from mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = (
     "cocu", "curation", "segmenters", "evaluation", "training", "pipelines", "experiments", "tests", "setup.cfg",
-    "pyproject.toml",
+    "pyproject.toml", "Makefile",
 )  # fmt: skip
 WARM = (  # what takes long to import, none of it ours
     "numpy", "torch", "pyarrow.parquet", "faiss", "yaml", "PIL.Image", "lightning.pytorch.cli", "timm.data", "hypothesis",

@@ -279,7 +279,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
     ("segmenters/place_groups.py", "test_place_groups.py", [
         ("F.normalize(places - places.mean(1, keepdim=True), dim=-1)", "places"),
         ("ROUNDS = 2", "ROUNDS = 1"),
-        ("self.sharpness * centres @ apart.mT).softmax(1)", "self.sharpness * centres @ apart.mT).softmax(2)"),
+        ("* centres @ apart.mT).softmax(1)", "* centres @ apart.mT).softmax(2)"),
         ("weights = shares / shares.sum(-1, keepdim=True)", "weights = shares / shares.sum(1, keepdim=True)"),
         ("(flat + shares.mT @ groups)", "(shares.mT @ groups)"),
     ]),
@@ -293,6 +293,7 @@ CHANGES: list[tuple[str, str, list[tuple[str, ...]]]] = [  # file, tests, and (b
         ("x = x + mixed\n    return x +", "return x +"),
         ("if not reading.whole_block:", "if reading.whole_block:"),
         ("places = positions[1:].T", "places = positions[:-1].T"),
+        ("(margin // 2, margin - margin // 2) * 2", "(margin - margin // 2, margin // 2) * 2"),
         ("skipped = [] if READINGS[self.reading].whole_block else", "skipped = [] if True else"),
     ]),
     ("training/places.py", "test_dense_training.py", [

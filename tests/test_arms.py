@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,18 @@ def test_without_the_truth_all_other_arms_are_curated(tmp_path, monkeypatch):
         ["--data", "demo", "--output", str(tmp_path / "base")],
         ["--data", "demo", "--output", str(tmp_path / "neighbors=32"), "--retrieval.neighbors", "32"],
     ]
+
+
+def test_a_comparison_without_arms_has_no_runs(tmp_path):
+    """As --only truth leaves it where no sidecars tell the truth: the report then says that no run is finished."""
+    args = build_parser().parse_args(["--only", "truth", "-o", str(tmp_path)])
+    comparison = plan(args)
+    without = [replace(part, family=replace(part.family, arms=[])) for part in comparison.families]
+    assert len(comparison.runs()) > 0 and replace(comparison, families=without).runs() == []
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--seeds"])
+def test_numbers_of_runs_are_at_least_one(option, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([option, "0"])
+    assert "0 must be at least 1" in capsys.readouterr().err

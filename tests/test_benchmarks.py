@@ -161,6 +161,19 @@ def test_root_may_come_from_the_environment(tmp_path, monkeypatch):
         ({"layout": ...}, "layout: missing"),
         ({"layout": {"root": "d", "images": "x.png", "masks": "{id}.png"}}, "layout.images: x.png has no {id}"),
         ({"layout": {"root": "d", "images": "{id}.png"}}, "layout.masks: missing"),
+        (
+            {"layout": {"root": "d", "images": "{1}{id}.png", "masks": "{id}.png"}},
+            r"layout.images: .*\{1\} is no field",
+        ),
+        ({"layout": {"root": "d", "images": "{id}.png", "masks": "{id}_{}.png"}}, "layout.masks: .*{} is no field"),
+        ({"layout": {"root": "d", "images": "{id}.png", "masks": "{id}_{.png"}}, "layout.masks: .*expected '}'"),
+        (
+            {"layout": {"root": "d", "images": "{id}.png", "masks": "{id}_{n:03d}.png"}},
+            "layout.masks: .*{n} is no field",
+        ),
+        ({"name": "../../x"}, "name: '../../x' is no name of a folder"),
+        ({"name": ""}, "name: '' is no name of a folder"),
+        ({"shrink_above": 9, "shrink_long": -1}, "shrink_long: -1 must be at least 1"),
     ],
 )
 def test_bad_descriptions_are_refused_with_file_and_key(tmp_path, changes, message):
@@ -224,6 +237,15 @@ def test_an_image_that_the_split_names_must_be_there(tmp_path):
     worlds.voc(tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/JPEGImages/2011_003256.jpg").unlink()
     with pytest.raises(CocuError, match=r"2011_003256.jpg: no such image, though ImageSets/Segmentation/val.txt"):
+        list_images(read_benchmark("voc", str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/../../b"])
+def test_ids_of_a_split_stay_inside(tmp_path, name):
+    """Predictions are written to paths made of ids."""
+    worlds.voc(tmp_path)
+    worlds.split(tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", ["2007_000033", name])
+    with pytest.raises(CocuError, match=f"val.txt: '{name}' leads out of the folder"):
         list_images(read_benchmark("voc", str(tmp_path)))
 
 

@@ -106,6 +106,9 @@ def change_config(folder, **changes):
         (lambda f: change_config(f, vision_config__depths=[1, 1, 1]), "has vision_model.encoder.stages.0.layers.1"),
         (lambda f: change_config(f, projection_dim=13), "shape .12, 20., expected .13, 20."),
         (lambda f: change_config(f, vision_config__image_size=65), "not a multiple of patch_size"),
+        (lambda f: change_config(f, vision_config__num_attention_heads=0), "config.json: heads: 0 must be at least 1"),
+        (lambda f: change_config(f, vision_config__intermediate_size=-4), "config.json: .*negative dimension"),
+        (lambda f: change_config(f, text_config=[1]), "config.json: 'list' object"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(huggingface, tmp_path, spoil, message):
@@ -125,6 +128,10 @@ def test_a_folder_of_something_else_is_refused(huggingface, tmp_path, spoil, mes
         ({"hyper_parameters": {"model": {"depth": 3}}}, "unknown sizes .'depth'."),
         ({"hyper_parameters": {"model": {}}}, "expected"),
         ({"state_dict": {}}, "lacks logit_scale"),
+        ({"state_dict": {"model.logit_scale": 3}}, "state_dict: 'model.logit_scale' is no tensor"),
+        ({"state_dict": {7: torch.ones(1)}}, "state_dict: 7 is no tensor"),
+        ({"hyper_parameters": {"model": {"width": -6}}}, "model: width: -6 must be at least 1"),
+        ({"hyper_parameters": {"model": {"mlp_width": -6}}}, "model: .*negative dimension"),
     ],
 )
 def test_a_lightning_file_of_something_else_is_refused(groupvit, tmp_path, changes, message, monkeypatch):

@@ -87,19 +87,36 @@ def literal_block(x: np.ndarray, w: dict, name: str, kind: str | None, grid: tup
     return x + hidden @ w[f"{name}.mlp.c_proj.weight"].T + w[f"{name}.mlp.c_proj.bias"]
 
 
-def literal_places(model, pixels: torch.Tensor, kind: str) -> np.ndarray:
+def cubic(size: int, target: int) -> np.ndarray:
+    """The shares (target, size) of ``size`` values in as many as ``target`` between them: bicubic in one dimension."""
+    shares = np.zeros((target, size))
+    for row in range(target):
+        centre = (row + 0.5) * size / target - 0.5
+        for near in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            far = abs(centre - near)
+            weight = 1.25 * far**3 - 2.25 * far**2 + 1 if far <= 1 else -0.75 * (far**3 - 5 * far**2 + 8 * far - 4)
+            shares[row, min(max(near, 0), size - 1)] += weight
+    return shares
+
+
+def literal_places(model, pixels: torch.Tensor, kind: str, stride: int = 8) -> np.ndarray:
     """Embeddings (D, h, w) of one image (3, H, W), from the weights alone."""
     w = {name: value.double().numpy() for name, value in model.clip.visual.state_dict().items()}
     image = pixels.double().numpy() * np.array(SPREAD)[:, None, None] + np.array(OURS)[:, None, None]
     image = (image - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    side = image.shape[1] // 8
-    patches = [image[:, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for r in range(side) for c in range(side)]
+    around = ((8 - stride) // 2, 8 - stride - (8 - stride) // 2)  # a patch is around its cell
+    image = np.pad(image, ((0, 0), around, around), mode="edge")
+    grid = (image.shape[1] - 8) // stride + 1, (image.shape[2] - 8) // stride + 1
+    corners = [(stride * row, stride * column) for row in range(grid[0]) for column in range(grid[1])]
+    patches = [image[:, top : top + 8, left : left + 8] for top, left in corners]
     tokens = [np.einsum("wcij,cij->w", w["conv1.weight"], patch) for patch in patches]
-    x = np.array([w["class_embedding"], *tokens]) + w["positional_embedding"]
+    whole, *places = w["positional_embedding"]
+    places = np.einsum("rh,cw,hwd->rcd", cubic(4, grid[0]), cubic(4, grid[1]), np.array(places).reshape(4, 4, -1))
+    x = np.array([w["class_embedding"], *tokens]) + np.array([whole, *places.reshape(-1, len(whole))])
     x = layer_norm(x, w, "ln_pre")
-    x = literal_block(x, w, "transformer.resblocks.0", None, (side, side), 3)
-    x = literal_block(x, w, "transformer.resblocks.1", kind, (side, side), 3)
-    return (layer_norm(x, w, "ln_post") @ w["proj"])[1:].T.reshape(-1, side, side)
+    x = literal_block(x, w, "transformer.resblocks.0", None, grid, 3)
+    x = literal_block(x, w, "transformer.resblocks.1", kind, grid, 3)
+    return (layer_norm(x, w, "ln_post") @ w["proj"])[1:].T.reshape(-1, *grid)
 
 
 @pytest.mark.parametrize("kind", READINGS)
@@ -109,6 +126,15 @@ def test_readings_equal_the_formulas_in_double_precision(kind):
     assert found.shape == (2, 12, 4, 4)
     for image, places in zip(PIXELS, found, strict=True):
         np.testing.assert_allclose(places.detach().numpy(), literal_places(model, image, kind), atol=2e-4)
+
+
+def test_places_of_a_finer_stride_and_another_size_equal_the_formulas():
+    model = tiny_clip("transformer", reading="naclip", stride=5)
+    model.clip.visual.positional_embedding.data *= 5  # so that they matter
+    pixels = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 3, 32, 40)).astype(np.float32))
+    found = model.encode_places(pixels)
+    assert found.shape == (1, 12, 6, 8)
+    np.testing.assert_allclose(found[0].detach().numpy(), literal_places(model, pixels[0], "naclip", 5), atol=2e-4)
 
 
 def test_a_block_that_is_read_with_its_own_attention_is_the_block():
@@ -174,6 +200,14 @@ def test_networks_without_a_first_pooling_are_dilated():
     assert model.encode_places(torch.randn(1, 3, 64, 64)).shape[2:] == (4, 4)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_timm_network_of_one_size_is_one_line(name):
+    """SigLIP's towers and Swin refuse the picture that a stride is measured on."""
+    options = {"timm_model_name": name, "timm_pool": "", "timm_proj": "linear", "image_size": 224}
+    with pytest.raises(CocuError, match="does not pool a map of places"):
+        DenseCLIP(DenseConfig({**model_config("timm"), "vision_cfg": options}))
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
@@ -234,12 +268,46 @@ def test_models_of_open_clip_are_opened_by_name(tmp_path):
         ("open_clip:ViT-B-16/opnai", "neither weights of ViT-B-16 nor a file; there are"),
         ("local-dir:nowhere", "open_clip_config.json: missing"),
         ("local-dir:clip@stride=fine", "stride=fine is no option"),
+        ("local-dir:clip@stride=0", "stride=0 is no option"),
     ],
 )
 def test_names_of_nothing_are_one_line(name, message, elsewhere):
     with pytest.raises(PretrainedError, match=message) as error:
         open_pretrained(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["me@home/clip", "clip@v2"])
+def test_an_at_in_a_path_is_no_option(path, tmp_path):
+    folder = save_clip(tiny_clip("transformer"), tmp_path / path)
+    assert open_segmenter(folder).model.tower.stride == 8
+    assert open_segmenter(f"local-dir:{folder}@maskclip,stride=4").model.tower.stride == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"preprocess_cfg": [1]}, "open_clip_config.json: "),
+        ({"preprocess_cfg": {"mean": ["a", "b", "c"]}}, "could not convert"),
+        ({"model_cfg": {"embed_dim": 12, "vision_cfg": "ViT", "text_cfg": {}}}, "vision_cfg: 'ViT' is no mapping"),
+        ({"model_cfg": {"embed_dim": 12, "vision_cfg": {}, "text_cfg": None}}, "open_clip_config.json: "),
+    ],
+)
+def test_a_configuration_of_something_else_is_one_line(config, message, tmp_path):
+    folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
+    written = {"model_cfg": model_config("timm"), **config}
+    (folder / "open_clip_config.json").write_text(json.dumps(written))
+    with pytest.raises(PretrainedError, match=message) as error:
+        open_pretrained(f"local-dir:{folder}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_preprocessing_has_ours(tmp_path):
+    folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model_config("timm"), "preprocess_cfg": None})
+    )
+    assert open_segmenter(folder).model.config.mean == (0.485, 0.456, 0.406)
 
 
 def test_weights_of_another_model_are_one_line(tmp_path):
@@ -275,3 +343,26 @@ def test_what_transformers_has_no_model_for_is_one_line(tmp_path, capsys):
     folder = save_clip(tiny_clip("timm"), tmp_path / "clip")
     assert main([f"local-dir:{folder}", str(tmp_path / "hf"), "--to", "huggingface"]) == 1
     assert "convert it --to cocu, for open_clip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("model", {"init_logit_bias": -10.0}),
+        ("vision_cfg", {"no_ln_pre": True}),
+        ("vision_cfg", {"ls_init_value": 0.1}),
+        ("vision_cfg", {"act_kwargs": {"approximate": "tanh"}}),
+        ("text_cfg", {"proj_bias": True}),
+        ("text_cfg", {"proj_type": "none", "width": 12}),
+        ("text_cfg", {"embed_cls": True}),
+        ("text_cfg", {"pool_type": "last"}),
+        ("text_cfg", {"no_causal_mask": True}),
+    ],
+)
+def test_a_transformer_that_transformers_computes_otherwise_is_refused(part, changed):
+    from segmenters.hf_clip import clip_to_huggingface
+
+    config = model_config("transformer")
+    (config if part == "model" else config[part]).update(changed)
+    with pytest.raises(CocuError, match="convert it --to cocu"):
+        clip_to_huggingface(DenseCLIP(DenseConfig(config)))

@@ -278,9 +278,65 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(arguments, tmp_path):
         assert torch.equal(value, states[1]["state_dict"][name]), name
 
 
+@pytest.fixture(scope="module")
+def begun(arguments, tmp_path_factory):
+    """One step of a run, in its folder."""
+    output = tmp_path_factory.mktemp("begun") / "run"
+    assert (
+        main([*arguments, "--output", str(output), "--trainer.limit_val_batches", "0", "--trainer.max_steps", "1"]) == 0
+    )
+    return output
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (["--model.groups", "3"], "model.groups: null -> 3; set them as they were"),
+        (["--model.tune", "projection"], "model.tune: all -> projection"),
+        (["--model.learn_scale", "false"], "model.learn_scale: true -> false"),
+        (["--model.encoder", "{vit}", "--model.stride", "null"], "weights of another model; set model as it was"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_model(begun, arguments, extra, message, tmp_path, capsys):
+    vit = f"local-dir:{save_clip(tiny_clip('transformer'), tmp_path / 'vit')}"
+    before = (begun / "checkpoints" / "last.ckpt").read_bytes()
+    options = [word.format(vit=vit) for word in extra]
+    assert main([*arguments, "--output", str(begun), "--trainer.max_steps", "2", *options]) == 1
+    text = " ".join(capsys.readouterr().err.split())
+    assert message in text and "last.ckpt: " in text and "--resume no" in text
+    assert (begun / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_other_readings_train_other_weights(arguments, tmp_path, capsys):
+    """MaskCLIP passes the second half of the last block, which NACLIP leaves out: the optimizer has no state of it."""
+    vit = f"local-dir:{save_clip(tiny_clip('transformer'), tmp_path / 'vit')}"
+    fit = [*arguments, "--model.encoder", vit, "--model.stride", "null", "--output", str(tmp_path / "run")]
+    fit += ["--trainer.limit_val_batches", "0", "--trainer.max_steps"]
+    assert main([*fit, "1"]) == 0
+    assert main([*fit, "2", "--model.reading", "maskclip"]) == 1
+    assert "last.ckpt: this run trained other weights" in capsys.readouterr().err
+
+
+def test_the_checkpoint_of_the_other_kind_of_model_is_refused(begun, arguments, tiny_training, tmp_path, capsys):
+    assert main(["validate", "--config", str(tiny_training), "--output", str(begun), "--ckpt_path", "last"]) == 1
+    assert "last.ckpt: a checkpoint of a CLIP's places (model.encoder), but this" in capsys.readouterr().err
+    output = ["--output", str(tmp_path), "--trainer.limit_val_batches", "0", "--trainer.max_steps", "1"]
+    assert main(["fit", "--config", str(tiny_training), *output]) == 0
+    assert main([*arguments, *output]) == 1
+    assert "last.ckpt: a checkpoint of a GroupViT, but this configuration trains a CLIP's" in capsys.readouterr().err
+
+
+def test_a_validation_without_scores_prints_no_line(arguments, tmp_path, capsys):
+    assert main([*arguments, "--output", str(tmp_path), "--trainer.limit_train_batches", "1"]) == 0
+    assert "step 1:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--model.validation.batch_size", "0"], "validation.batch_size: 0 must be at least 1"),
+        (["--model.validation.limit", "-5"], "validation.limit: -5 must be at least 1"),
+        (["--model.stride", "0"], "stride: 0 must be at least 1"),
         (["--model.pooling", "mean"], "model.pooling"),
         (["--model.tune", "none"], "model.tune"),
         (["--model.encoder", "local-dir:nowhere"], "open_clip_config.json: missing"),
@@ -311,5 +367,10 @@ def test_packaged_configurations_are_valid(path, capsys):
 def test_an_encoder_decides_what_is_trained(arguments):
     assert names_encoder(arguments)
     assert names_encoder(["fit", "--model.encoder=open_clip:ViT-B-16/openai"])
+    assert names_encoder(["fit", "--model.encoder", "open_clip:ViT-B-16/openai"])
+    assert names_encoder(["fit", "-c", arguments[2]])
+    assert names_encoder({"model": {"encoder": "local-dir:clip"}})
+    assert names_encoder({"subcommand": "fit", "fit": {"model": {"encoder": "local-dir:clip"}, "data": None}})
     assert not names_encoder(["fit", "--config", "training/configs/cocu_demo.yaml"])
+    assert not names_encoder({"subcommand": "fit", "fit": {"model": {"sizes": {}}}})
     assert len(concept_ids(["fox"])) == 2

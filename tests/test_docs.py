@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import yaml
 from tiny_world import write_world
 
 from cocu.__main__ import main as cocu
+from cocu.commands import COMMANDS
 from curation.archive import SCHEMA, archive_batch, read_archive
 from curation.base.parquet import parquet_writer
 from curation.config import from_mapping
@@ -88,6 +90,22 @@ def test_every_snippet_runs_in_the_order_of_its_page(page, workspace, monkeypatc
         elif language == "yaml":
             from_mapping({"name": "snippet", **yaml.safe_load(content)})
     capfd.readouterr()
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """The words of every indented line of a page that is a command of ours, without what the shell makes of it."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in re.findall(r"^    (cocu .*)$", text, re.MULTILINE)]
+    return [list(takewhile(lambda word: word not in ("|", ">", "&&", "..."), words))[1:] for words in lines]
+
+
+@named(WRITTEN)
+def test_every_command_line_is_one_that_its_command_takes(page):
+    """But for those of curate and train, which have parsers of other libraries."""
+    for name, *words in command_lines(page):
+        assert name in COMMANDS or name.startswith("-"), f"{page.name}: cocu {name}"
+        if name in COMMANDS and name not in ("curate", "train") and "--help" not in words:
+            importlib.import_module(COMMANDS[name].module).build_parser().parse_args(words)
 
 
 @named(WRITTEN)

@@ -239,7 +239,9 @@ def test_a_turned_photo_is_shown_upright(tmp_path):
         (["data/images/i0.png", "--words", "a,b", "--threshold", "2"], "threshold: 2.0 is not in 0..1"),
         (["data/images/i0.png", "--words", "a,b", "--threshold", ".5", "--heatmap"], "no meaning with --heatmap"),
         (["data/images/i0.png", "--words", "a,b", "--size", "0"], "size: 0 must be at least 1"),
+        (["data/images/i0.png", "--words", "a,b", "--size", "4"], "crop: windows of 4 pixels are too small"),
         (["data/images/i0.png", "--words", "a,b", "-o", "x.nonsense"], "x.nonsense"),
+        (["data/images/i0.png", "--words", "a,b", "-o", "x.psd"], "x.psd: Pillow writes no such format"),
     ],
 )
 def test_mistakes_of_segment_are_one_line(huggingface, mine, capsys, arguments, message):
@@ -324,3 +326,12 @@ def test_results_of_runs_do_not_share_a_folder():
     assert results_name("artifacts/training/cocu_demo/checkpoints/last.ckpt") == "cocu_demo-last"
     assert results_name(str(Path("checkpoints/best.ckpt").absolute())) != "best"
     assert results_name("models/groupvit-hf") == "groupvit-hf"
+
+
+def test_results_of_folders_are_called_by_names_with_versions(tmp_path, monkeypatch):
+    for name in ("groupvit-1.5", "groupvit-1.6"):
+        (tmp_path / name).mkdir()
+        assert results_name(str(tmp_path / name)) == name
+    monkeypatch.chdir(tmp_path / "groupvit-1.5")
+    assert results_name(".") == results_name("local-dir:.") == "groupvit-1.5"
+    assert results_name("local-dir:..") == tmp_path.name

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,20 +14,25 @@ import torch
 import yaml
 from benchmark_worlds import mask, photo, split
 from PIL import Image
+from rich.console import Console
 from same_process import SameProcess
 
 from curation.archive import ConceptArchive
+from curation.base.errors import CocuError
+from curation.config import EncoderConfig
 from curation.samples import read_sidecars
 from evaluation.benchmark import read_benchmark
 from evaluation.evaluate import evaluate
 from experiments import commands as commands_module
 from experiments import runs as runs_module
+from experiments import untrained
 from experiments.__main__ import build_parser, main
 from experiments.comparison import plan
 from experiments.distil import Window, crop_windows, random_windows, window_segments
 from experiments.omission import omitted_shares
 from experiments.quality import read_truth
-from experiments.recipes import read_recipe
+from experiments.recipes import Recipe, read_recipe
+from experiments.runs import Setting
 from experiments.scores import read_curve
 from experiments.untrained import read as read_readings
 from segmenters.opening import open_segmenter
@@ -134,6 +140,27 @@ def test_the_encoder_untrained_is_a_row_that_is_measured_once(compared, world, t
     with (folder / "page" / "references.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert row["arm"] == f"untrained, {reading.name}" and float(row["miou"]) == pytest.approx(expected.miou, abs=1e-4)
+
+
+def test_a_stride_that_the_encoder_lacks_costs_no_other_reading(tmp_path, monkeypatch, capsys):
+    encoder = EncoderConfig(model="local-dir:clip")
+    monkeypatch.setattr(untrained, "open_run", lambda path: SimpleNamespace(config=SimpleNamespace(encoder=encoder)))
+    for name in ("benchmark_digest", "archives_digest"):
+        monkeypatch.setattr(untrained, name, lambda *words: None)
+    recipe = Recipe((tmp_path / "recipe.yaml",))
+    recipe.files[0].write_text("model: {stride: 5}")
+    setting = Setting(recipe, "tiny", "data", tmp_path, tmp_path, 1)
+
+    def read(name: str, benchmark: object, limit: int | None) -> untrained.Reading:
+        if name.endswith("@stride=5"):
+            raise CocuError("stride: asked for 5")
+        return untrained.Reading(name, 50.0, np.array([30.0, 40.0]))
+
+    monkeypatch.setattr(untrained, "_evaluate", read)
+    (reading,) = untrained.measure([setting], None, tmp_path, Console())
+    assert (reading.name, reading.miou) == ("local-dir:clip", 35.0)
+    assert "local-dir:clip@stride=5 is not read untrained: stride: asked for 5" in capsys.readouterr().out
+    assert [kept.name for kept in read_readings(tmp_path)] == ["local-dir:clip"]
 
 
 def test_archives_of_the_truth_are_what_the_sidecars_say(compared, world):

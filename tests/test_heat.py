@@ -51,6 +51,13 @@ def test_a_bar_is_drawn_over_the_width_of_its_picture_and_the_text_below_it():
     assert (sheet[top + LINE : top + 2 * LINE] != 255).any() and sheet.shape[0] == top + 3 * LINE + GAP
 
 
+def test_names_with_a_line_break_are_drawn_on_one_line():
+    """Class names come from YAML files, keys from tars; Pillow measures no text of several lines."""
+    panels = [[Panel(title, IMAGE, [Entry(None, title)])] for title in ("a fox\nred", "a fox red", "a")]
+    broken, whole, short = (np.asarray(side_by_side(row)) for row in panels)
+    assert np.array_equal(broken, whole) and not np.array_equal(whole, short)
+
+
 def test_a_picture_says_its_own_miou(panels):
     rng = np.random.default_rng(2)
     labels, predicted = (rng.integers(0, 3, (40, 60)) for _ in range(2))

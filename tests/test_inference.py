@@ -305,6 +305,12 @@ def test_votes_give_each_pixel_its_most_frequent_group():
     assert votes(windows, groups, 8).tolist() == [[5, 2, 2, 2]] * 2
 
 
+def test_votes_of_more_windows_than_a_byte_counts():
+    windows = [Box(0, 0, 1, 1)] * 257
+    groups = [torch.full((1, 1), value, dtype=torch.uint8) for value in [3] * 256 + [1]]
+    assert votes(windows, groups, 8).tolist() == [[3]]
+
+
 def test_the_view_is_the_benchmarks(tmp_path):
     view = view_of(read_benchmark("imagenet_s_50", str(tmp_path)))
     assert view == View(448, 2048, 448, 224, 1_000_000, 1000)

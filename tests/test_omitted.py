@@ -97,3 +97,11 @@ def test_mistakes_are_one_line(run, finished, tmp_path, capsys):
         assert main([*arguments, "-o", str(tmp_path / "x.png")]) == 1
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+def test_captions_that_omit_nothing_are_said(run, tmp_path, monkeypatch, capsys):
+    everything = {str(key): {("apple",), ("sand",)} for key in range(12)}
+    monkeypatch.setattr("experiments.omitted.mentioned", lambda archive, shard: everything)
+    model = f"tiny=local-dir:{save_clip(tiny_clip('timm'), tmp_path / 'clip')}"
+    assert main([str(run), "--model", model, "-o", str(tmp_path / "x.png")]) == 1
+    assert f"{run}: no caption omits a class" in capsys.readouterr().err

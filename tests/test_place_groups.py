@@ -93,6 +93,25 @@ def test_an_image_that_is_the_same_everywhere_is_finite():
     assert all(value.grad.isfinite().all() for value in (maps, *model.parameters()))
 
 
+def test_a_group_that_no_place_is_like_is_finite():
+    model, maps = head(2, 3), torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0]]).T.reshape(1, 3, 1, 2)
+    model.sharpness.data = torch.tensor(1e3)
+    mixed = model(maps)
+    mixed.square().sum().backward()
+    assert mixed.isfinite().all()
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_group_places_as_well(dtype):
+    """A trainer's bf16-true, 16-true and 64-true: the grouping itself stays in float32."""
+    model, maps = head(), torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = model(maps)
+    found = model.to(dtype)(maps.to(dtype))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+
+
 def test_the_whole_of_an_image_does_not_change():
     plain, grouped = tiny_clip("timm"), tiny_clip("timm", groups=4)
     grouped.clip.load_state_dict(plain.clip.state_dict())
@@ -124,7 +143,13 @@ def test_folders_keep_the_head_and_open_clip_reads_the_rest(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("own", "message"),
-    [({"groups": 0}, "groups: 0 must be at least 1"), ({"groups": 4}, "grouping.safetensors"), ({"grups": 4}, "grups")],
+    [
+        ({"groups": 0}, "groups: 0 must be at least 1"),
+        ({"groups": 4}, "grouping.safetensors"),
+        ({"grups": 4}, "grups"),
+        ({"stride": "8"}, "stride: 8 must be at least 1 and whole"),
+        ({"size": -4}, "size: -4 must be at least 1"),
+    ],
 )
 def test_mistakes_in_a_folder_are_one_line(own, message, tmp_path):
     folder = save_clip(tiny_clip("timm"), tmp_path / "clip")

@@ -21,6 +21,8 @@ finite.py        steps that are not finite
 logs.py          TensorBoard and CSV
 shared_memory.py room for the batches of worker processes
 progress.py      what a person sees
+pictures.py      what a model sees, drawn after each validation
 parser.py        help, and what is said of wrong options
 cli.py           the command line
+command.py       cocu train, light to import
 """

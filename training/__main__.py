@@ -1,4 +1,4 @@
-"""``python -m training``: fit, validate and test GroupViT; ``cocu train`` is its fit."""
+"""``python -m training``: fit, validate and test a GroupViT or the places of a CLIP; ``cocu train`` is its fit."""
 
 import sys
 

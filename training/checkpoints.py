@@ -15,7 +15,8 @@ from torch import Tensor
 from curation.base import files
 from curation.base.errors import OutputError, one_line
 from curation.base.terminal import print_error
-from segmenters.checkpoint import CheckpointError, read_content
+from segmenters.checkpoint import read_content
+from segmenters.paths import CheckpointError
 
 
 class CheckpointFiles(TorchCheckpointIO):

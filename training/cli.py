@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from argparse import ArgumentParser
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -25,6 +25,7 @@ from curation.base.terminal import INTERRUPTED, run_command
 from segmenters.paths import CheckpointError
 from training import resume
 from training.checkpoints import BestCheckpoint, CheckpointFiles, LastCheckpoint, remove_leftovers
+from training.command import values_of
 from training.datamodule import ArchiveDataModule
 from training.dense import DenseModule
 from training.interruption import Interrupted, Interruption, say_how_to_go_on
@@ -155,7 +156,14 @@ class TrainingCLI(LightningCLI):
             return
 
         self.checkpoint = resume.read(path)
-        if self.datamodule_class is not LabelDataModule and (subcommand != "fit" or path == config.ckpt_path):
+        is_dense = self.datamodule_class is LabelDataModule
+        if self.checkpoint.is_dense != is_dense:
+            kinds = {True: "a CLIP's places (model.encoder)", False: "a GroupViT"}
+            raise CheckpointError(
+                f"{path}: a checkpoint of {kinds[not is_dense]}, but this configuration trains {kinds[is_dense]}; name "
+                "another --output, or the configuration of that run"
+            )
+        if not is_dense and (subcommand != "fit" or path == config.ckpt_path):
             sizes = {"model": {"sizes": self.checkpoint.sizes}}
             self.config = self.parser.parse_object({subcommand: sizes}, self.config)
         if subcommand == "fit":
@@ -343,11 +351,11 @@ def parser_of(subcommand: str, prog: str) -> ArgumentParser:
 def names_encoder(arguments: ArgsType) -> bool:
     """Whether arguments, or a file of configuration among them, name an encoder (model.encoder): then that is trained."""
     words = sys.argv[1:] if arguments is None else arguments
-    if not isinstance(words, list):
-        return "encoder" in (words.get("model") or {})
-    if any(word.split("=")[0] == "--model.encoder" for word in words):
-        return True
-    files = [after for word, after in pairwise(words) if word == "--config"]
-    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    models = [read_yaml(path).get("model") for path in files if os.path.isfile(path)]
-    return any(isinstance(values, dict) and "encoder" in values for values in models)
+    if not isinstance(words, list):  # from Python: options, or those of a subcommand below its name
+        sections = [words, *(value for value in words.values() if isinstance(value, Mapping))]
+        models = [section.get("model") for section in sections]
+    else:
+        if any(values_of(words, "--model.encoder")):
+            return True
+        models = [read_yaml(path).get("model") for path in values_of(words, "--config", "-c") if os.path.isfile(path)]
+    return any(isinstance(values, Mapping) and "encoder" in values for values in models)

@@ -69,8 +69,8 @@ def weights_and_biases(output: str, project: str, goes_on: bool) -> Any:
     folder = os.path.join(output, "logs")
     os.makedirs(folder, exist_ok=True)
     note = os.path.join(folder, "wandb.json")
-    known = files.read_note(note).get("id") if goes_on else None
-    identity = str(known or secrets.token_hex(4))
+    before = files.read_note(note).get("id") if goes_on else None
+    identity = str(before or secrets.token_hex(4))
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # Lightning sets it on the function
         files.write_json(note, {"id": identity}, durable=False)
     return WandbLogger(name=os.path.basename(os.path.abspath(output)), project=project, save_dir=folder, id=identity)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from curation.base import files
-from segmenters.checkpoint import CheckpointError, load
+from segmenters.checkpoint import load
 from segmenters.groupvit import LARGEST_SCALE, GroupViT, GroupViTConfig
+from segmenters.paths import CheckpointError
 from training.batches import Batch
 from training.loss import Losses, contrastive_losses
 from training.zero_shot import OptimizerConfig, ValidationConfig, ZeroShotModule

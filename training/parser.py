@@ -17,11 +17,12 @@ from curation.base.errors import one_line
 from curation.base.terminal import print_error
 
 DESCRIPTION = """\
-Train GroupViT on image-text shards and their concept archives.
+Train GroupViT, or the places of a CLIP, on image-text shards and their concept archives.
 
   cocu train --config training/configs/cocu_cc12m.yaml
   cocu train --config training/configs/cocu_cc12m.yaml --trainer.devices 8 --data.sampler.temperature 0.2
   cocu train --config training/configs/cocu_demo.yaml
+  cocu train --config training/configs/dense_demo.yaml         (a CLIP: model.encoder; with --help, its options)
   cocu train validate --config training/configs/cocu_cc12m.yaml --ckpt_path best
   cocu train --help       (every option)
 

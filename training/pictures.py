@@ -80,9 +80,9 @@ def omitted_samples(shards: Sequence[TrainingShard], count: int) -> Iterator[Omi
     except CocuError:
         return
 
-    found = 0
+    drawn = 0
     for pair in read_pairs(shard, archives.keys, required=False):
-        if found == count:
+        if drawn == count:
             return
         if not isinstance(pair, Pair) or pair.row == NO_ARCHIVE:
             continue
@@ -91,7 +91,7 @@ def omitted_samples(shards: Sequence[TrainingShard], count: int) -> Iterator[Omi
             continue
         with contextlib.suppress(images.ImageError):
             picture = images.decode(pair.image, SHORT)
-            found += 1
+            drawn += 1
             yield OmittedSample(pair.key, picture, [archives.names[number] for number in ids])
 
 

@@ -110,7 +110,8 @@ class TrainingProgress(Callback):
                 if name.startswith("val/") and name != "val/score"
             }
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
-            self._print(trainer, f"step {trainer.global_step:,}: {shown}")
+            if shown:  # a CLIP's places have no score without a benchmark
+                self._print(trainer, f"step {trainer.global_step:,}: {shown}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """The table at the end."""

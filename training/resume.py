@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from segmenters.checkpoint import CheckpointError, read_content
+from segmenters.checkpoint import read_content
+from segmenters.opening import DENSE
+from segmenters.paths import CheckpointError
 from training.settings import Change, changes, recorded, refuse_fixed
 
 BEST, LAST = "best", "last"
@@ -35,8 +37,13 @@ class Checkpoint(NamedTuple):
 
     path: str
     step: int
-    sizes: Mapping[str, Any]  # fields of GroupViTConfig, not checked yet
+    sizes: Mapping[str, Any]  # fields of GroupViTConfig, not checked yet; under DENSE those of DenseConfig
     settings: dict[str, Any] | None  # of the run, by dotted key; None where it was not recorded
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is one of a CLIP's places, rather than of a GroupViT."""
+        return DENSE in self.sizes
 
 
 def checkpoints_in(output: str) -> str:

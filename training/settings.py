@@ -15,7 +15,8 @@ SILENT = (  # nothing of the outcome follows from them
     "trainer.profiler", "trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.enable_model_summary",
 )  # fmt: skip
 FIXED = (  # those of the data that cannot change are known better to the data module: see ArchiveDataModule.load_state_dict
-    "model.sizes", "trainer.accumulate_grad_batches", "trainer.limit_train_batches", "trainer.overfit_batches",
+    "model.sizes", "model.groups", "model.tune", "model.learn_scale", "trainer.accumulate_grad_batches",
+    "trainer.limit_train_batches", "trainer.overfit_batches",
 )  # fmt: skip
 FREE = ("model.sizes.drop_path",)
 OTHERWISE = "or begin another run: --resume no, or another --output (--model.start takes the weights of this one along)"

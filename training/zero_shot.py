@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
@@ -18,10 +19,12 @@ from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_images
 from evaluation.metric import SegmentationScores
 from segmenters.opening import Segmenter
+from segmenters.paths import CheckpointError
 from training.batches import Batch
 from training.finite import FiniteSteps, check_finite
 from training.optimizer import adamw, apply_settings, learning_rate, parameter_groups, scaled
 from training.resume import batches_begun, seed_step
+from training.settings import OTHERWISE
 
 SCORE = "val/score"  # what the best checkpoint is chosen by: mIoU, or retrieval accuracy without a benchmark
 
@@ -74,6 +77,13 @@ class ValidationConfig:
     limit: int | None = None
     batch_size: int = 32
 
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("limit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"validation.{name}: {value} must be at least 1")
+
 
 class TrainingData(Protocol):
     """What the schedule needs to know of the data."""
@@ -122,6 +132,20 @@ class ZeroShotModule(LightningModule):
         groups = parameter_groups(self, self.optimizer.weight_decay)
         apply_settings(schedule, groups, peak, self.optimizer.betas)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's hook. Raises CheckpointError for weights of another model, and for a run that trained others of them:
+        torch would say so in many lines, or without a name."""
+        path, theirs = self.trainer.ckpt_path, checkpoint["state_dict"]
+        problem = difference(theirs, self.state_dict())
+        if problem:
+            raise CheckpointError(f"{path}: {problem}: weights of another model; set model as it was, {OTHERWISE}")
+
+        states = checkpoint.get("optimizer_states") if self.trainer.state.fn == "fit" else None
+        if states:
+            before = [len(group["params"]) for group in states[0]["param_groups"]]
+            if before != [len(group["params"]) for group in parameter_groups(self, self.optimizer.weight_decay)]:
+                raise CheckpointError(f"{path}: this run trained other weights; set model as it was, {OTHERWISE}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook. Raises NotFiniteError rather than let such weights into a checkpoint."""
         check_finite(checkpoint)
@@ -140,7 +164,7 @@ class ZeroShotModule(LightningModule):
         """Seed what is random in the model by step and rank, so that a resumed run draws what an uninterrupted one does."""
         seed_step(self.seed, batches_begun(self.trainer), self.global_rank)
 
-    def score_without_benchmark(self) -> torch.Tensor:
+    def score_without_benchmark(self) -> Tensor:
         """What the best checkpoint is chosen by where there are no masks."""
         raise NotImplementedError
 
@@ -184,6 +208,21 @@ class ZeroShotModule(LightningModule):
         global_batch = self.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         peak = scaled(config.rate, global_batch, config.reference_batch)
         return peak, scaled(config.final_rate, global_batch, config.reference_batch)
+
+
+def difference(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str | None:
+    """The first thing in which two models' weights differ, by name or shape; None where there is none.
+
+    >>> difference({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
+    'a has shape (2,), not (3,)'
+    """
+    for name, value in ours.items():
+        if name not in theirs:
+            return f"lacks {name}"
+        if theirs[name].shape != value.shape:
+            return f"{name} has shape {tuple(theirs[name].shape)}, not {tuple(value.shape)}"
+    more = next((name for name in theirs if name not in ours), None)
+    return None if more is None else f"has {more}"
 
 
 def warmup_steps(warmup_epochs: float, max_epochs: int | None, total: int, epoch_steps: float) -> int:
