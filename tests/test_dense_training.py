@@ -17,6 +17,7 @@ from tiny_clip import save_clip, tiny_clip
 from training_runs import with_callback
 
 from curation.archive import ConceptArchive, Sampler
+from curation.base.errors import CocuError
 from segmenters.opening import open_segmenter
 from segmenters.pretrained import save_folder
 from training.cli import main, names_encoder
@@ -154,6 +155,13 @@ def test_labels_are_those_of_the_archives(batch):
         assert set(sample.concepts.held.tolist()) == {concept_id(word) for word in names}
         more += len(set(sample.concepts.held.tolist()) - set(sample.concepts.drawn.tolist()))
     assert more > 0
+
+
+def test_labels_need_archives(world):
+    data = LabelDataModule(shards=[str(world.parent / "00000.tar")], require_archives=False, batch_size=4, workers=0)
+    data.setup("fit")
+    with pytest.raises(CocuError, match=r"data.archives: missing; the places of a CLIP learn concepts"):
+        _ = data.vocabulary
 
 
 def test_labels_after_the_epochs_of_the_sampler_are_those_of_captions(batch):
@@ -341,6 +349,8 @@ def test_a_validation_without_scores_prints_no_line(arguments, tmp_path, capsys)
         (["--model.tune", "none"], "model.tune"),
         (["--model.encoder", "local-dir:nowhere"], "open_clip_config.json: missing"),
         (["--model.stride", "5"], "asked for 5"),
+        (["--model.size", "0"], "model.size: 0 must be at least 1"),
+        (["--data.sampler_epochs", "0"], "data.sampler_epochs: 0 must be at least 1"),
     ],
 )
 def test_mistakes_are_one_line(arguments, extra, message, tmp_path, capsys):

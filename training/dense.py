@@ -68,7 +68,7 @@ class DenseModule(ZeroShotModule):
             optimizer: AdamW and its schedule.
             validation: zero-shot segmentation during training.
             nonfinite: what to do about a step whose loss or gradients are not finite: stop, or skip it and count.
-            seed: of the concepts that are drawn and of dropout, for each step apart.
+            seed: of the concepts that are drawn, for each step apart.
         """
         super().__init__(optimizer, validation, nonfinite, seed)
         require_one_of("model.pooling", pooling, POOLINGS)
@@ -76,6 +76,7 @@ class DenseModule(ZeroShotModule):
         require(sharpness >= 0, f"model.sharpness: {sharpness} must not be negative")
         require(place_weight >= 0, f"model.place_weight: {place_weight} must not be negative")
         require(concepts >= 2, f"model.concepts: {concepts} must be at least 2")
+        require(size is None or size >= 1, f"model.size: {size} must be at least 1; null is for the encoder's own")
 
         opened = open_pretrained(encoder).model
         config = with_reading(opened.config, reading, stride)
@@ -83,6 +84,7 @@ class DenseModule(ZeroShotModule):
             config, size=size or config.size, groups=config.groups if groups is None else groups
         )
         learnt = opened.grouping.state_dict() if opened.grouping and config.groups == opened.config.groups else None
+        # In evaluation mode, and it stays in that: batch norms keep the encoder's means, not a batch's.
         self.model: DenseCLIP = filled(config, opened.clip.state_dict(), encoder, learnt)
         self.save_hyperparameters({"model": {DENSE: dataclasses.asdict(config)}}, logger=False)
 

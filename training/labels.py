@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.base.errors import CocuError
 from curation.base.ragged import Ragged
 from training.datamodule import ArchiveDataModule
 from training.negatives import NONE, SampleConcepts, concept_ids
@@ -63,8 +64,12 @@ class LabelDataModule(ArchiveDataModule):
 
     @property
     def vocabulary(self) -> list[str]:
-        """Every concept of the runs, sorted. Raises RuntimeError before :meth:`setup`."""
+        """Every concept of the runs, sorted. Raises RuntimeError before :meth:`setup`, CocuError where there are none."""
         if not self.shards:
             raise RuntimeError("the data has no vocabulary before setup")
         runs = {shard.archive.folder: shard.archive for shard in self.shards if shard.archive}
+        if not runs:
+            raise CocuError(
+                "data.archives: missing; the places of a CLIP learn concepts, which captions alone do not name"
+            )
         return sorted({name for run in runs.values() for name in run.vocabulary})

@@ -19,7 +19,9 @@ FIXED = (  # those of the data that cannot change are known better to the data m
     "trainer.limit_train_batches", "trainer.overfit_batches",
 )  # fmt: skip
 FREE = ("model.sizes.drop_path",)
-OTHERWISE = "or begin another run: --resume no, or another --output (--model.start takes the weights of this one along)"
+OTHERWISE = (
+    "or begin another run: --resume no, or another --output (--model.start takes the weights of a GroupViT along)"
+)
 
 
 class Change(NamedTuple):
