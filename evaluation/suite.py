@@ -30,7 +30,7 @@ from evaluation.results import merge, own_pictures
 from evaluation.threshold import Curve
 from segmenters.checkpoint import latest
 from segmenters.opening import Opened, open_segmenter
-from segmenters.pretrained import is_name
+from segmenters.pretrained import is_name, parse
 
 LOG = "eval.log"  # beside the results
 
@@ -103,7 +103,8 @@ def results_name(name: str) -> str:
     ('cocu_demo-last', 'ViT-B-16-openai-sclip')
     """
     if is_name(name):
-        source, _, options = name.partition("@")
+        source = parse(name).source
+        options = name.removeprefix(source).lstrip("@")
         schema, _, rest = source.partition(":")
         model = rest.replace("/", "-") if schema == "open_clip" else _name_of(Path(rest))
         return "-".join([model, *filter(None, re.split("[,=]", options))])

@@ -130,12 +130,8 @@ def _load_folder(folder: Path) -> Loaded:
     if config.get("model_type") == "groupvit":
         try:
             model = GroupViT(config_from_huggingface(config))
-        except (
-            AttributeError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:  # keys of another kind, sizes of no tensor
+        # AttributeError: keys of another kind; RuntimeError: sizes of no tensor
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{config_path}: {error}") from None
         try:
             weights = from_huggingface(weights, model)
@@ -164,20 +160,30 @@ def _empty(values: Any, path: Path) -> GroupViT:
 def _filled(model: GroupViT, weights: Mapping[str, Tensor], path: Path, kind: str) -> Loaded:
     """The model with these weights, which the file ``path`` holds."""
     expected = model.state_dict()
+    problem = difference(weights, expected)
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+
+    model.load_state_dict({name: weights[name].to(value.dtype) for name, value in expected.items()})
+    return Loaded(model.eval(), str(path.parent if path.suffix == ".safetensors" else path), kind, sha256_of(path))
+
+
+def difference(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """In what weights differ from those of a model, by name or shape; None where they do not.
+
+    >>> difference({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
+    'a has shape (2,), expected (3,): config and weights do not belong together'
+    """
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which the model lacks"
-        raise CheckpointError(
-            f"{path}: {what} ({len(missing)} missing, {len(unknown)} unknown): weights of another model"
-        )
+        return f"{what} ({len(missing)} missing, {len(unknown)} unknown): weights of another model"
     for name, value in expected.items():
         if weights[name].shape != value.shape:
             shapes = f"{tuple(weights[name].shape)}, expected {tuple(value.shape)}"
-            raise CheckpointError(f"{path}: {name} has shape {shapes}: config and weights do not belong together")
-
-    model.load_state_dict({name: weights[name].to(value.dtype) for name, value in expected.items()})
-    return Loaded(model.eval(), str(path.parent if path.suffix == ".safetensors" else path), kind, sha256_of(path))
+            return f"{name} has shape {shapes}: config and weights do not belong together"
+    return None
 
 
 def sha256_of(path: str | Path) -> str:

@@ -160,7 +160,6 @@ def build_clip(model: Mapping[str, Any]) -> Any:
         raise CocuError(f"open_clip cannot make this model ({loading_error(error)}); check its model_cfg") from None
 
 
-def with_reading(config: DenseConfig, reading: str | None, stride: int | None) -> DenseConfig:
-    """``config`` with what is given in place of its own."""
-    changed = {name: value for name, value in (("reading", reading), ("stride", stride)) if value is not None}
-    return dataclasses.replace(config, **changed)  # type: ignore[arg-type]
+def with_given(config: DenseConfig, **values: Any) -> DenseConfig:
+    """``config`` with what is given, and not None, in place of its own. Raises ValueError as :class:`DenseConfig` does."""
+    return dataclasses.replace(config, **{name: value for name, value in values.items() if value is not None})

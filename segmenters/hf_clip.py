@@ -107,10 +107,8 @@ def _has_same_weights(model: DenseCLIP) -> bool:
     names = set(model.clip.state_dict())
     inside = {name for name in names if name.startswith(tuple(BLOCKS))}
     stems = {".".join(name.split("resblocks.")[1].split(".")[1:-1]) for name in inside}
-    return names - inside == {*OUTSIDE, *TRANSPOSED} and stems <= {
-        *INSIDE,
-        "attn",
-    }  # attn: in_proj_weight, in_proj_bias
+    attention = "attn"  # in_proj_weight, in_proj_bias
+    return names - inside == {*OUTSIDE, *TRANSPOSED} and stems <= {*INSIDE, attention}
 
 
 def _computes_alike(model: DenseCLIP) -> bool:

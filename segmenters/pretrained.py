@@ -27,7 +27,7 @@ from curation.base.configuration import did_you_mean
 from curation.base.downloads import require_weights
 from curation.base.errors import CocuError, loading_error, one_line
 from segmenters.checkpoint import save_weights, sha256_of
-from segmenters.dense import DenseCLIP, DenseConfig, with_reading
+from segmenters.dense import DenseCLIP, DenseConfig, with_given
 from segmenters.groupvit import MEAN, STD
 
 NAMED, FOLDER = "open_clip:", "local-dir:"  # what the name of a checkpoint begins with
@@ -106,7 +106,7 @@ def open_pretrained(checkpoint: str) -> Pretrained:
     else:
         read = _read_named(source.removeprefix(NAMED))
 
-    model = filled(with_reading(read.config, reading, stride), read.weights, read.path, read.grouping)
+    model = filled(with_given(read.config, reading=reading, stride=stride), read.weights, read.path, read.grouping)
     of_file = os.path.isfile(read.path) and not read.grouping
     return Pretrained(model, checkpoint, sha256_of(read.path) if of_file else weights_digest(model))
 

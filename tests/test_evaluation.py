@@ -335,3 +335,4 @@ def test_results_of_folders_are_called_by_names_with_versions(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "groupvit-1.5")
     assert results_name(".") == results_name("local-dir:.") == "groupvit-1.5"
     assert results_name("local-dir:..") == tmp_path.name
+    assert results_name("local-dir:me@home/clip@naclip,stride=8") == "clip-naclip-stride-8"

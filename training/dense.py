@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curation.base.configuration import require, require_one_of
+from curation.base.errors import CocuError
 from evaluation.inference import PROMPT, TEXTS
-from segmenters.dense import DenseCLIP, with_reading
+from segmenters.dense import DenseCLIP, with_given
 from segmenters.opening import DENSE
 from segmenters.pretrained import filled, open_pretrained
 from training.batches import Batch
@@ -76,13 +77,12 @@ class DenseModule(ZeroShotModule):
         require(sharpness >= 0, f"model.sharpness: {sharpness} must not be negative")
         require(place_weight >= 0, f"model.place_weight: {place_weight} must not be negative")
         require(concepts >= 2, f"model.concepts: {concepts} must be at least 2")
-        require(size is None or size >= 1, f"model.size: {size} must be at least 1; null is for the encoder's own")
 
         opened = open_pretrained(encoder).model
-        config = with_reading(opened.config, reading, stride)
-        config = dataclasses.replace(
-            config, size=size or config.size, groups=config.groups if groups is None else groups
-        )
+        try:
+            config = with_given(opened.config, reading=reading, stride=stride, size=size, groups=groups)
+        except ValueError as error:
+            raise CocuError(f"model.{error}") from None
         learnt = opened.grouping.state_dict() if opened.grouping and config.groups == opened.config.groups else None
         # In evaluation mode, and it stays in that: batch norms keep the encoder's means, not a batch's.
         self.model: DenseCLIP = filled(config, opened.clip.state_dict(), encoder, learnt)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.base.errors import CocuError
-from curation.base.ragged import Ragged
 from training.datamodule import ArchiveDataModule
 from training.negatives import NONE, SampleConcepts, concept_ids
-from training.stream import DrawnShard, Pair, Stream, TrainingSample, TrainingShard
+from training.stream import DrawnShard, Pair, Stream, TrainingSample, TrainingShard, held_concepts
 
 NOTHING = SampleConcepts(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -26,12 +25,12 @@ class LabelStream(Stream):
         drawn = super()._draw(shard, epoch)
         if drawn is None or shard.archive is None:
             return drawn
-        captions = shard.archive.read(shard.source.name, mentioned=True)
-        mentioned = mentioned_concepts(captions.lists.with_values(concept_ids(captions.names)[captions.concepts]))
+        of_caption = self.sampler_in(epoch).method.of_caption
+        captions = drawn.archives if of_caption else shard.archive.read(shard.source.name, mentioned=True)
 
-        ids = concept_ids(drawn.names)[drawn.draw.concepts]  # (N, M)
+        ids = concept_ids(drawn.archives.names)[drawn.draw.concepts]  # (N, M)
         held = [sample.held for sample in drawn.concepts] if drawn.concepts else [NOTHING.held] * len(ids)
-        rows = zip(mentioned, ids, held, strict=True)
+        rows = zip(held_concepts(captions), ids, held, strict=True)
         return drawn._replace(concepts=[SampleConcepts(positives(*row[:2]), row[2]) for row in rows])
 
     def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
@@ -40,11 +39,6 @@ class LabelStream(Stream):
         return sample._replace(
             concepts=told, prompts=[sample.caption]
         )  # no prompt is read: the captions stand for them
-
-
-def mentioned_concepts(lists: Ragged) -> list[np.ndarray]:
-    """One array of concept ids for each sample."""
-    return np.split(lists.values, lists.offsets[1:-1])
 
 
 def positives(mentioned: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ class TrainingProgress(Callback):
         batch = f"{data.batch_size} x {trainer.world_size} devices" + (f" x {accumulated}" if accumulated > 1 else "")
         name = type(module.model).__name__
         sampler = data.sampler.kind
-        if data.sampler_epochs is not None:
+        if data.sampler_epochs is not None and not data.sampler.method.of_caption:
             epochs = "epoch" if data.sampler_epochs == 1 else f"{data.sampler_epochs} epochs"
             sampler += f" in the first {epochs}, then caption"
         self._print(

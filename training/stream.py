@@ -82,9 +82,8 @@ class TrainingShard(NamedTuple):
 class DrawnShard(NamedTuple):
     """What is drawn for the samples of a shard in an epoch, by the row of their archive."""
 
-    keys: list[str]
+    archives: ShardArchives
     draw: Draw
-    names: list[str]  # of the concepts that ``draw`` has the numbers of
     concepts: list[SampleConcepts] | None  # where some prompts do not count against a sample
 
 
@@ -124,7 +123,7 @@ class Stream:
         drawn = self._draw(shard, epoch)
         position = 0  # of the next pair
         left_out: list[LeftOut] = []
-        for outcome in read_pairs(shard, drawn.keys if drawn else [], self.required):
+        for outcome in read_pairs(shard, drawn.archives.keys if drawn else [], self.required):
             if isinstance(outcome, LeftOut):
                 left_out.append(outcome)
                 continue
@@ -145,13 +144,12 @@ class Stream:
         archives = shard.archive.read(shard.source.name, sampler.method.of_caption)
         draw = archives.draw(sampler, self.seed, epoch)
         if self.negatives.held is None:
-            return DrawnShard(archives.keys, draw, archives.names, None)
+            return DrawnShard(archives, draw, None)
 
         ids = concept_ids(archives.names)[draw.concepts]  # (N, M)
         likely = replace(shard.archive, filters=(self.excused,))
         held = held_concepts(self.negatives.held(likely, shard.source.name))
-        concepts = [SampleConcepts(*row) for row in zip(ids, held, strict=True)]
-        return DrawnShard(archives.keys, draw, archives.names, concepts)
+        return DrawnShard(archives, draw, [SampleConcepts(*row) for row in zip(ids, held, strict=True)])
 
     def _sample(self, shard: TrainingShard, pair: Pair, drawn: DrawnShard | None, epoch: int) -> TrainingSample:
         where = f"{shard.source.path}: {pair.key}"

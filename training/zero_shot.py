@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from evaluation.benchmark import AbsentError, Benchmark, read_benchmark
 from evaluation.evaluate import Share, evaluate
 from evaluation.layout import list_images
 from evaluation.metric import SegmentationScores
+from segmenters.checkpoint import difference
 from segmenters.opening import Segmenter
 from segmenters.paths import CheckpointError
 from training.batches import Batch
@@ -135,10 +136,10 @@ class ZeroShotModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook. Raises CheckpointError for weights of another model, and for a run that trained others of them:
         torch would say so in many lines, or without a name."""
-        path, theirs = self.trainer.ckpt_path, checkpoint["state_dict"]
-        problem = difference(theirs, self.state_dict())
+        path = self.trainer.ckpt_path
+        problem = difference(checkpoint["state_dict"], self.state_dict())
         if problem:
-            raise CheckpointError(f"{path}: {problem}: weights of another model; set model as it was, {OTHERWISE}")
+            raise CheckpointError(f"{path}: {problem}; set model as it was, {OTHERWISE}")
 
         states = checkpoint.get("optimizer_states") if self.trainer.state.fn == "fit" else None
         if states:
@@ -208,21 +209,6 @@ class ZeroShotModule(LightningModule):
         global_batch = self.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         peak = scaled(config.rate, global_batch, config.reference_batch)
         return peak, scaled(config.final_rate, global_batch, config.reference_batch)
-
-
-def difference(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str | None:
-    """The first thing in which two models' weights differ, by name or shape; None where there is none.
-
-    >>> difference({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
-    'a has shape (2,), not (3,)'
-    """
-    for name, value in ours.items():
-        if name not in theirs:
-            return f"lacks {name}"
-        if theirs[name].shape != value.shape:
-            return f"{name} has shape {tuple(theirs[name].shape)}, not {tuple(value.shape)}"
-    more = next((name for name in theirs if name not in ours), None)
-    return None if more is None else f"has {more}"
 
 
 def warmup_steps(warmup_epochs: float, max_epochs: int | None, total: int, epoch_steps: float) -> int:
